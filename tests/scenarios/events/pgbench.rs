@@ -1,7 +1,7 @@
-//! Load of pgbench: a consumer of each plugin rebuilds every row of PostgreSQL.
+//! Load of pgbench: a consumer of each plugin rebuilds every changed row of PostgreSQL.
 //!
-//! `TRANSACTIONS` sets the number of transactions. `pgbench_history` has no key, so its rows are sent one at
-//! a time, and the number of requests is at least that of transactions.
+//! `TRANSACTIONS` sets the number of transactions. `pgbench_history` has no key, so its rows spread over all
+//! shards.
 
 use std::time::{Duration, Instant};
 

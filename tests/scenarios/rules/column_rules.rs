@@ -1,4 +1,6 @@
-//! `COLUMN_RULES` keeps values out of the stream and the log: columns are omitted, or hashed with a salt.
+//! `COLUMN_RULES` keeps values out of events and log lines.
+//!
+//! Columns are omitted, or hashed with a salt.
 
 use std::fmt::Write as _;
 
@@ -31,7 +33,7 @@ const SALT: &str = "salt of the scenarios";
 /// Part of each value that must not be sent.
 const SECRET: &str = "hidden-";
 
-/// Table whose key is hashed. Each text value has [`SECRET`] in it, except the e-mail domain that is sent.
+/// Table whose key is hashed. Each text value except `plan` has [`SECRET`] in it.
 const USERS: &str = "
     create table users (
         email text primary key, amount numeric(10,2), ok boolean, born date, doc jsonb, body text,
@@ -62,7 +64,7 @@ async fn hash(fixture: &Fixture, expression: &str) -> String {
     fixture.value(&sql).await.unwrap()
 }
 
-/// Hashes of the columns of the row with this number, as JSON.
+/// The row with this number as it is sent: hashes, and `plan` in clear.
 async fn hashes(fixture: &Fixture, number: u32) -> Value {
     let mut row = json!({"plan": "free"});
     for (column, expression) in [
@@ -80,7 +82,7 @@ async fn hashes(fixture: &Fixture, number: u32) -> Value {
     row
 }
 
-/// Asserts that neither the stream nor the log has a hidden value.
+/// Asserts that no event and no log line has a hidden value.
 async fn assert_hidden(fixture: &Fixture, delivery: &Delivery) {
     for arrival in &delivery.arrivals {
         let data = String::from_utf8_lossy(&arrival.data);
@@ -290,7 +292,7 @@ async fn a_table_whose_key_loses_a_column_has_no_key() {
         let sql = "create table t (tenant int, id int, note text, primary key (tenant, id));
                    insert into t values (1, 1, 'a')";
         let fixture = fixture_with_tables(builder(plugin, "public.t.id:omit"), sql).await;
-        // Without their tenant, both rows would have the key {"tenant":1}.
+        // Without their id, both rows would have the key {"tenant":1}.
         fixture
             .sql(
                 "insert into t values (1, 2, 'b'), (1, 3, 'c'); update t set note = 'd' where id = 2;

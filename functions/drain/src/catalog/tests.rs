@@ -3,7 +3,7 @@ use crate::change::{COMMA, Type};
 
 const PRICE: u32 = 20_000;
 
-/// A type in `public` whose printed name needs no quotes.
+/// A type in `public`.
 fn catalog_type(oid: u32, name: &str, printed: &str, form: TypeForm) -> CatalogType {
     CatalogType {
         oid,
@@ -30,7 +30,7 @@ fn array(element: u32, delimiter: u8) -> TypeForm {
 /// A catalog with types that are not built in.
 ///
 /// It has a domain of `numeric(12,2)`, the array of that domain, a domain of that array, and its array. It
-/// also has an enum and a type of an extension.
+/// also has types without a known form, such as `Mood` and `geometry`.
 fn catalog() -> Catalog {
     let mut catalog = Catalog::default();
     for (oid, name, printed, form) in [

@@ -26,7 +26,7 @@ pub(super) struct AckAheadState {
 }
 
 impl AckAheadState {
-    /// A record without changes. With `is_stored`, checkpoints store later ones.
+    /// State without known changes. With `is_stored`, checkpoints store later ones.
     pub(super) fn new(is_stored: bool) -> Self {
         AckAheadState {
             known: None,
@@ -37,8 +37,8 @@ impl AckAheadState {
     /// Searches the log for the marker of the stored changes.
     ///
     /// Without the marker, these changes are sent again: a server that was restored from an older copy has
-    /// other changes at the same positions. While a backfill is pending, they are sent again, too, because
-    /// each of them may complete a row of the chunk.
+    /// other changes at the same positions. While a backfill is pending, they are sent again, too. The
+    /// chunk must see each change: it drops the old row, or takes a large value from it.
     pub(super) async fn prove<S: Slot>(
         &mut self,
         stored: Option<AckAhead>,

@@ -44,7 +44,9 @@ pub use stream_routes::{MOST_STREAMS, check_name};
 pub(crate) use stream_routes::{StreamOpener, StreamRoutes};
 pub use task::{DrainOutcome, DrainPorts, DrainTask};
 
-/// Most bytes of new log that are left to the next tick.
+/// Up to this much new log is left to the next tick.
+///
+/// It may be more if a peek decodes much log again.
 ///
 /// Every peek decodes again from `restart_lsn`, so a peek for less log is too expensive.
 const TIP_BYTES: u64 = 1 << 20;
@@ -64,7 +66,7 @@ pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     let mut drain = Drain::new(ports, task);
     let result = drain.run(first_event, ahead).await;
     let mut report = drain.runner.into_report().await;
-    // A drain that failed is not empty.
+    // After a failure, the report must not say that the stream is 0 s behind.
     if result.is_err() {
         report.behind_seconds = report.behind_seconds.filter(|seconds| *seconds > 0);
     }
@@ -167,8 +169,8 @@ where
 
     /// Whether the next window stays unconfirmed.
     ///
-    /// A backfill confirms each window, since its cursor is stored with it. A resumed transaction needs a
-    /// window of its own.
+    /// A backfill confirms each window, since its cursor is stored with it. A resumed transaction
+    /// is read with other bounds: see [`WindowBounds::adjusted`].
     fn leaves_unconfirmed(&self) -> bool {
         let WindowRunner {
             confirmer,
@@ -249,7 +251,7 @@ where
             // On a busy machine the pause may last longer. The end of the log was reached even so.
             return Ok(self.reading_time_left() >= WINDOW_MIN_TIME);
         }
-        // From now on every window is confirmed, and the next one confirms what was sent before.
+        // The next window is confirmed, with what was sent before.
         if self.runner.confirmer.has_unconfirmed() {
             return Ok(self.reading_time_left() >= WINDOW_MIN_TIME);
         }
@@ -257,8 +259,8 @@ where
         if !found {
             return Ok(false);
         }
-        // Another peek is worthwhile if the new log is more than a twentieth of the log that it decodes
-        // again.
+        // Another peek is worthwhile if the new log is more than 1 MiB, and more than a twentieth of the log
+        // that it decodes again.
         let decoded_again = positions.flush.bytes_since(positions.restart) / 20;
         let positions = self.runner.slot.wal_positions().await?;
         self.runner.report_lag(positions);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::backfill::state::{BackfillPhase, BackfillState};
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
-use crate::pack::DeliveredCounts;
+use crate::pack::AcknowledgedCounts;
 use crate::ports::{LockHolder, OldestTransaction, Retention};
 
 /// The report of one invocation.
@@ -138,19 +138,19 @@ pub struct BackfillReport {
 }
 
 impl Report {
-    /// Sets the counts to those of the delivered transactions.
+    /// Sets the counts to those of the acknowledged transactions.
     ///
     /// The other changes count as unconfirmed. Also sets the age of the last change. `now` is in µs since
     /// 1970-01-01 UTC.
-    pub fn confirm(&mut self, delivered: DeliveredCounts, now: i64) {
-        self.unconfirmed = self.changes.saturating_sub(delivered.changes);
-        self.transactions = delivered.transactions;
-        self.changes = delivered.changes;
+    pub fn confirm(&mut self, counts: AcknowledgedCounts, now: i64) {
+        self.unconfirmed = self.changes.saturating_sub(counts.changes);
+        self.transactions = counts.transactions;
+        self.changes = counts.changes;
         let age = |commit: i64| u64::try_from((now - commit) / 1_000_000).unwrap_or(0);
         self.behind_seconds = match self.stopped {
             // Log that waits for a standby was not read.
             StopReason::Empty if self.unconfirmed == 0 && self.held_bytes == 0 => Some(0),
-            _ => delivered.last_commit.map(age),
+            _ => counts.last_commit.map(age),
         };
     }
 

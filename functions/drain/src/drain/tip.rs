@@ -1,4 +1,4 @@
-//! Polling at the end of the log: the pauses, and the windows that are confirmed.
+//! Polling at the end of the log: the pauses, and which windows may stay unconfirmed.
 //!
 //! Each poll decodes the log from `restart_lsn`. So the polls may take only a share of one core of the
 //! server.
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Shortest pause between two polls.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Longest pause while nothing is written.
+/// While nothing is written, the shortest pause doubles up to this.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause.
@@ -99,7 +99,7 @@ impl PollPacing {
 
     /// The pause after a poll that took `took` on the server. `found` is whether it found new log.
     ///
-    /// While nothing is written, the pauses double up to half a second.
+    /// While nothing is written, the shortest pause doubles up to half a second.
     fn next(&mut self, took: Duration, found: bool) -> Duration {
         let poll = self.poll.map_or(took, |known| known * 3 / 4 + took / 4);
         self.poll = Some(poll);

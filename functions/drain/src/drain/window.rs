@@ -154,8 +154,8 @@ where
         self.confirmer.close().await;
         let stored = self.confirmer.stored();
         self.report.to = stored.map_or(self.start.acknowledged, |stored| stored.commit_end);
-        let delivered = self.sender.acknowledgements.delivered();
-        self.report.confirm(delivered, now_micros());
+        let counts = self.sender.acknowledgements.counts();
+        self.report.confirm(counts, now_micros());
         self.report.backfill = self.backfill.as_ref().map(BackfillRunner::report);
         self.report
     }
@@ -334,7 +334,7 @@ where
             if let Some(backfill) = &mut self.backfill
                 && backfill.context.take_table_restart()
             {
-                let why = "the change of a moved row exceeds a record if it has the values of the row lookup";
+                let why = "a row with a new key exceeds a record if its change has the values that the backfill filled in";
                 backfill.restart_table(self.slot, why, self.budget).await?;
             }
             // Also after an error: the events of the rows before the failed one are valid.
@@ -393,7 +393,8 @@ where
 
     /// Sends the queued events.
     ///
-    /// It ends when all are acknowledged, or when the time for sending is over. Returns the first error, and
+    /// It ends when all are acknowledged, when the stream refused for good, or when the time for sending is
+    /// over. Returns the first error, and
     /// whether every event was acknowledged.
     pub(super) async fn send_rest(&mut self) -> (Result<(), Error>, bool) {
         let stop = tokio::time::sleep_until(self.budget.sending_deadline().into());
@@ -416,8 +417,8 @@ where
                 () = self.confirmer.wait_for_store(), if self.confirmer.is_storing() => {}
                 () = sleep_until(due), if due.is_some() => {
                     if let Err(error) = self.confirmer.start_store(self.slot, &self.sender).await {
-                        // The lock may be lost. The loop still waits for events in flight, but starts no
-                        // further store.
+                        // The lock may be lost. The loop still sends the queued events and waits for answers,
+                        // but starts no further store.
                         result = result.and(Err(error));
                         self.confirmer.close().await;
                     }

@@ -13,7 +13,7 @@ use crate::ports::SlotError;
 /// Next step after a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WindowStep {
-    /// No window: the log was read to its readable end.
+    /// No window: the log was read to its readable end, or to the last marker.
     AtTip,
     /// Read another window.
     Another,
@@ -124,7 +124,7 @@ impl<'a> WindowBounds<'a> {
     /// Makes windows smaller after one that took too long.
     ///
     /// The server did not decode it in time. `confirmed` and `restart` are the slot's positions before that
-    /// window. `had_most_time` is whether the server had most of the invocation's time.
+    /// window. `had_most_time` is whether it had half of the drain's time for reading.
     ///
     /// # Errors
     /// The smallest window takes longer than an invocation.

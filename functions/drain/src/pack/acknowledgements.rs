@@ -20,14 +20,14 @@ struct Span {
     outstanding: u64,
     /// Events that are acknowledged.
     acknowledged: u64,
-    counts: DeliveredCounts,
+    counts: AcknowledgedCounts,
     /// Its end; `None` until it was read to there.
     end: Option<SpanEnd>,
 }
 
 /// Counts of the transactions and changes up to the acknowledged position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DeliveredCounts {
+pub struct AcknowledgedCounts {
     /// Transactions with at least one change.
     pub transactions: u64,
     /// Changes.
@@ -54,7 +54,7 @@ pub struct Acknowledgements {
     first: u64,
     spans: VecDeque<Span>,
     position: AckPosition,
-    delivered: DeliveredCounts,
+    counts: AcknowledgedCounts,
     /// Acknowledged events after the position.
     ahead: u64,
 }
@@ -66,7 +66,7 @@ impl Acknowledgements {
             first: 0,
             spans: VecDeque::new(),
             position,
-            delivered: DeliveredCounts::default(),
+            counts: AcknowledgedCounts::default(),
             ahead: 0,
         }
     }
@@ -76,7 +76,7 @@ impl Acknowledgements {
         self.spans.push_back(Span {
             outstanding: 0,
             acknowledged: 0,
-            counts: DeliveredCounts::default(),
+            counts: AcknowledgedCounts::default(),
             end: None,
         });
         TransactionId(self.first + self.spans.len() as u64 - 1)
@@ -105,8 +105,8 @@ impl Acknowledgements {
     }
 
     /// Counts of the transactions and changes up to the acknowledged position.
-    pub fn delivered(&self) -> DeliveredCounts {
-        self.delivered
+    pub fn counts(&self) -> AcknowledgedCounts {
+        self.counts
     }
 
     /// Ends a transaction that was read to its commit.
@@ -219,9 +219,9 @@ impl Acknowledgements {
         }) = self.spans.front()
         {
             self.ahead -= acknowledged;
-            self.delivered.transactions += counts.transactions;
-            self.delivered.changes += counts.changes;
-            self.delivered.last_commit = counts.last_commit.or(self.delivered.last_commit);
+            self.counts.transactions += counts.transactions;
+            self.counts.changes += counts.changes;
+            self.counts.last_commit = counts.last_commit.or(self.counts.last_commit);
             self.first += 1;
             match self.spans.pop_front().and_then(|span| span.end) {
                 Some(SpanEnd::Commit(end)) => self.advance_to(end),
@@ -258,16 +258,16 @@ mod tests {
         acknowledgements.acknowledge(b);
         assert_eq!(acknowledgements.acknowledged(), Lsn(1));
         assert_eq!(acknowledgements.acknowledged_ahead(), 1);
-        assert_eq!(acknowledgements.delivered(), DeliveredCounts::default());
+        assert_eq!(acknowledgements.counts(), AcknowledgedCounts::default());
         acknowledgements.acknowledge(a);
         assert_eq!(acknowledgements.acknowledged(), Lsn(20));
         assert_eq!(acknowledgements.acknowledged_ahead(), 0);
-        let both = DeliveredCounts {
+        let both = AcknowledgedCounts {
             transactions: 2,
             changes: 2,
             last_commit: Some(7),
         };
-        assert_eq!(acknowledgements.delivered(), both);
+        assert_eq!(acknowledgements.counts(), both);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Schemas that were composed, by table.
 //!
-//! A schema depends on the columns of its table only, and is longer than most rows. So it is composed once
-//! for each description of a table, and copied before each event.
+//! A schema depends on the columns of its table, and on whether its key is required. It is longer than most
+//! rows. So it is composed once for each of these, and copied to the beginning of each event.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::change::Relation;
 /// Most bytes of the schemas that are kept.
 const MOST_CACHED_BYTES: usize = 8 << 20;
 
-/// Cache of the texts that precede the events of each table. Clones share it.
+/// Cache of the texts with which the events of each table begin. Clones share it.
 #[derive(Clone, Default)]
 pub struct SchemaCache(Arc<Mutex<CachedSchemas>>);
 

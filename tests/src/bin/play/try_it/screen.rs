@@ -97,7 +97,7 @@ impl TryItScreen {
         if let Some((rate, lag)) = self.status {
             let lag = lag.map_or_else(|| "unknown".to_owned(), bytes);
             let changes = self.changes;
-            eprint!("\x1b[2m{rate:.0} changes/s, {changes} in all, lag {lag}; ^C ends\x1b[0m");
+            eprint!("\x1b[2m{rate:.0} events/s, {changes} in all, lag {lag}; ^C ends\x1b[0m");
         }
     }
 }
