@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use scenarios::aws::fault_proxy::FaultSide;
-use scenarios::consumer::Delivery;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use serde_json::json;
 
@@ -31,26 +30,13 @@ async fn fixture(plugin: Plugin, shards: i32) -> Fixture {
     fixture
 }
 
-/// Checks the events in the stream, and returns what it holds.
-///
-/// The events must result in the rows of the table. Their number must be that of the log.
-async fn assert_arrived(fixture: &Fixture) -> Delivery {
-    let delivery = fixture.compare(&[backlog::TABLE]).await;
-    assert_eq!(
-        delivery.changes().len(),
-        backlog::events(fixture).await,
-        "the stream has other events than the log"
-    );
-    delivery
-}
-
 async fn every_event_arrives_in_aggregates() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(plugin, 3).await;
         backlog::write(&fixture, 1, 2_000, 300).await;
         let report = fixture.tick().await;
         assert_eq!(report["stopped"], "empty", "{report}");
-        assert_eq!(assert_arrived(&fixture).await.duplicates(), 0);
+        assert_eq!(backlog::compare(&fixture).await.duplicates(), 0);
         let (records, events) = (
             report["records"].as_u64().unwrap(),
             report["events"].as_u64().unwrap(),
@@ -95,7 +81,7 @@ async fn failed_aggregates_keep_the_order_of_each_key() {
         fixture.kinesis_proxy.flaky(u64::from(seed), 40);
         let reports = fixture.drain().await;
         assert!(reports.iter().any(|report| report["retried"].as_u64() > Some(0)));
-        assert_arrived(&fixture).await;
+        backlog::compare(&fixture).await;
     }
 }
 
@@ -115,7 +101,7 @@ async fn a_reshard_during_a_drain_loses_no_event() {
     assert_eq!(report["stopped"], "empty", "{report}");
     // The aggregates of the merged shards are in place. That of the split shard has keys of both halves.
     assert_eq!(report["retried"], 1, "{report}");
-    let delivery = assert_arrived(&fixture).await;
+    let delivery = backlog::compare(&fixture).await;
     assert!(
         delivery.dropped > 0,
         "no aggregate was in flight during the reshard"
@@ -129,7 +115,7 @@ async fn a_reshard_during_a_drain_loses_no_event() {
     backlog::write(&fixture, 61, 500, 300).await;
     let report = fixture.tick().await;
     assert_eq!(report["retried"], 0, "{report}");
-    assert_arrived(&fixture).await;
+    backlog::compare(&fixture).await;
 }
 
 async fn a_truncate_is_a_barrier_for_aggregates_too() {

@@ -3,6 +3,7 @@
 //! There is one table with many keys, and a second slot that is never confirmed. With it PostgreSQL itself
 //! counts the expected events.
 
+use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plugin};
 
 /// Table of the backlog, as the oracle and the consumer write it.
@@ -46,6 +47,19 @@ pub(crate) async fn write(fixture: &Fixture, seed: u32, changes: u32, keys: u32)
         end $$"
     );
     fixture.sql(&sql).await;
+}
+
+/// Asserts that the stream has the events of the log.
+///
+/// They result in the rows of the table. Returns what the stream holds.
+pub(crate) async fn compare(fixture: &Fixture) -> Delivery {
+    let delivery = fixture.compare(&[TABLE]).await;
+    assert_eq!(
+        delivery.changes().len(),
+        events(fixture).await,
+        "the stream has other events than the log"
+    );
+    delivery
 }
 
 /// Number of events that the stream must have since [`create`].

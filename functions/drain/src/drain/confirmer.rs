@@ -91,7 +91,7 @@ impl<C: StateStore> Confirmer<C> {
         self.sent_unconfirmed = sent;
     }
 
-    /// Searches the log for the marker of `stored`: see [`AckAheadState::prove`].
+    /// Checks whether the changes of `stored` can be skipped: see [`AckAheadState::prove`].
     pub(super) async fn prove_ahead<S: Slot>(
         &mut self,
         stored: Option<AckAhead>,

@@ -73,7 +73,9 @@ pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     DrainOutcome { report, result }
 }
 
-/// The loop of one drain: windows, chunks of a backfill between them, polls at the end of the log.
+/// The loop of one drain.
+///
+/// It runs windows, and the chunks of a backfill between them. At the end of the log it polls.
 struct Drain<'a, S, K, C> {
     runner: WindowRunner<'a, S, K, C>,
     bounds: WindowBounds<'a>,
@@ -150,7 +152,7 @@ where
 
     /// Positions of the log, and the next window.
     ///
-    /// It also decides whether the window stays unconfirmed. Such a window has no marker.
+    /// It first decides whether the window stays unconfirmed. An unconfirmed window writes no marker.
     async fn next_window(&mut self) -> Result<(WalPositions, Window), Error> {
         let is_unconfirmed = self.leaves_unconfirmed();
         let sizing = self.bounds.sizing();
@@ -240,7 +242,7 @@ where
         }
     }
 
-    /// Waits at the end of the log for new changes. Returns whether to open another window.
+    /// Pauses at the end of the log. Returns whether the drain reads another window.
     ///
     /// `opened` and `positions` are the start and the positions of the last window. `found` is whether there
     /// was new log.

@@ -17,10 +17,10 @@ pub const REQUEST: RequestLimits = RequestLimits {
 
 /// Most bytes of an aggregate.
 ///
-/// A shard accepts 1 MB a second from all its producers together. Four such aggregates with their partition
-/// keys fit into that. Each fills ten put units (25 KB). Only one aggregate of a shard is in flight at a
-/// time. So a shard gets at most this number of bytes in a round trip. Aggregates are smaller for a shard
-/// that has refused records (`pack/shard_pacing.rs`).
+/// A shard accepts 1 MB a second from all its producers together. That is four aggregates of this size, with
+/// their partition keys. An aggregate of this size fills ten put units of 25 KB. Only one aggregate of a
+/// shard is in flight, so a shard gets at most this number of bytes in a round trip. A shard that has refused
+/// records gets smaller aggregates (`pack/shard_pacing.rs`).
 pub const AGGREGATE_BYTES: usize = 248_000;
 
 /// Settings of a drain.

@@ -334,7 +334,7 @@ where
             if let Some(backfill) = &mut self.backfill
                 && backfill.context.take_table_restart()
             {
-                let why = "a row with a new key exceeds a record if its change has the values that the backfill filled in";
+                let why = "a row with a new key exceeds a record with the values that the backfill filled in";
                 backfill.restart_table(self.slot, why, self.budget).await?;
             }
             // Also after an error: the events of the rows before the failed one are valid.

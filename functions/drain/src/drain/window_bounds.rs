@@ -64,9 +64,9 @@ impl<'a> WindowBounds<'a> {
     ///
     /// They differ from the usual ones if a transaction is resumed or searched for.
     ///
-    /// For a resumed transaction the server omits rows, and yet counts them. So the window has no bound of
-    /// rows, or one row during a search. A smaller window would not make its transaction smaller, so the
-    /// server has nearly all of the time.
+    /// For a resumed transaction, the server omits the rows that were sent. It still counts them against the
+    /// row bound. So the window has no row bound. Only during a search it has one: a single row. A smaller
+    /// window would not make the transaction smaller. So the server may use nearly all of the time.
     pub(super) fn adjusted(
         &self,
         window: Window,
