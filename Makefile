@@ -93,7 +93,7 @@ build: tools-rust tools-build ## build the function for deployment: target/lambd
 release: tools-rust tools-build ## build what is released into target/release-VERSION: zips, licences, SBOM, checksums
 	$(MAKE) build ARCH=arm64
 	$(MAKE) build ARCH=x86_64
-	@python3 scripts/release.py target/lambda
+	@.tools/build/bin/python scripts/release.py target/lambda
 
 # Built with the profile of a deployment, so the first build takes some minutes.
 bench: tools-rust tools-demo tools-conformance ## compare with other programs in rounds; drain a stream with limits (PARTS, ROUNDS)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import unittest
 import zipfile
+import zlib
 from pathlib import Path
 from unittest import mock
 
@@ -44,6 +45,13 @@ class Zips(unittest.TestCase):
     def test_the_same_binary_makes_the_same_zip(self):
         first = self.written(elf(183)).read_bytes()
         self.assertEqual(self.written(elf(183)).read_bytes(), first)
+
+    def test_the_zip_unpacks_to_the_binary_and_is_smaller_than_that_of_zlib(self):
+        binary = Path(sys.executable).resolve().read_bytes()[:200_000]
+        path = self.written(binary)
+        self.assertLess(path.stat().st_size, len(zlib.compress(binary, 9)))
+        with zipfile.ZipFile(path) as archive:
+            self.assertEqual(archive.read("bootstrap"), binary)
 
     def test_bootstrap_at_the_root_is_executable(self):
         with zipfile.ZipFile(self.written(elf(183))) as archive:
