@@ -10,7 +10,7 @@ use crate::continuity::Discontinuity;
 use crate::decode::DecodeError;
 use crate::encode::{Event, Oversize};
 use crate::event::EventError;
-use crate::ports::{CheckpointError, ErrorKind, SlotError, StreamError};
+use crate::ports::{ErrorKind, SlotError, StateStoreError, StreamError};
 
 /// The error that ended an invocation.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum Error {
     Stream(#[from] StreamError),
     /// SSM.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Checkpoint(#[from] StateStoreError),
     /// A row that its plugin does not write. Every change before it is in the stream and confirmed.
     #[error(
         "slot {slot}: the row at {lsn} cannot be decoded; the slot stays before its transaction. Report it \
@@ -124,8 +124,8 @@ pub enum Error {
     OutOfTime,
     /// A panic, which the log places.
     #[error(
-        "a fault of Spillway ended the invocation; nothing is lost, and the next tick continues before it. \
-         Report it with the line of the log whose error_type is Panicked"
+        "a fault of Spillway ended the invocation; nothing is lost, and the next tick starts at the last \
+         confirmed position. Report it with the line of the log whose error_type is Panicked"
     )]
     Panicked,
     /// An event that no record can hold. Every change before it is in the stream and confirmed.

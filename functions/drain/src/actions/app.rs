@@ -20,7 +20,7 @@ use crate::drain::{AGGREGATE_BYTES, Settings};
 use crate::error::Error;
 use crate::pack::Aggregation;
 use crate::plugin::Plugin;
-use crate::ports::{CheckpointError, LockHolder, SlotError, StreamInfo};
+use crate::ports::{LockHolder, SlotError, StateStoreError, StreamInfo};
 use crate::postgres::connection::{Connector, Credentials, Session};
 use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
@@ -217,7 +217,7 @@ impl App {
             }));
         };
         let stored = match stored {
-            Err(CheckpointError::Invalid { .. }) if accept_gap.is_some() => None,
+            Err(StateStoreError::Invalid { .. }) if accept_gap.is_some() => None,
             loaded => loaded?,
         };
         let start = continuity::check(name, &server, state.as_ref(), stored.as_ref(), accept_gap)?;
@@ -301,7 +301,7 @@ struct LockedSession {
     /// The stored checkpoint, if there is one.
     ///
     /// The outer `None` means that another session has the lock.
-    stored: Option<Result<Option<Checkpoint>, CheckpointError>>,
+    stored: Option<Result<Option<Checkpoint>, StateStoreError>>,
 }
 
 /// Result of the attempt to lock the slot.

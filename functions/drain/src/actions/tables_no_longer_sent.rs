@@ -53,7 +53,7 @@ pub(super) async fn check(
     Ok(TablesNoLongerSent {
         sentences: stored
             .as_ref()
-            .map(|stored| stored.left(&states))
+            .map(|stored| stored.no_longer_sent(&states))
             .unwrap_or_default(),
         changed: Some(now).filter(|now| stored.as_ref() != Some(now)),
     })

@@ -7,7 +7,7 @@ use super::app::App;
 use crate::base::budget::Budget;
 use crate::continuity::{self, Discontinuity, ServerInfo, SlotState};
 use crate::error::Error;
-use crate::ports::CheckpointError;
+use crate::ports::StateStoreError;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::provisioning;
 use crate::postgres::server::{self, Inspection};
@@ -38,7 +38,7 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
             Ok(true) => dropped.push(format!("{what} {}", parameter.name)),
             Ok(false) => {}
             // The role of an older stack lacks the permission, and such a stack has no such parameter.
-            Err(CheckpointError::Denied { .. }) => {}
+            Err(StateStoreError::Denied { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -13,7 +13,7 @@ use aws_sdk_ssm::types::ParameterType;
 
 use super::client::{Refusal, classify};
 use crate::continuity::checkpoint::Checkpoint;
-use crate::ports::{CheckpointError, StateStore};
+use crate::ports::{StateStore, StateStoreError};
 
 /// A parameter of SSM Parameter Store, by name.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ impl StateStore for Parameter {
         self.name.clone()
     }
 
-    async fn store(&self, text: String) -> Result<(), CheckpointError> {
+    async fn store(&self, text: String) -> Result<(), StateStoreError> {
         // A retry could arrive after the next drainer's store, and set the checkpoint back. So each store is
         // sent once.
         let no_retry = aws_sdk_ssm::config::Builder::new().retry_config(RetryConfig::disabled());
@@ -95,7 +95,7 @@ impl Parameter {
     ///
     /// # Errors
     /// The parameter cannot be read.
-    pub(crate) async fn text(&self) -> Result<Option<String>, CheckpointError> {
+    pub(crate) async fn text(&self) -> Result<Option<String>, StateStoreError> {
         let request = self.client.get_parameter().name(&self.name);
         let parameter = match request.with_decryption(true).send().await {
             Ok(answer) => answer.parameter,
@@ -111,11 +111,11 @@ impl Parameter {
     ///
     /// # Errors
     /// The parameter cannot be read, or its text is not a checkpoint.
-    pub(crate) async fn load(&self) -> Result<Option<Checkpoint>, CheckpointError> {
+    pub(crate) async fn load(&self) -> Result<Option<Checkpoint>, StateStoreError> {
         let Some(text) = self.text().await? else {
             return Ok(None);
         };
-        let invalid = |source| CheckpointError::Invalid {
+        let invalid = |source| StateStoreError::Invalid {
             parameter: self.name.clone(),
             source,
         };
@@ -126,14 +126,14 @@ impl Parameter {
     ///
     /// # Errors
     /// The parameter cannot be deleted.
-    pub(crate) async fn delete(&self) -> Result<bool, CheckpointError> {
+    pub(crate) async fn delete(&self) -> Result<bool, StateStoreError> {
         match self.client.delete_parameter().name(&self.name).send().await {
             Err(error) if classify(&error).0 == Refusal::NotFound => Ok(false),
             answer => answer.map(|_| true).map_err(|error| self.error(&error)),
         }
     }
 
-    fn error<E>(&self, error: &SdkError<E>) -> CheckpointError
+    fn error<E>(&self, error: &SdkError<E>) -> StateStoreError
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
@@ -141,10 +141,10 @@ impl Parameter {
         let (refusal, source) = classify(error);
         match refusal {
             Refusal::Expired | Refusal::Throttled | Refusal::Unavailable => {
-                CheckpointError::Unavailable { parameter, source }
+                StateStoreError::Unavailable { parameter, source }
             }
-            Refusal::Denied => CheckpointError::Denied { parameter, source },
-            Refusal::NotFound | Refusal::Other => CheckpointError::Refused { parameter, source },
+            Refusal::Denied => StateStoreError::Denied { parameter, source },
+            Refusal::NotFound | Refusal::Other => StateStoreError::Refused { parameter, source },
         }
     }
 }

@@ -120,6 +120,11 @@ impl<C> BackfillRunner<C> {
         }
     }
 
+    /// Whether the watermark of a chunk was emitted and has not arrived.
+    pub(super) fn has_chunk(&self) -> bool {
+        self.context.chunk.is_some()
+    }
+
     /// Whether the backfill is neither paused nor finished.
     pub(super) fn is_running(&self) -> bool {
         self.state.phase() == BackfillPhase::Running
@@ -446,10 +451,14 @@ impl<C: StateStore> BackfillRunner<C> {
     }
 
     /// Stores the state. Like a checkpoint, it is stored only while this drainer has the lock.
+    ///
+    /// It takes at most half of the time that is left for confirming: the checkpoint is stored after it.
     async fn store_state<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<(), Error> {
         self.state.updated_at = now_text();
         let text = self.state.to_text();
         let fence = async || slot.check_lock().await;
-        checkpointer::store_until(&self.store, text, budget.confirming_deadline(), fence).await
+        let now = Instant::now();
+        let deadline = now + budget.confirming_deadline().saturating_duration_since(now) / 2;
+        checkpointer::store_until(&self.store, text, deadline, fence).await
     }
 }

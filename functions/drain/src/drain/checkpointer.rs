@@ -12,7 +12,8 @@ use crate::base::lsn::Lsn;
 use crate::continuity::checkpoint::{AckAhead, AckPosition, Checkpoint};
 use crate::continuity::marker::Marker;
 use crate::error::Error;
-use crate::ports::{BoxError, CheckpointError, ErrorKind, SlotError, StateStore};
+use crate::pack::AcknowledgedCounts;
+use crate::ports::{BoxError, ErrorKind, SlotError, StateStore, StateStoreError};
 
 /// Shortest time between two stores while events are acknowledged.
 const STORE_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub(super) struct Checkpointer<C> {
     document: Checkpoint,
     /// The stored position; `None` before the first store.
     stored: Option<AckPosition>,
+    /// What this drain acknowledged up to the stored position.
+    stored_counts: AcknowledgedCounts,
     /// Whether the stored checkpoint names the last marker.
     is_marker_stored: bool,
     /// See [`DrainTask::rules_hash`](super::DrainTask::rules_hash).
@@ -47,16 +50,24 @@ pub(super) struct Checkpointer<C> {
     ///
     /// It is as of the start of the last paced store.
     events_ahead: u64,
-    running: Option<(AckPosition, JoinHandle<Result<(), CheckpointError>>)>,
+    running: Option<RunningStore>,
     last_start: Instant,
     interval: Duration,
     is_closed: bool,
 }
 
+/// A paced store that has not ended.
+struct RunningStore {
+    position: AckPosition,
+    /// Counts up to this position.
+    counts: AcknowledgedCounts,
+    task: JoinHandle<Result<(), StateStoreError>>,
+}
+
 impl<C> Drop for Checkpointer<C> {
     fn drop(&mut self) {
-        if let Some((_, store)) = &self.running {
-            store.abort();
+        if let Some(store) = &self.running {
+            store.task.abort();
         }
     }
 }
@@ -76,6 +87,7 @@ impl<C: StateStore> Checkpointer<C> {
             store,
             document,
             stored,
+            stored_counts: AcknowledgedCounts::default(),
             is_marker_stored: true,
             rules_hash,
             stored_ahead: None,
@@ -96,9 +108,9 @@ impl<C: StateStore> Checkpointer<C> {
         if tokio::time::timeout(CLOSE_TIME, self.wait_for_store())
             .await
             .is_err()
-            && let Some((_, store)) = self.running.take()
+            && let Some(store) = self.running.take()
         {
-            store.abort();
+            store.task.abort();
         }
     }
 
@@ -111,6 +123,11 @@ impl<C: StateStore> Checkpointer<C> {
     /// The stored position.
     pub(super) fn stored(&self) -> Option<&AckPosition> {
         self.stored.as_ref()
+    }
+
+    /// What this drain acknowledged up to the stored position.
+    pub(super) fn stored_counts(&self) -> AcknowledgedCounts {
+        self.stored_counts
     }
 
     /// Sets the marker that later stores name.
@@ -153,12 +170,17 @@ impl<C: StateStore> Checkpointer<C> {
         has_others.then(|| self.last_start + self.interval.max(AHEAD_INTERVAL))
     }
 
-    /// Starts a store, and does not wait for it.
+    /// Starts a store of the acknowledged position, and does not wait for it.
     ///
-    /// `ahead` has the acknowledged changes after `acknowledged`, and `events_ahead` is the number of their
-    /// events.
-    /// Nothing is stored if both are stored already.
-    pub(super) fn start(&mut self, acknowledged: &AckPosition, ahead: Option<AckAhead>, events_ahead: u64) {
+    /// `counts` has what was acknowledged up to it, `ahead` the acknowledged changes after it, and
+    /// `events_ahead` the number of their events. Nothing is stored if both are stored already.
+    pub(super) fn start(
+        &mut self,
+        acknowledged: &AckPosition,
+        counts: AcknowledgedCounts,
+        ahead: Option<AckAhead>,
+        events_ahead: u64,
+    ) {
         let is_behind = self.stored.as_ref().is_none_or(|stored| stored < acknowledged);
         if !is_behind && (ahead.is_none() || ahead == self.stored_ahead) {
             self.events_ahead = events_ahead;
@@ -166,8 +188,11 @@ impl<C: StateStore> Checkpointer<C> {
         }
         let (parameter, text) = (self.store.clone(), self.text(acknowledged, ahead.as_ref()));
         (self.stored_ahead, self.events_ahead) = (ahead, events_ahead);
-        let store = tokio::spawn(async move { parameter.store(text).await });
-        self.running = Some((acknowledged.clone(), store));
+        self.running = Some(RunningStore {
+            position: acknowledged.clone(),
+            counts,
+            task: tokio::spawn(async move { parameter.store(text).await }),
+        });
         self.last_start = Instant::now();
     }
 
@@ -175,16 +200,17 @@ impl<C: StateStore> Checkpointer<C> {
     ///
     /// A failed store is only logged: the store at the end of the window tries again.
     pub(super) async fn wait_for_store(&mut self) {
-        let Some((position, store)) = &mut self.running else {
+        let Some(running) = &mut self.running else {
             return;
         };
-        let stored = match store.await {
+        let stored = match (&mut running.task).await {
             Ok(stored) => stored.map_err(BoxError::from),
             Err(error) => Err(error.into()),
         };
         match stored {
             Ok(()) => {
-                self.stored = Some(position.clone());
+                self.stored = Some(running.position.clone());
+                self.stored_counts = running.counts;
                 self.interval = (self.interval / 2).max(STORE_INTERVAL);
             }
             Err(error) => {
@@ -197,7 +223,7 @@ impl<C: StateStore> Checkpointer<C> {
     }
 
     /// Stores `acknowledged` and waits for it, with retries until `deadline`. Does nothing if it is stored
-    /// already, with `ahead`: the acknowledged changes after it.
+    /// already, with `ahead`: the acknowledged changes after it. `counts` has what was acknowledged up to it.
     ///
     /// `fence` runs before each attempt. It fails if another drainer may have the lock.
     ///
@@ -206,13 +232,17 @@ impl<C: StateStore> Checkpointer<C> {
     pub(super) async fn store(
         &mut self,
         acknowledged: &AckPosition,
+        counts: AcknowledgedCounts,
         ahead: Option<AckAhead>,
         deadline: Instant,
         fence: impl AsyncFnMut() -> Result<(), SlotError>,
     ) -> Result<(), Error> {
-        let storing = self.store_if_needed(acknowledged, ahead, fence);
+        let mut failure = None;
+        let storing = self.store_if_needed(acknowledged, ahead, fence, &mut failure);
         let stored = tokio::time::timeout_at(deadline.into(), storing).await;
-        stored.unwrap_or_else(|_| Err(timeout_error(&self.store)))
+        stored.unwrap_or_else(|_| Err(late_error(&self.store, failure)))?;
+        self.stored_counts = counts;
+        Ok(())
     }
 
     async fn store_if_needed(
@@ -220,6 +250,7 @@ impl<C: StateStore> Checkpointer<C> {
         acknowledged: &AckPosition,
         ahead: Option<AckAhead>,
         fence: impl AsyncFnMut() -> Result<(), SlotError>,
+        failure: &mut Option<StateStoreError>,
     ) -> Result<(), Error> {
         self.wait_for_store().await;
         let stored = self.stored.as_ref();
@@ -227,7 +258,7 @@ impl<C: StateStore> Checkpointer<C> {
         let has_others = ahead.is_some() && ahead != self.stored_ahead;
         if !self.is_marker_stored || is_behind || has_others {
             let text = self.text(acknowledged, ahead.as_ref());
-            store_with_retries(&self.store, text, fence).await?;
+            store_with_retries(&self.store, text, fence, failure).await?;
             self.stored = Some(acknowledged.clone());
             self.stored_ahead = ahead;
             self.is_marker_stored = true;
@@ -260,15 +291,18 @@ pub(super) async fn store_until<C: StateStore>(
     deadline: Instant,
     fence: impl AsyncFnMut() -> Result<(), SlotError>,
 ) -> Result<(), Error> {
-    let storing = store_with_retries(store, text, fence);
+    let mut failure = None;
+    let storing = store_with_retries(store, text, fence, &mut failure);
     let stored = tokio::time::timeout_at(deadline.into(), storing).await;
-    stored.unwrap_or_else(|_| Err(timeout_error(store)))
+    stored.unwrap_or_else(|_| Err(late_error(store, failure)))
 }
 
+/// Tries until the text is stored. `failure` is set to the last error that may pass.
 async fn store_with_retries<C: StateStore>(
     store: &C,
     text: String,
     mut fence: impl AsyncFnMut() -> Result<(), SlotError>,
+    failure: &mut Option<StateStoreError>,
 ) -> Result<(), Error> {
     let mut pause = Duration::from_millis(100);
     loop {
@@ -277,6 +311,7 @@ async fn store_with_retries<C: StateStore>(
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Transient => {
                 tracing::warn!(error = %error, "a document was not stored, trying again");
+                *failure = Some(error);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(2));
             }
@@ -285,11 +320,12 @@ async fn store_with_retries<C: StateStore>(
     }
 }
 
-fn timeout_error<C: StateStore>(store: &C) -> Error {
-    Error::Checkpoint(CheckpointError::Unavailable {
+/// The error of a store that did not succeed in time. `failure` is the last answer, if there was one.
+fn late_error<C: StateStore>(store: &C, failure: Option<StateStoreError>) -> Error {
+    Error::Checkpoint(failure.unwrap_or_else(|| StateStoreError::Unavailable {
         parameter: store.name(),
         source: "it did not answer in time".into(),
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -309,9 +345,9 @@ mod tests {
             "/p".into()
         }
 
-        async fn store(&self, _: String) -> Result<(), CheckpointError> {
+        async fn store(&self, _: String) -> Result<(), StateStoreError> {
             match self.0.load(Ordering::Relaxed) {
-                true => Err(CheckpointError::Unavailable {
+                true => Err(StateStoreError::Unavailable {
                     parameter: self.name(),
                     source: "ThrottlingException".into(),
                 }),
@@ -344,7 +380,7 @@ mod tests {
         assert_eq!(checkpointer.due(&position(1), 7), Some(started + AHEAD_INTERVAL));
         assert_eq!(checkpointer.due(&position(2), 7), Some(started + STORE_INTERVAL));
         // The changes ahead may be unknown.
-        checkpointer.start(&position(1), None, 7);
+        checkpointer.start(&position(1), AcknowledgedCounts::default(), None, 7);
         assert!(!checkpointer.is_storing());
         assert_eq!(checkpointer.due(&position(1), 7), None);
         assert_eq!(checkpointer.due(&position(1), 8), Some(started + AHEAD_INTERVAL));
@@ -357,7 +393,7 @@ mod tests {
         let mut intervals = Vec::new();
         for round in 0..8 {
             is_throttled.store(round < 6, Ordering::Relaxed);
-            checkpointer.start(&position(round + 2), None, 0);
+            checkpointer.start(&position(round + 2), AcknowledgedCounts::default(), None, 0);
             checkpointer.wait_for_store().await;
             let due = checkpointer.due(&position(100), 0).unwrap();
             intervals.push((due - checkpointer.last_start).as_secs());

@@ -12,6 +12,7 @@ use crate::base::lsn::Lsn;
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::{AckAhead, AckPosition};
 use crate::error::Error;
+use crate::pack::AcknowledgedCounts;
 use crate::ports::{Slot, SlotError, StateStore, Stream};
 
 /// Confirms the acknowledged position of one drain.
@@ -124,6 +125,11 @@ impl<C: StateStore> Confirmer<C> {
         self.checkpointer.stored()
     }
 
+    /// What this drain acknowledged up to the stored position.
+    pub(super) fn stored_counts(&self) -> AcknowledgedCounts {
+        self.checkpointer.stored_counts()
+    }
+
     /// Stops the paced stores: see [`Checkpointer::close`].
     pub(super) async fn close(&mut self) {
         self.checkpointer.close().await;
@@ -150,9 +156,12 @@ impl<C: StateStore> Confirmer<C> {
         position: &AckPosition,
     ) -> Result<(), Error> {
         let deadline = self.budget.confirming_deadline();
+        let counts = sender.acknowledgements.counts();
         let ahead = self.ahead.for_checkpoint(sender, self.markers.last());
         self.checkpointer
-            .store(position, ahead, deadline, async || slot.check_lock().await)
+            .store(position, counts, ahead, deadline, async || {
+                slot.check_lock().await
+            })
             .await
     }
 
@@ -160,6 +169,9 @@ impl<C: StateStore> Confirmer<C> {
     ///
     /// Returns `false` if the slot was not advanced in time. The next invocation then reads these
     /// transactions again, and skips them by position.
+    ///
+    /// Does nothing if unconfirmed windows have passed the last marker. No window has checked that the slot
+    /// returned this marker. So a later window reads these transactions again.
     ///
     /// # Errors
     /// The checkpoint cannot be stored, or the slot cannot be advanced.
@@ -170,6 +182,10 @@ impl<C: StateStore> Confirmer<C> {
     ) -> Result<bool, Error> {
         let position = sender.acknowledgements.position().clone();
         let acknowledged = position.commit_end;
+        let is_unchecked = self.is_unconfirmed || acknowledged <= self.sent_unconfirmed;
+        if acknowledged > self.confirmed && is_unchecked && self.markers.is_passed_at(acknowledged) {
+            return Ok(true);
+        }
         if acknowledged > self.confirmed {
             self.checkpointer
                 .set_marker(self.markers.for_checkpoint(acknowledged));
@@ -229,8 +245,9 @@ impl<C: StateStore> Confirmer<C> {
             self.checkpointer.set_marker(marker);
         }
         let ahead = self.ahead.for_checkpoint(sender, self.markers.last());
+        let counts = sender.acknowledgements.counts();
         self.checkpointer
-            .start(position, ahead, self.ahead.event_count(sender));
+            .start(position, counts, ahead, self.ahead.event_count(sender));
         Ok(())
     }
 }

@@ -82,8 +82,19 @@ impl Markers {
     ///
     /// It is the expected marker, or else the last one. `None` if that marker is before this position.
     pub(super) fn for_checkpoint(&self, acknowledged: Lsn) -> Option<Marker> {
-        let next = self.expected.as_ref().or(self.last_written.as_ref());
-        next.filter(|marker| marker.lsn >= acknowledged).cloned()
+        let first = self.first_to_return();
+        first.filter(|marker| marker.lsn >= acknowledged).cloned()
+    }
+
+    /// Whether a marker that the slot has to return is before `acknowledged`.
+    pub(super) fn is_passed_at(&self, acknowledged: Lsn) -> bool {
+        self.first_to_return()
+            .is_some_and(|marker| marker.lsn < acknowledged)
+    }
+
+    /// The first marker that the slot has to return.
+    fn first_to_return(&self) -> Option<&Marker> {
+        self.expected.as_ref().or(self.last_written.as_ref())
     }
 
     /// The last marker, if no window has passed it.

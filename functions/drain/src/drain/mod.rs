@@ -12,7 +12,7 @@ mod key_changes;
 mod markers;
 pub(crate) mod reader;
 pub mod report;
-mod row_lanes;
+mod row_partition_keys;
 mod sender;
 mod settings;
 mod stream_routes;
@@ -53,6 +53,11 @@ const TIP_BYTES: u64 = 1 << 20;
 
 /// Least time for reading with which a window is opened.
 const WINDOW_MIN_TIME: Duration = Duration::from_millis(250);
+
+/// Row bound of an unconfirmed window.
+///
+/// The next confirmed window reads its log again, and so does the next tick if this one ends before that.
+const MOST_UNCONFIRMED_ROWS: i32 = 20_000;
 
 /// Drains until the slot is empty or the time is over.
 ///
@@ -114,17 +119,21 @@ where
             self.runner.report_lag(positions);
             let confirmer = &self.runner.confirmer;
             let has_new = window.upto > confirmer.sent();
-            if has_new || (window.upto > confirmer.confirmed() && !confirmer.is_unconfirmed) {
+            let opens_window = has_new || (window.upto > confirmer.confirmed() && !confirmer.is_unconfirmed);
+            if opens_window {
                 match self.drain_window(window, positions, opened, time_left).await? {
                     WindowStep::AtTip => {}
                     WindowStep::Another => continue,
                     WindowStep::OutOfTime => return self.stop_at_deadline().await,
                 }
             }
-            if self.has_backlog().await? {
-                continue;
-            }
-            match self.step_backfill().await? {
+            // A backlog without a window is not readable: it waits for a standby. Then a chunk waits, too.
+            let step = match self.has_backlog().await? {
+                true if opens_window => continue,
+                true => BackfillStep::Idle,
+                false => self.step_backfill().await?,
+            };
+            match step {
                 BackfillStep::WatermarkEmitted => {
                     self.backfill_wait.end();
                     continue;
@@ -161,7 +170,8 @@ where
         let confirmed = runner.confirmer.confirmed();
         if is_unconfirmed {
             let positions = runner.slot.wal_positions().await?;
-            let window = sizing.next_window(confirmed, positions.readable, positions.restart);
+            let mut window = sizing.next_window(confirmed, positions.readable, positions.restart);
+            window.rows = window.rows.min(MOST_UNCONFIRMED_ROWS);
             return Ok((positions, window));
         }
         let markers = &mut runner.confirmer.markers;
@@ -171,7 +181,7 @@ where
 
     /// Whether the next window stays unconfirmed.
     ///
-    /// A backfill confirms each window, since its cursor is stored with it. A resumed transaction
+    /// A running backfill confirms each window, since its cursor is stored with it. A resumed transaction
     /// is read with other bounds: see [`WindowBounds::adjusted`].
     fn leaves_unconfirmed(&self) -> bool {
         let WindowRunner {
@@ -182,7 +192,7 @@ where
         } = &self.runner;
         self.tip.may_leave_unconfirmed(confirmer.confirmed_at())
             && !self.bounds.is_searching()
-            && backfill.is_none()
+            && backfill.as_ref().is_none_or(|backfill| !backfill.is_running())
             && confirmer.markers.expected.is_none()
             && sender.acknowledgements.position().resume.is_none()
     }
@@ -232,9 +242,12 @@ where
             }
             WindowOutcome::Whole | WindowOutcome::RowBound => {
                 self.tip.leave();
-                let time_left = self.reading_time_left();
-                self.bounds.adjust(self.runner.last, opened, time_left);
-                if self.runner.unread_bytes(positions) < MOST_LAG_BYTES {
+                // An unconfirmed window is small on purpose, too.
+                if !confirmer.is_unconfirmed {
+                    let time_left = self.reading_time_left();
+                    self.bounds.adjust(self.runner.last, opened, time_left);
+                }
+                if !self.has_chunk() && !self.has_backlog().await? {
                     self.next_chunk().await?;
                 }
                 Ok(WindowStep::Another)
@@ -253,8 +266,10 @@ where
             // On a busy machine the pause may last longer. The end of the log was reached even so.
             return Ok(self.reading_time_left() >= WINDOW_MIN_TIME);
         }
-        // The next window is confirmed, with what was sent before.
-        if self.runner.confirmer.has_unconfirmed() {
+        // The next window is confirmed, with what was sent before. If its log is no longer readable, a later
+        // tick reads it.
+        let confirmer = &self.runner.confirmer;
+        if confirmer.has_unconfirmed() && positions.readable > confirmer.confirmed() {
             return Ok(self.reading_time_left() >= WINDOW_MIN_TIME);
         }
         // The positions were read a moment ago, and there was nothing to read.
@@ -283,6 +298,14 @@ where
         }
         let positions = self.runner.slot.wal_positions().await?;
         Ok(self.runner.unread_bytes(positions) >= MOST_LAG_BYTES)
+    }
+
+    /// Whether the log has not returned the watermark of the last chunk yet.
+    fn has_chunk(&self) -> bool {
+        self.runner
+            .backfill
+            .as_ref()
+            .is_some_and(BackfillRunner::has_chunk)
     }
 
     /// Reads the next chunk of the backfill, if one is running.

@@ -41,7 +41,7 @@ use crate::rules::projection::Projections;
 
 use super::key_changes::KeyChanges;
 use super::report::Report;
-use super::row_lanes::RowLanes;
+use super::row_partition_keys::RowPartitionKeys;
 use super::settings::Settings;
 pub(crate) use messages::GAP_ACCEPTED;
 use transaction::{OpenTransaction, not_resumed};
@@ -84,7 +84,7 @@ pub(crate) struct WindowReader<'a, R> {
     open: Option<OpenTransaction>,
     /// Rows that wait for their commit, or for room in the lanes.
     rows: VecDeque<R>,
-    held_bytes: usize,
+    bytes_of_held_rows: usize,
     /// Commits that are known before their row is read.
     commits: CommitRows,
     /// Whether they include those of all large transactions.
@@ -94,7 +94,7 @@ pub(crate) struct WindowReader<'a, R> {
     events: EncodedEvents,
     projections: Projections<'a>,
     key_changes: KeyChanges,
-    row_lanes: RowLanes,
+    row_partition_keys: RowPartitionKeys,
     /// The open transaction's last change row, as the plugin wrote it.
     last_row: Vec<u8>,
     /// A decoded change that waits for its row lookup.
@@ -155,14 +155,14 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             history,
             open: None,
             rows: VecDeque::new(),
-            held_bytes: 0,
+            bytes_of_held_rows: 0,
             commits: CommitRows::new(),
             has_large_commits: false,
             now,
             events: EncodedEvents::default(),
             projections: Projections::new(&settings.projection),
             key_changes: KeyChanges::default(),
-            row_lanes: RowLanes::default(),
+            row_partition_keys: RowPartitionKeys::default(),
             last_row: Vec::new(),
             waiting: None,
             has_left_out: false,
@@ -201,10 +201,10 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if is_held && self.decoder.is_commit(row.data()) {
             self.apply_commit_row(row.lsn(), row.data())?;
         } else if is_held {
-            self.held_bytes += row.data().len() + PEEK_ROW_BYTES;
+            self.bytes_of_held_rows += row.data().len() + PEEK_ROW_BYTES;
         }
         self.rows.push_back(row);
-        if self.held_bytes <= HOLD_BYTES {
+        if self.bytes_of_held_rows <= HOLD_BYTES {
             return Ok(ReaderNeed::Row);
         }
         match self.commits.contains_key(&self.open_xid()) || self.has_large_commits {
@@ -295,7 +295,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         else {
             return Err(self.out_of_place(lsn));
         };
-        self.held_bytes = 0;
+        self.bytes_of_held_rows = 0;
         self.apply_commit_end(lsn, commit_end, commit_time)
     }
 
@@ -455,7 +455,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let ahead = self.history.ahead.as_ref();
         if ahead.is_some_and(|ahead| events::has_change(ahead, &change, progress.next_position(lsn))) {
             out.report.acknowledged_ahead += 1;
-            self.envelope.skip(progress, lsn, &change);
+            let projected = self.projections.change(&change);
+            self.envelope
+                .skip(progress, lsn, projected.as_ref().unwrap_or(&change));
         } else {
             events::warn_of_unnamed_row(&self.settings.slot, &change, out.report);
             out.report.omitted += self.encode(lsn, change, out.chunk.as_deref_mut())?;

@@ -22,14 +22,15 @@ use crate::encode::{Envelope, EnvelopeForm, KeylessRows, Oversize, PartitionBy, 
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::plugin::Plugin;
 use crate::ports::{
-    CheckpointError, ChunkBounds, ChunkRead, CommitRows, EmittedMessage, PeekRow, PeekRows, PutAnswer,
-    RecordOutcome, Slot, SlotError, StateStore, Stream, StreamError, StreamInfo, TableSource, WalPositions,
+    ChunkBounds, ChunkRead, CommitRows, EmittedMessage, PeekRow, PeekRows, PutAnswer, RecordOutcome, Slot,
+    SlotError, StateStore, StateStoreError, Stream, StreamError, StreamInfo, TableSource, WalPositions,
 };
 use crate::rules::projection::ProjectionRules;
 use crate::rules::skipped_operations::SkippedOperations;
 
 mod ahead;
 mod fakes;
+mod lingering;
 mod markers;
 mod streams;
 
@@ -108,6 +109,8 @@ async fn run_on(
         commits,
         flush,
         confirmed: start.confirmed,
+        arrivals: VecDeque::new(),
+        looks: 0,
         faults,
     };
     let ports = DrainPorts {
@@ -422,4 +425,20 @@ async fn a_chunk_is_not_begun_while_much_of_the_log_is_unread() {
     assert!(!reads.is_empty(), "the table was never read");
     let most = reads.into_iter().max();
     assert!(most < Some(MOST_LAG_BYTES), "{most:?} bytes were unread");
+}
+
+#[tokio::test]
+async fn a_backlog_that_no_standby_has_ends_the_drain_of_a_backfill() {
+    let stream = (Aggregation::None, ShardMap::even(1), 0);
+    let state = BackfillState::new("s", "7", request(&["public.t"]), Lsn(MIB), "");
+    let faults = Faults {
+        commits_wait: true,
+        ..Faults::default()
+    };
+    let drained = run_on(BACKLOG, start(1, 1), &[], None, stream, faults, Some(state)).await;
+    let (log, report, outcome) = drained;
+    outcome.unwrap();
+    assert_eq!(report.stopped, StopReason::Empty);
+    let has_read = |entry: &LogEntry| matches!(entry, LogEntry::ChunkRead(_));
+    assert!(!log.entries().iter().any(has_read));
 }

@@ -31,7 +31,7 @@ use reading::{ReadOutcome, WindowReading};
 
 pub(super) use closing::WindowOutcome;
 
-/// Most rows that are taken before the stream's answers are checked.
+/// Most rows to take before the stream's answers are checked.
 const ROWS_AT_ONCE: usize = 128;
 
 /// The last window; all zero before the first one.
@@ -41,7 +41,7 @@ pub(super) struct LastWindow {
     pub(super) peek: Duration,
     /// Whether the server sent a row.
     pub(super) has_rows: bool,
-    /// The time that it waited for the stream after its last row.
+    /// The time from its last row to its last acknowledgement.
     pub(super) sending: Duration,
 }
 
@@ -144,7 +144,7 @@ where
         positions.readable.bytes_since(self.confirmer.confirmed())
     }
 
-    /// Takes the time that the last window waited for the stream.
+    /// Returns the sending time of the last window, and resets it.
     pub(super) fn take_sending_time(&mut self) -> Duration {
         std::mem::take(&mut self.last.sending)
     }
@@ -154,8 +154,7 @@ where
         self.confirmer.close().await;
         let stored = self.confirmer.stored();
         self.report.to = stored.map_or(self.start.acknowledged, |stored| stored.commit_end);
-        let counts = self.sender.acknowledgements.counts();
-        self.report.confirm(counts, now_micros());
+        self.report.confirm(self.confirmer.stored_counts(), now_micros());
         self.report.backfill = self.backfill.as_ref().map(BackfillRunner::report);
         self.report
     }
@@ -286,8 +285,8 @@ where
 
     /// Takes a row and those that have arrived after it.
     ///
-    /// It takes more rows only while there is room. Many rows arrive at once, and the rest of the loop need
-    /// not run for each of them. Returns the outcome if reading has ended.
+    /// It takes more rows only while there is room. Rows arrive in batches, and the whole loop for each row
+    /// would be slow. Returns the outcome if reading has ended.
     async fn take_rows(
         &mut self,
         reading: &mut WindowReading<'_, S::Rows>,
@@ -310,7 +309,7 @@ where
                 return Ok(Some(ReadOutcome::Stopped));
             }
             taken += 1;
-            // A row that has arrived is lost unless it is taken.
+            // Checked before `next_arrived`: a row that it returns has to be taken.
             if taken == ROWS_AT_ONCE || !self.sender.has_room() {
                 return Ok(None);
             }
@@ -337,7 +336,7 @@ where
                 let why = "a row with a new key exceeds a record with the values that the backfill filled in";
                 backfill.restart_table(self.slot, why, self.budget).await?;
             }
-            // Also after an error: the events of the rows before the failed one are valid.
+            // The events are queued after an error, too: those of the rows before the failed one are valid.
             let deadline = self.budget.reading_deadline();
             for mut event in events.drain(..) {
                 let stream = self.routes.stream_of(&event.event, &mut self.sender, deadline);
@@ -394,8 +393,7 @@ where
     /// Sends the queued events.
     ///
     /// It ends when all are acknowledged, when the stream refused for good, or when the time for sending is
-    /// over. Returns the first error, and
-    /// whether every event was acknowledged.
+    /// over. Returns the first error, and whether every event was acknowledged.
     pub(super) async fn send_rest(&mut self) -> (Result<(), Error>, bool) {
         let stop = tokio::time::sleep_until(self.budget.sending_deadline().into());
         tokio::pin!(stop);

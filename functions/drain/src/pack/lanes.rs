@@ -76,8 +76,8 @@ pub struct Lanes {
     full: usize,
     /// Records in flight.
     in_flight: usize,
-    /// Events in lanes or in flight. Unlike [`Lanes::outstanding()`], it excludes `behind_barrier`.
-    outstanding: usize,
+    /// Number of events in lanes or in flight: all that do not wait behind a barrier.
+    released: usize,
     memory: usize,
     /// The longest known lane, and the number of its shard.
     ///
@@ -104,7 +104,7 @@ impl Lanes {
             sendable: 0,
             full: 0,
             in_flight: 0,
-            outstanding: 0,
+            released: 0,
             memory: 0,
             longest: None,
             queued_to: None,
@@ -198,7 +198,7 @@ impl Lanes {
         let events = record.into_events();
         for event in &events {
             self.memory -= event.memory();
-            self.outstanding -= 1;
+            self.released -= 1;
         }
         if let Some(lane) = self.lanes.get_mut(&key) {
             lane.failures = 0;
@@ -268,7 +268,7 @@ impl Lanes {
             self.in_flight, 0,
             "lanes change only while no record is in flight"
         );
-        let mut waiting: Vec<QueuedEvent> = Vec::with_capacity(self.outstanding);
+        let mut waiting: Vec<QueuedEvent> = Vec::with_capacity(self.released);
         waiting.extend(self.lanes.drain().flat_map(|(_, lane)| lane.waiting));
         // Events with the same position are in one lane. The sort is stable, so they keep their order.
         waiting.sort_by_key(|event| event.event.position);
@@ -334,7 +334,7 @@ impl Lanes {
 
     /// Whether no event waits or is in flight.
     pub fn is_empty(&self) -> bool {
-        self.outstanding == 0 && self.behind_barrier.is_empty()
+        self.released == 0 && self.behind_barrier.is_empty()
     }
 
     /// Approximate memory of all events in bytes, those in flight included.
@@ -364,9 +364,9 @@ impl Lanes {
         }
     }
 
-    /// Adds a new event to its lane, and counts it as outstanding.
+    /// Adds a new event to its lane, and counts it as released.
     fn add(&mut self, event: QueuedEvent) {
-        self.outstanding += 1;
+        self.released += 1;
         self.queue(event);
     }
 
@@ -444,12 +444,12 @@ impl Lanes {
         while self.has_barrier {
             let Some(first) = self.behind_barrier.front() else {
                 // The barrier itself may still be in flight.
-                self.has_barrier = self.outstanding > 0;
+                self.has_barrier = self.released > 0;
                 return;
             };
-            // The outstanding events are those before the next barrier, or one barrier alone. In both cases,
-            // all events of the queue must wait for them.
-            if self.outstanding > 0 {
+            // Released events are those before the next barrier, or one barrier alone. The queue waits for
+            // them in both cases.
+            if self.released > 0 {
                 return;
             }
             if first.event.barrier {

@@ -130,8 +130,8 @@ pub enum SlotError {
     #[error(
         "slot {slot}: when the next change after {confirmed} was committed, a publication of PUBLICATIONS did \
          not exist: it is newer, or it was dropped or renamed for a while. The server leaves out its changes, \
-         so the slot stays at {confirmed}. If its tables were never in the stream, take the publication out of \
-         PUBLICATIONS until the slot is empty, put it back, and read these tables with \
+         so the slot stays at {confirmed}. If its tables were never in the stream, remove the publication from \
+         PUBLICATIONS, wait until the slot is empty, add it again, and read these tables with \
          {{\"action\":\"backfill\"}}. Otherwise advance the slot with select \
          pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn()), accept the gap, and read the \
          tables again with {{\"action\":\"backfill\",\"repair\":true}}"
@@ -353,7 +353,7 @@ impl StreamError {
 /// The document is the checkpoint, the state of the backfill, or the list of sent tables.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each means.
-pub enum CheckpointError {
+pub enum StateStoreError {
     #[error(
         "may not read or write the parameter {parameter}: allow ssm:GetParameter and \
          ssm:PutParameter on it to the function's role"
@@ -376,11 +376,11 @@ pub enum CheckpointError {
     },
 }
 
-impl CheckpointError {
+impl StateStoreError {
     /// Kind of the error: transient if the same call may succeed later.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            CheckpointError::Unavailable { .. } => ErrorKind::Transient,
+            StateStoreError::Unavailable { .. } => ErrorKind::Transient,
             _ => ErrorKind::Definite,
         }
     }
@@ -388,10 +388,10 @@ impl CheckpointError {
     /// The stable `errorType`.
     pub fn name(&self) -> &'static str {
         match self {
-            CheckpointError::Denied { .. } => "CheckpointDenied",
-            CheckpointError::Refused { .. } => "CheckpointRefused",
-            CheckpointError::Unavailable { .. } => "CheckpointUnavailable",
-            CheckpointError::Invalid { .. } => "CheckpointInvalid",
+            StateStoreError::Denied { .. } => "CheckpointDenied",
+            StateStoreError::Refused { .. } => "CheckpointRefused",
+            StateStoreError::Unavailable { .. } => "CheckpointUnavailable",
+            StateStoreError::Invalid { .. } => "CheckpointInvalid",
         }
     }
 }

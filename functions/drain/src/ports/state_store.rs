@@ -4,7 +4,7 @@
 
 use std::future::Future;
 
-use super::CheckpointError;
+use super::StateStoreError;
 
 /// The place of one document.
 pub trait StateStore: Clone + Send + Sync + 'static {
@@ -15,5 +15,5 @@ pub trait StateStore: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// The store was refused, or did not answer. Without an answer it may have been stored.
-    fn store(&self, text: String) -> impl Future<Output = Result<(), CheckpointError>> + Send;
+    fn store(&self, text: String) -> impl Future<Output = Result<(), StateStoreError>> + Send;
 }

@@ -262,7 +262,7 @@ impl Projection {
 
     /// The values of a row as they are sent.
     ///
-    /// A null stays null, and a value that the log does not hold stays such a value.
+    /// A null stays null, and an absent or unchanged value stays absent or unchanged.
     fn row<'c>(&self, salt: &Salt, row: &'c Tuple<'_>) -> Tuple<'c> {
         let values = row.iter().zip(&self.columns);
         let sent = values.filter_map(|(datum, projection)| match (projection, datum) {
@@ -283,8 +283,8 @@ impl Projection {
 
 /// Marks the columns of the partition key.
 ///
-/// They are marked only if the relation has all of them. The relation of a delete may lack some. The other
-/// changes of its row then have other partition keys.
+/// They are marked only if the relation has all of them. The relation of a delete may lack some. The delete
+/// then has another partition key than the other changes of its row.
 fn set_partition_columns(relation: &mut Relation, names: &[String]) {
     let indexes: Option<Vec<usize>> = relation.column_indexes(names).into_iter().collect();
     let indexes = indexes.unwrap_or_default();

@@ -80,8 +80,8 @@ impl SentTables {
 
     /// A sentence for each table that was sent and is not now. `states` has all tables of the database.
     ///
-    /// A table that no longer exists has no name, so such tables are counted.
-    pub fn left(&self, states: &[TableState]) -> Vec<String> {
+    /// Only hashes are stored, so a table that no longer exists is counted, and not named.
+    pub fn no_longer_sent(&self, states: &[TableState]) -> Vec<String> {
         let bytes = STANDARD.decode(&self.hashes).unwrap_or_default();
         let (sent, _) = bytes.as_chunks::<HASH_BYTES>();
         let mut sentences = Vec::new();
@@ -149,7 +149,7 @@ mod tests {
         ]);
         let stored = SentTables::of(&before).unwrap();
         let stored = SentTables::parse(&stored.to_text()).unwrap();
-        assert_eq!(stored.left(&before), Vec::<String>::new());
+        assert_eq!(stored.no_longer_sent(&before), Vec::<String>::new());
         let now = states(&[
             ("a", Sent),
             ("b", Unpublished),
@@ -157,7 +157,7 @@ mod tests {
             ("e", Unpublished),
             ("f", Sent),
         ]);
-        let left = stored.left(&now);
+        let left = stored.no_longer_sent(&now);
         assert_eq!(left.len(), 3, "{left:?}");
         assert!(
             left[0].starts_with("table public.b is no longer sent: none of PUBLICATIONS"),

@@ -112,7 +112,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             // Events under the former key of the table must be acknowledged first.
             let relation = event.relation.as_ref();
             event.barrier |= relation.is_some_and(|relation| self.key_changes.is_changed(relation));
-            self.row_lanes.add(&mut event);
+            self.row_partition_keys.add(&mut event);
             let bytes = event.bytes();
             if bytes > limit && !self.settings.passes_oversize {
                 let policy = self.envelope.oversize;

@@ -72,8 +72,8 @@ impl<R: PeekRow> WindowReader<'_, R> {
             return Ok(());
         }
         let id = out.acknowledgements.begin();
-        if lsn <= self.history.settled {
-            out.report.skipped += 1;
+        if lsn <= self.history.settled.max(self.history.sent_here) {
+            out.report.skipped += u64::from(lsn <= self.history.settled);
         } else {
             out.report.changes += 1;
             out.acknowledgements.add_change(id);

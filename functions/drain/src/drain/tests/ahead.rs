@@ -40,7 +40,7 @@ impl StateStore for KeptCheckpoint {
         "/p".to_owned()
     }
 
-    async fn store(&self, text: String) -> Result<(), CheckpointError> {
+    async fn store(&self, text: String) -> Result<(), StateStoreError> {
         *self.0.lock().unwrap() = text;
         Ok(())
     }
@@ -59,6 +59,8 @@ fn slot(tables: &[&str]) -> FakeSlot {
         flush: commits.last().unwrap().0,
         commits,
         confirmed: Lsn(99 * MIB),
+        arrivals: VecDeque::new(),
+        looks: 0,
         faults: Faults::default(),
     }
 }

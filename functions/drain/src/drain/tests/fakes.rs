@@ -48,6 +48,10 @@ pub(super) struct FakeSlot {
     pub(super) commits: Vec<(Lsn, String)>,
     pub(super) flush: Lsn,
     pub(super) confirmed: Lsn,
+    /// Transactions that are committed later: one each time that the positions are asked for.
+    pub(super) arrivals: VecDeque<String>,
+    /// How often the positions were asked for.
+    pub(super) looks: u64,
     pub(super) faults: Faults,
 }
 
@@ -64,10 +68,14 @@ pub(super) struct Faults {
     pub(super) readable: Option<Lsn>,
     /// Whether commits wait for a standby that does not answer.
     pub(super) commits_wait: bool,
+    /// Whether the only standby disconnects after the last of `arrivals`.
+    pub(super) standby_leaves: bool,
 }
 
 /// Prefix of a marker's transaction, in place of a table's name.
 pub(super) const MARKER: &str = "marker ";
+/// In place of a table's name: a message outside of transactions.
+pub(super) const MESSAGE: &str = "message";
 
 pub(super) struct FakeRow(Lsn, String);
 
@@ -103,9 +111,19 @@ impl Slot for FakeSlot {
     type Rows = FakeRows;
 
     async fn wal_positions(&mut self) -> Result<WalPositions, SlotError> {
+        self.looks += 1;
+        let readable = match self.arrivals.pop_front() {
+            Some(table) => {
+                self.flush = self.flush.plus(256);
+                self.commits.push((self.flush, table));
+                None
+            }
+            None if self.faults.standby_leaves => Some(Lsn::ZERO),
+            None => self.faults.readable,
+        };
         Ok(WalPositions {
             flush: self.flush,
-            readable: self.faults.readable.unwrap_or(self.flush),
+            readable: readable.unwrap_or(self.flush),
             restart: Lsn::ZERO,
         })
     }
@@ -123,12 +141,16 @@ impl Slot for FakeSlot {
         // A commit record has eight bytes here. The server decides by its start.
         let in_window = |(end, _): &&(Lsn, String)| (from.0..window.upto.0).contains(&(end.0 - 8));
         let rows = self.commits.iter().filter(in_window).flat_map(|(end, table)| {
+            if table == MESSAGE {
+                let row = "message: transactional: 0 prefix: p, sz: 1 content:x";
+                return vec![FakeRow(*end, row.to_owned())];
+            }
             let change = match table.as_str() {
                 "poison" => "UPSERT".to_owned(),
                 marker if marker.starts_with(MARKER) => message(marker),
                 table => format!("table public.{table}: INSERT: id[integer]:1"),
             };
-            [
+            vec![
                 FakeRow(Lsn(end.0 - 32), "BEGIN 7".to_owned()),
                 FakeRow(Lsn(end.0 - 32), change),
                 FakeRow(*end, "COMMIT 7".to_owned()),
@@ -322,7 +344,7 @@ impl StateStore for FakeStateStore {
         "/p".to_owned()
     }
 
-    async fn store(&self, text: String) -> Result<(), CheckpointError> {
+    async fn store(&self, text: String) -> Result<(), StateStoreError> {
         // The state of a backfill is stored in the same way. It is no checkpoint.
         if let Ok(checkpoint) = Checkpoint::parse(&text) {
             self.0.add(LogEntry::Stored(checkpoint.commit_end));

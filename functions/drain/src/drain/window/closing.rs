@@ -92,8 +92,8 @@ where
 
     /// Ends an unconfirmed window whose events were acknowledged.
     ///
-    /// It is not confirmed even if it was not read to its end: the slot would pass the last marker, and the
-    /// next marker would not prove that the slot had returned this one.
+    /// A window that was not read to its end is not confirmed either. The slot would pass the last marker,
+    /// which no window has checked, and the next marker proves nothing about that one.
     fn leave_unconfirmed(&mut self, read: ReadOutcome) -> WindowOutcome {
         let sent = self.sender.acknowledgements.position().commit_end;
         self.confirmer.add_unconfirmed(sent);
@@ -116,7 +116,7 @@ where
             confirmed?;
             tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
             self.sender.acknowledgements.restart_transaction();
-            // The log has other rows than those that were sent.
+            // The rows of the log now differ from those that were sent.
             let position = self.sender.acknowledgements.position().clone();
             self.confirmer.restart(position);
             return Ok(WindowOutcome::ReadAgain);

@@ -1,0 +1,137 @@
+//! Lingering: windows that stay unconfirmed, and what ends them.
+
+use super::*;
+
+/// A drain that lingers while commits arrive, and the slot after it.
+struct Lingered {
+    log: Log,
+    slot: FakeSlot,
+    report: Report,
+    result: Result<(), Error>,
+}
+
+impl Lingered {
+    /// Drains while `arrivals` are committed one by one. `lingers` is for so long.
+    async fn run(arrivals: &[&str], faults: Faults, lingers: Duration) -> Self {
+        let log = Log::default();
+        let mut slot = FakeSlot {
+            log: log.clone(),
+            commits: vec![(Lsn(100 * MIB), "first".to_owned())],
+            flush: Lsn(100 * MIB),
+            confirmed: Lsn(99 * MIB),
+            arrivals: arrivals.iter().map(|table| (*table).to_owned()).collect(),
+            looks: 0,
+            faults,
+        };
+        let settings = Settings {
+            linger: lingers,
+            poll_share: 0.5,
+            ..settings(Aggregation::None)
+        };
+        let (envelope, start) = (envelope(), start(99, 99));
+        let drained = drain(
+            DrainPorts {
+                slot: &mut slot,
+                stream: FakeStream {
+                    log: log.clone(),
+                    throttles: Arc::default(),
+                    stuck: None,
+                    shards: ShardMap::even(1),
+                    stale_lists: Arc::default(),
+                },
+                checkpoint_store: FakeStateStore(log.clone()),
+                sizing: &Mutex::default(),
+                backfill: None,
+            },
+            DrainTask {
+                settings: &settings,
+                envelope: &envelope,
+                start: &start,
+                checkpoint: Checkpoint::parse(CHECKPOINT).unwrap(),
+                ahead: None,
+                rules_hash: String::new(),
+                first_event: None,
+                budget: Budget::new(Instant::now(), Instant::now() + Duration::from_secs(10)),
+            },
+        )
+        .await;
+        Lingered {
+            log,
+            slot,
+            report: drained.report,
+            result: drained.result,
+        }
+    }
+
+    /// Number of the arrived events with this partition key.
+    fn count(&self, key: &str) -> usize {
+        self.log
+            .arrived()
+            .into_iter()
+            .filter(|arrived| arrived == key)
+            .count()
+    }
+
+    /// Number of the commits up to a position. Markers are not counted.
+    fn commits_to(&self, to: Lsn) -> u64 {
+        let commits = self.slot.commits.iter();
+        let counted = commits.filter(|(end, table)| *end <= to && !table.starts_with(MARKER));
+        counted.count() as u64
+    }
+
+    /// Whether the slot was advanced past a marker before a later marker was written.
+    fn has_passed_its_marker(&self) -> bool {
+        let mut marked = Lsn::ZERO;
+        self.log.entries().into_iter().any(|entry| {
+            if let LogEntry::MarkerWritten(lsn) = entry {
+                marked = lsn;
+            }
+            matches!(entry, LogEntry::Advanced(to) if to > marked)
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_message_outside_of_transactions_is_sent_once() {
+    let arrivals = ["a", "b", MESSAGE, "c", "d", "e", "f", "g", "h"];
+    let lingered = Lingered::run(&arrivals, Faults::default(), Duration::from_millis(800)).await;
+    assert!(lingered.result.is_ok(), "{:?}", lingered.result);
+    assert_eq!(
+        lingered.count(r#"{"prefix":"p"}"#),
+        1,
+        "{:?}",
+        lingered.log.entries()
+    );
+    assert_eq!(lingered.report.changes, 10);
+    assert_eq!(lingered.report.skipped, 0);
+}
+
+#[tokio::test]
+async fn a_failure_confirms_nothing_after_the_last_marker() {
+    let arrivals = ["a", "b", "c", "d", "e", "f", "g", "poison"];
+    let lingered = Lingered::run(&arrivals, Faults::default(), Duration::from_millis(900)).await;
+    let name = lingered.result.as_ref().map_err(Error::name);
+    assert_eq!(name, Err("Undecodable"));
+    assert!(!lingered.has_passed_its_marker(), "{:?}", lingered.log.entries());
+    // The answer counts what the checkpoint has. The rest is sent again.
+    let report = &lingered.report;
+    assert_eq!(report.changes, lingered.commits_to(report.to), "{report:?}");
+    assert!(report.unconfirmed > 0, "{report:?}");
+    assert_eq!(report.changes + report.unconfirmed, 8, "{report:?}");
+}
+
+#[tokio::test]
+async fn a_standby_that_leaves_ends_the_drain() {
+    let faults = Faults {
+        standby_leaves: true,
+        ..Faults::default()
+    };
+    let arrivals = ["a", "b", "c", "d", "e", "f", "g"];
+    let lingered = Lingered::run(&arrivals, faults, Duration::from_millis(500)).await;
+    assert!(lingered.result.is_ok(), "{:?}", lingered.result);
+    assert_eq!(lingered.report.stopped, StopReason::Empty);
+    // A loop without a pause looks thousands of times.
+    assert!(lingered.slot.looks < 200, "looked {} times", lingered.slot.looks);
+    assert!(!lingered.has_passed_its_marker(), "{:?}", lingered.log.entries());
+    assert!(lingered.report.unconfirmed > 0);
+}
