@@ -115,12 +115,12 @@ async fn a_kill_between_two_confirmations_loses_nothing() {
 }
 
 async fn a_window_that_ends_at_its_row_bound_is_confirmed_with_a_marker() {
-    // Three loads, each larger than the row bound of a first window. At least one of them is read by a window
-    // that is not confirmed.
+    // Three loads, each larger than the row bound of an unconfirmed window. Such a window reads at least one
+    // of them.
     const LOADS: i64 = 3;
-    const ROWS: i64 = 110_000;
+    const ROWS: i64 = 30_000;
     Plugin::each(|plugin| async move {
-        let mut fixture = fixture(plugin, 20).await;
+        let mut fixture = fixture(plugin, 14).await;
         fixture.function.set("AGGREGATION", "kpl").await;
         let writing = async {
             let mut commits = 0;
@@ -133,7 +133,7 @@ async fn a_window_that_ends_at_its_row_bound_is_confirmed_with_a_marker() {
             commits + write_until(&fixture, Instant::now() + Duration::from_secs(3)).await
         };
         let (outcome, commits) = tokio::join!(fixture.invoke(json!({})), writing);
-        // On a busy machine the loads last longer than the invocation lingers, so further ticks send the rest.
+        // On a busy machine, the loads may last longer than the invocation. Further ticks send the rest.
         let mut reports = vec![outcome.answer()];
         reports.extend(fixture.drain().await);
         let changes: i64 = reports

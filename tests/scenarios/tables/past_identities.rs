@@ -26,6 +26,7 @@ crate::scenarios![
     rows_of_a_renamed_table_have_its_key_or_none,
     rows_after_a_change_have_the_new_key,
     an_identity_of_the_past_makes_no_nulls,
+    a_newer_index_leaves_the_key_of_an_identity_index,
 ];
 
 /// Asserts that no two inserts of a table share a row key.
@@ -142,6 +143,33 @@ async fn an_identity_index_that_changed_gives_no_row_the_key_of_another(version:
         assert_no_null_before(&delivery);
         let deleted = delivery.of_table("public.t").pop().unwrap();
         assert_eq!(deleted["before"], json!({"a": 12}));
+    })
+    .await;
+}
+
+async fn a_newer_index_leaves_the_key_of_an_identity_index() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql(
+                "create table t (id int primary key, code text not null, n int);
+                 create unique index by_code on t (code);
+                 alter table t replica identity using index by_code",
+            )
+            .await;
+        fixture.drain().await;
+        fixture
+            .sql("insert into t values (1, 'x', 0), (2, 'y', 0); create index on t (n)")
+            .await;
+        fixture.sql("delete from t where code = 'x'").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["t"]).await;
+        let keys: Vec<&str> = delivery
+            .changes()
+            .iter()
+            .map(|it| it.partition_key.as_str())
+            .collect();
+        assert_eq!(keys, [r#"{"code":"x"}"#, r#"{"code":"y"}"#, r#"{"code":"x"}"#]);
     })
     .await;
 }

@@ -16,6 +16,7 @@ crate::scenarios![
     a_moved_row_keeps_the_mark,
     a_large_key_is_always_sent,
     a_column_that_the_update_sets_to_null_is_null,
+    a_large_value_from_before_storage_plain_is_marked,
     earlier_events_lack_a_later_column,
 ];
 
@@ -76,6 +77,23 @@ async fn untouched(builder: FixtureBuilder) {
         (&events[1]["op"], &events[1]["before"]),
         (&json!("u"), &Value::Null)
     );
+}
+
+async fn a_large_value_from_before_storage_plain_is_marked() {
+    Plugin::each(|plugin| async move {
+        let fixture = documents(Fixture::builder(plugin)).await;
+        fixture.sql("alter table doc alter body set storage plain").await;
+        fixture.drain().await;
+        fixture.sql("update doc set n = 2").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["doc"]).await;
+        let events = delivery.of_table("public.doc");
+        assert_eq!(
+            events[1]["after"],
+            json!({"id": 1, "n": 2, "body": UNAVAILABLE, "note": null})
+        );
+    })
+    .await;
 }
 
 async fn the_old_row_completes_untouched_values() {

@@ -13,6 +13,7 @@ crate::scenarios![
     a_truncate_separates_earlier_and_later_events,
     rows_of_one_transaction_keep_their_side_of_a_truncate,
     a_truncate_of_several_tables_sends_one_event_each,
+    a_truncate_of_a_partitioned_table_is_one_of_each_partition,
     an_excluded_table_sends_no_truncate,
     a_truncate_empties_a_table_without_a_key,
     rows_without_a_key_keep_their_side_of_a_truncate,
@@ -161,6 +162,28 @@ async fn a_truncate_of_several_tables_sends_one_event_each() {
         let mut emptied: Vec<String> = changes[5..8].iter().map(|it| it.partition_key.clone()).collect();
         emptied.sort();
         assert_eq!(emptied, ["S x.c", "public.a", "public.b"]);
+    })
+    .await;
+}
+
+async fn a_truncate_of_a_partitioned_table_is_one_of_each_partition() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql(
+                "create table p (id int primary key) partition by range (id);
+                 create table low partition of p for values from (0) to (10);
+                 create table high partition of p for values from (10) to (20)",
+            )
+            .await;
+        fixture.sql("insert into p values (1), (11)").await;
+        fixture.sql("truncate p").await;
+        fixture.drain().await;
+        let delivery = fixture.compare(&["low", "high"]).await;
+        let truncates = delivery.changes().split_off(2);
+        let mut emptied: Vec<&str> = truncates.iter().map(|it| it.partition_key.as_str()).collect();
+        emptied.sort_unstable();
+        assert_eq!(emptied, ["public.high", "public.low"]);
     })
     .await;
 }

@@ -262,6 +262,14 @@ impl<'c> PastTable<'c> {
         self.holds(&self.table.recent.dropped) && columns.all(|column| sent.contains(&column.name.as_str()))
     }
 
+    /// Whether it was a partitioned table when the row was written.
+    ///
+    /// A table with rows cannot become one, but an earlier table may have had the name.
+    pub fn is_partitioned(&self) -> bool {
+        let created = self.table.recent.created;
+        self.table.is_partitioned && created.is_none_or(|xid| self.holds(&[xid]))
+    }
+
     /// Its partitions with rows that existed when the row was written.
     pub fn partitions(&self) -> Vec<PastTable<'c>> {
         let partitions = self.table.partitions.iter();

@@ -139,6 +139,14 @@ impl Decoder {
     }
 }
 
+/// Whether a truncated table is a partitioned table.
+///
+/// wal2json and test_decoding name it beside its partitions. It has no events of its own.
+fn is_partitioned(catalog: &Catalog, table: &TableName) -> bool {
+    let past = catalog.past_table_named(table);
+    past.is_some_and(|past| past.is_partitioned())
+}
+
 /// Merges the old row of an update into the new row.
 ///
 /// Replaces the unchanged values of the new row by those of the old row. Returns the old row, or `None` if it

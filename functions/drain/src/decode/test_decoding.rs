@@ -9,7 +9,7 @@ pub(super) mod shortener;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{DecodeError, Plugin, merge_old_row};
+use super::{DecodeError, Plugin, is_partitioned, merge_old_row};
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::base::time::micros_of_timestamp;
@@ -120,7 +120,8 @@ impl<'a> TextReader<'a> {
         }
         if self.skip("TRUNCATE:") {
             let relation = |table| Arc::new(relation(catalog, table, &[], &[], ColumnCoverage::Row));
-            let relations = tables.iter().map(relation).collect();
+            let tables = tables.iter().filter(|table| !is_partitioned(catalog, table));
+            let relations = tables.map(relation).collect();
             return Ok(Change::Truncate { relations });
         }
         let [table] = &tables[..] else {

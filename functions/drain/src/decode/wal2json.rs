@@ -15,7 +15,7 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{DecodeError, Plugin, merge_old_row};
+use super::{DecodeError, Plugin, is_partitioned, merge_old_row};
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::base::time::micros_of_timestamp;
@@ -107,7 +107,7 @@ impl Wal2jsonDecoder {
     ///
     /// # Errors
     /// The syntax that the decoder expected instead.
-    fn item<'a>(&mut self, catalog: &Catalog, row: JsonRow<'a>) -> Result<Item<'a>, &'static str> {
+    fn item<'a>(&mut self, catalog: &Catalog, mut row: JsonRow<'a>) -> Result<Item<'a>, &'static str> {
         match &*row.action {
             "B" => Ok(Item::Begin {
                 xid: row.xid.ok_or("an xid in B")?,
@@ -119,7 +119,10 @@ impl Wal2jsonDecoder {
                 commit_time: row.commit_time(),
             }),
             "M" => row.into_message(),
-            _ => self.change(catalog, &row).map(Item::Change),
+            _ => {
+                drop_virtual_columns(catalog, &mut row);
+                self.change(catalog, &row).map(Item::Change)
+            }
         }
     }
 
@@ -146,7 +149,10 @@ impl Wal2jsonDecoder {
         };
         Ok(match action {
             JsonAction::Truncate => Change::Truncate {
-                relations: vec![relation],
+                relations: match is_partitioned(catalog, &relation.table) {
+                    true => Vec::new(),
+                    false => vec![relation],
+                },
             },
             JsonAction::Insert => Change::Insert {
                 new: tuple(columns, &Datum::Absent)?,
@@ -164,6 +170,25 @@ impl Wal2jsonDecoder {
             }
         })
     }
+}
+
+/// Drops the nulls of virtual columns. Such a null stands for a value that no log has.
+fn drop_virtual_columns(catalog: &Catalog, row: &mut JsonRow<'_>) {
+    let is_null = |column: &JsonColumn<'_>| column.value.is_none() && column.oversize.is_none();
+    let (Some(schema), Some(table)) = (&row.schema, &row.table) else {
+        return;
+    };
+    if !catalog.has_virtual_columns || !row.columns.iter().chain(&row.identity).any(is_null) {
+        return;
+    }
+    let table = TableName::new(&**schema, &**table);
+    let virtual_columns = catalog.table(&table).map(|table| &table.virtual_columns[..]);
+    let virtual_columns = virtual_columns.unwrap_or_default();
+    let is_kept = |column: &JsonColumn<'_>| {
+        !is_null(column) || !virtual_columns.iter().any(|name| *name == column.name)
+    };
+    row.columns.retain(is_kept);
+    row.identity.retain(is_kept);
 }
 
 /// The table of a row; `None` for a row without one.

@@ -170,7 +170,7 @@ impl<C: StateStore> Checkpointer<C> {
         has_others.then(|| self.last_start + self.interval.max(AHEAD_INTERVAL))
     }
 
-    /// Starts a store of the acknowledged position, and does not wait for it.
+    /// Starts to store the acknowledged position. Does not wait for it.
     ///
     /// `counts` has what was acknowledged up to it, `ahead` the acknowledged changes after it, and
     /// `events_ahead` the number of their events. Nothing is stored if both are stored already.

@@ -158,11 +158,9 @@ impl<C: StateStore> Confirmer<C> {
         let deadline = self.budget.confirming_deadline();
         let counts = sender.acknowledgements.counts();
         let ahead = self.ahead.for_checkpoint(sender, self.markers.last());
-        self.checkpointer
-            .store(position, counts, ahead, deadline, async || {
-                slot.check_lock().await
-            })
-            .await
+        let fence = async || slot.check_lock().await;
+        let stored = self.checkpointer.store(position, counts, ahead, deadline, fence);
+        stored.await
     }
 
     /// Stores the checkpoint, then advances the slot.

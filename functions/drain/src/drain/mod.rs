@@ -300,7 +300,7 @@ where
         Ok(self.runner.unread_bytes(positions) >= MOST_LAG_BYTES)
     }
 
-    /// Whether the log has not returned the watermark of the last chunk yet.
+    /// Whether the watermark of a chunk was emitted and has not arrived.
     fn has_chunk(&self) -> bool {
         self.runner
             .backfill

@@ -8,8 +8,7 @@
 //! Otherwise the commits of all large transactions of the window are requested from the server. This costs
 //! another peek.
 //!
-//! **Bounds.** The reader processes one row at a time. So no burst of events exceeds the bound on bytes in
-//! flight.
+//! **Bounds.** The reader processes one row at a time, so no burst exceeds the bound on bytes in flight.
 //!
 //! **Large transactions.** A transaction may take several invocations. It is acknowledged in sections. The
 //! next invocation resumes at the end of the last acknowledged section. It skips the rows before, and
@@ -444,8 +443,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             // Transactions after the settled position were sent by this drain, and are not counted.
             out.report.skipped += u64::from(commit_end <= self.history.settled);
             let projected = self.projections.change(&change);
-            self.envelope
-                .skip(progress, lsn, projected.as_ref().unwrap_or(&change));
+            let sent = projected.as_ref().unwrap_or(&change);
+            self.envelope.skip(progress, lsn, sent);
             return Ok(());
         }
         let id = open.id;
@@ -456,15 +455,15 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if ahead.is_some_and(|ahead| events::has_change(ahead, &change, progress.next_position(lsn))) {
             out.report.acknowledged_ahead += 1;
             let projected = self.projections.change(&change);
-            self.envelope
-                .skip(progress, lsn, projected.as_ref().unwrap_or(&change));
+            let sent = projected.as_ref().unwrap_or(&change);
+            self.envelope.skip(progress, lsn, sent);
         } else {
             events::warn_of_unnamed_row(&self.settings.slot, &change, out.report);
             out.report.omitted += self.encode(lsn, change, out.chunk.as_deref_mut())?;
             self.queue_events(id, out)?;
         }
-        let is_section_full = |open: &OpenTransaction| open.rows.bytes >= SECTION_BYTES;
-        if self.open.as_ref().is_some_and(is_section_full) {
+        let section_bytes = self.open.as_ref().map_or(0, |open| open.rows.bytes);
+        if section_bytes >= SECTION_BYTES {
             self.end_section(out.acknowledgements, out.chunk.as_deref());
         }
         Ok(())

@@ -124,7 +124,8 @@ const COLUMNS: &str = "
              array_agg(atttypid order by attnum),
              array_agg(atttypmod order by attnum),
              array_agg(format_type(atttypid, atttypmod) order by attnum),
-             array_agg(attlen = -1 and attstorage <> 'p' order by attnum),
+             -- Also with `set storage plain`: older values stay out of line.
+             array_agg(attlen = -1 and attgenerated <> 'v' order by attnum),
              array_agg(xmin::text::int8 order by attnum),
              array_agg(attgenerated = 'v' order by attnum),
              coalesce(bool_or(attnotnull), false)

@@ -179,7 +179,7 @@ impl RowDescription<'_, '_> {
     ///
     /// The row has its primary key, and its old row has the columns of the replica identity. Only an insert
     /// does not show an identity other than the primary key. The catalog has it, if it held at that time. If
-    /// the identity is an index that was dropped, the primary key is not the key.
+    /// the identity is an index that is newer or was dropped, the primary key may not be the key.
     fn key<'k>(&'k self, past: Option<PastTable<'k>>) -> Vec<&'k str> {
         fn names<'k>(columns: &'k [JsonColumn<'_>]) -> Vec<&'k str> {
             columns.iter().map(|column| &*column.name).collect()
@@ -190,9 +190,14 @@ impl RowDescription<'_, '_> {
             return identity;
         }
         let sent = if identity.is_empty() { columns } else { identity };
-        let catalog_key = past.filter(PastTable::logs_key_changes).map(|past| past.key());
-        let catalog_key = catalog_key.into_iter().flatten().map(String::as_str);
-        let candidates = [catalog_key.collect(), names(self.primary_key)];
+        let has_index = past.is_some_and(|past| past.now().identity == 'i');
+        let catalog_key = past.filter(|past| has_index || past.logs_key_changes());
+        let catalog_key = catalog_key.into_iter().flat_map(|past| past.key());
+        let catalog_key: Vec<&str> = catalog_key.map(String::as_str).collect();
+        if has_index && catalog_key.is_empty() && self.action == JsonAction::Insert {
+            return Vec::new();
+        }
+        let candidates = [catalog_key, names(self.primary_key)];
         let is_sent = |key: &&Vec<&str>| !key.is_empty() && key.iter().all(|column| sent.contains(column));
         if let Some(key) = candidates.iter().find(is_sent) {
             let is_lost = past.is_some_and(|past| past.lost_its_identity());

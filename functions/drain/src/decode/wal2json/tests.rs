@@ -437,3 +437,50 @@ fn a_row_is_decoded_although_the_quotes_of_a_type_name_break_its_json() {
         [Type::Integer, Type::Text, array]
     );
 }
+
+#[test]
+fn a_null_of_a_virtual_column_is_absent() {
+    let mut catalog = catalog(&["id"], &[]);
+    catalog.has_virtual_columns = true;
+    let table = CatalogTable {
+        virtual_columns: vec!["g".to_owned()],
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("s", "t"), table);
+    let new = [("id", r#""1""#), ("g", "null"), ("n", "null")];
+    let (relation, _, row) = change(&catalog, &row("I", &new, &[], "id"));
+    let names: Vec<&str> = relation
+        .columns
+        .iter()
+        .map(|column| column.name.as_str())
+        .collect();
+    assert_eq!(names, ["id", "n"]);
+    assert_eq!(row.unwrap()[1], "Null");
+}
+
+#[test]
+fn a_truncate_of_a_partitioned_table_is_none() {
+    let mut catalog = Catalog::default();
+    let table = CatalogTable {
+        is_partitioned: true,
+        ..CatalogTable::default()
+    };
+    catalog.insert(TableName::new("s", "t"), table);
+    let row = br#"{"action":"T","schema":"s","table":"t"}"#;
+    for (catalog, count) in [(&catalog, 0), (&Catalog::default(), 1)] {
+        let item = Wal2jsonDecoder::default().decode(catalog, row).unwrap();
+        let Item::Change(Change::Truncate { relations }) = item else {
+            panic!("{item:?}");
+        };
+        assert_eq!(relations.len(), count);
+    }
+}
+
+#[test]
+fn a_control_character_in_the_name_of_a_type_is_escaped() {
+    let row = "{\"action\":\"I\",\"schema\":\"s\",\"table\":\"t\",\"columns\":[\
+        {\"name\":\"m\",\"type\":\"a\tb\",\"value\":\"x\"}]}";
+    let (relation, _, row) = change(&Catalog::default(), row.as_bytes());
+    assert_eq!(relation.columns.len(), 1);
+    assert_eq!(row.unwrap().len(), 1);
+}

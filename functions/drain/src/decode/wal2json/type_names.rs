@@ -23,11 +23,15 @@ pub(super) fn escape_type_names(data: &[u8]) -> Option<Vec<u8>> {
         let (text, length) = type_name(name)?;
         out.push(b'"');
         for byte in text {
-            if matches!(byte, b'"' | b'\\') {
-                is_changed = true;
-                out.push(b'\\');
+            match byte {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+                0..0x20 => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+                _ => {
+                    out.push(*byte);
+                    continue;
+                }
             }
-            out.push(*byte);
+            is_changed = true;
         }
         out.push(b'"');
         rest = rest.get(length..)?;

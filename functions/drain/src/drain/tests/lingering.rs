@@ -79,7 +79,7 @@ impl Lingered {
         counted.count() as u64
     }
 
-    /// Whether the slot was advanced past a marker before a later marker was written.
+    /// Whether the slot was ever advanced past the last marker.
     fn has_passed_its_marker(&self) -> bool {
         let mut marked = Lsn::ZERO;
         self.log.entries().into_iter().any(|entry| {
