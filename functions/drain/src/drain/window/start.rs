@@ -67,7 +67,7 @@ where
     /// Searches for the last marker if the history may differ.
     ///
     /// There are two cases. After a promotion, the slot may have another history than the checkpoint. A
-    /// server that was restored from an older copy of its disk keeps its timeline, and its log may have passed
+    /// server that was restored from an older copy of its disk keeps its timeline. Its log may have passed
     /// the checkpoint's position again. So the marker is also searched before a transaction is skipped.
     async fn check_history(&mut self) -> Result<(), Error> {
         let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
