@@ -7,7 +7,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo try test lint check advisories build release bench conformance storm mutants fuzz breaker backfill
 .PHONY: huge tables dashboard examples
-.PHONY: invoke status plan certs deploy example clean tools-rust tools-demo tools-postgres tools-consumers tools-stack
+.PHONY: invoke status plan certs deploy example clean
+.PHONY: tools tools-rust tools-demo tools-postgres tools-consumers tools-stack
 .PHONY: tools-examples tools-conformance tools-check tools-checkov tools-sql tools-build tools-fuzz tools-dashboard
 .PHONY: tools-kcl tools-flink tools-spark
 
@@ -182,6 +183,8 @@ example: tools-rust tools-check tools-build ## deploy a cluster with sample tabl
 
 clean: ## remove what was built and installed in this folder
 	rm -rf target .aws-sam .run .tools
+
+tools: tools-check tools-checkov tools-sql tools-examples tools-demo tools-postgres tools-consumers tools-stack ## install what check and test need
 
 tools-rust:
 	@scripts/rust.sh

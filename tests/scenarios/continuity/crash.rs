@@ -58,6 +58,8 @@ struct Recovery {
     duplicates: usize,
     /// Changes that the ticks skipped.
     skipped: u64,
+    /// Changes that the checkpoint covers and the slot does not, right after the kill.
+    covered: u64,
 }
 
 /// Ticks until the slot is empty, and checks the promise.
@@ -88,11 +90,14 @@ async fn recover(fixture: &Fixture) -> Recovery {
         "changes that the checkpoint covers were not sent exactly once"
     );
     let changes = (before.changes().len(), after.changes().len());
+    let is_new = |position: &&String| commit_end(position) > positions.confirmed;
+    let covered = covered(&before).keys().filter(is_new).count() as u64;
     Recovery {
         positions,
         changes,
         duplicates: after.duplicates(),
         skipped,
+        covered,
     }
 }
 
@@ -168,9 +173,12 @@ async fn a_kill_between_checkpoint_and_advance_skips_sent_changes() {
             recovery.positions.checkpoint > positions.checkpoint,
             "the checkpoint did not move"
         );
-        assert!(
-            recovery.skipped > 0,
-            "changes below the checkpoint were not skipped"
+        // On a busy machine, the first store may be that of a marker, before any change is acknowledged.
+        let (skipped, covered) = (recovery.skipped, recovery.covered);
+        assert_eq!(
+            skipped > 0,
+            covered > 0,
+            "{skipped} of {covered} changes were skipped"
         );
     })
     .await;

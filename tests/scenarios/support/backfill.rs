@@ -106,8 +106,9 @@ pub(crate) async fn start_within(fixture: &Fixture, event: Value, time: Duration
         assert!(reports.len() < 10, "the backfill sends no rows: {reports:#?}");
         reports.push(invoke_within(fixture, json!({}), time).await);
     }
+    // There, the commit of the next watermark may take as long as if it waited for a standby.
     let last = &reports[reports.len() - 1];
-    assert_eq!(backfill_state(last), "running", "{last}");
+    assert!(["running", "waiting"].contains(&backfill_state(last)), "{last}");
     reports
 }
 

@@ -148,3 +148,97 @@ impl<'a> WindowBounds<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Window = Window {
+        upto: Lsn(1 << 30),
+        rows: 1_000,
+        sent_prefix: None,
+    };
+
+    fn skipped() -> SlotError {
+        SlotError::PublicationSkipped {
+            slot: "s".into(),
+            confirmed: Lsn(7),
+            source: "no publication".into(),
+        }
+    }
+
+    #[test]
+    fn a_search_halves_its_windows_and_fails_at_a_single_transaction() {
+        let sizing = Mutex::default();
+        let mut bounds = WindowBounds::new("s", &sizing);
+        let rows = |bounds: &WindowBounds<'_>| bounds.adjusted(WINDOW, None, Duration::from_secs(60)).0.rows;
+        bounds.continue_search(skipped(), 1_000).unwrap();
+        // The first window has one transaction. It could be decoded, so the others follow.
+        let mut tried = vec![rows(&bounds)];
+        for _ in 0..3 {
+            bounds.advance_search();
+            tried.push(rows(&bounds));
+        }
+        assert_eq!(tried, [1, 500, 250, 125]);
+        // The window of 125 rows failed: the transaction is in its first half.
+        bounds.continue_search(skipped(), 1_000).unwrap();
+        assert_eq!(rows(&bounds), 62);
+        while rows(&bounds) > 1 {
+            bounds.continue_search(skipped(), 1_000).unwrap();
+        }
+        let failed = bounds.continue_search(skipped(), 1_000).unwrap_err();
+        assert_eq!(failed.name(), "PublicationMissing");
+    }
+
+    #[test]
+    fn a_resumed_transaction_has_no_row_bound_and_nearly_all_of_the_time() {
+        let sizing = Mutex::default();
+        let mut bounds = WindowBounds::new("s", &sizing);
+        let resume = ResumePoint {
+            xid: 7,
+            commit_end: Lsn(100),
+            commit_time: None,
+            lsn: Lsn(50),
+            rows_at_lsn: 1,
+            rows: 10,
+            hash: String::new(),
+            counts: crate::encode::EventCounts::default(),
+        };
+        let left = Duration::from_secs(100);
+        let (window, time) = bounds.adjusted(WINDOW, Some(&resume), left);
+        let sent_prefix = Some(SentPrefix {
+            xid: 7,
+            before: Lsn(50),
+        });
+        assert_eq!((window.rows, window.sent_prefix), (i32::MAX, sent_prefix));
+        assert_eq!(time, Duration::from_secs(90));
+        // A search reads this transaction alone.
+        bounds.continue_search(skipped(), 1_000).unwrap();
+        assert_eq!(bounds.adjusted(WINDOW, Some(&resume), left).0.rows, 1);
+    }
+
+    #[test]
+    fn the_smallest_window_is_an_error_only_after_most_of_the_time() {
+        let sizing = Mutex::default();
+        let mut bounds = WindowBounds::new("s", &sizing);
+        let mut steps = Vec::new();
+        for had_most_time in [false, true] {
+            // Each step makes the window smaller, up to the smallest one.
+            let last = loop {
+                match bounds.shrink(Lsn(1 << 40), Lsn(1 << 40), had_most_time) {
+                    Ok(WindowStep::Another) => {}
+                    last => break last,
+                }
+            };
+            steps.push(last.map_err(|error| error.name()));
+        }
+        assert_eq!(steps[0], Ok(WindowStep::OutOfTime));
+        assert_eq!(
+            bounds
+                .shrink(Lsn(1 << 40), Lsn(1 << 40), true)
+                .unwrap_err()
+                .name(),
+            "PeekTimeout"
+        );
+    }
+}
