@@ -58,7 +58,7 @@ struct Recovery {
     duplicates: usize,
     /// Changes that the ticks skipped.
     skipped: u64,
-    /// Changes that the checkpoint covers and the slot does not, right after the kill.
+    /// Changes right after the kill that only the checkpoint covers.
     covered: u64,
 }
 
