@@ -231,8 +231,8 @@ fn main() {
     assert_every_file_is_registered();
     let mut arguments = Arguments::from_args();
     // Each scenario has its own database, slot and stream, so any number could run. But they share the cores
-    // with their servers, and with three at once a third of two cores is idle.
-    arguments.test_threads = arguments.test_threads.or(Some(4));
+    // with their servers, so only three run at once: on two cores, four and six take as long.
+    arguments.test_threads = arguments.test_threads.or(Some(3));
     // The message and its location are enough: a backtrace has only frames of tokio and of this file.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let conclusion = libtest_mimic::run(&arguments, all());
