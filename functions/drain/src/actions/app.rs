@@ -220,7 +220,13 @@ impl App {
             Err(StateStoreError::Invalid { .. }) if accept_gap.is_some() => None,
             loaded => loaded?,
         };
-        let start = continuity::check(name, &server, state.as_ref(), stored.as_ref(), accept_gap)?;
+        let checked = continuity::check(name, &server, state.as_ref(), stored.as_ref(), accept_gap);
+        if checked.is_err() {
+            // Without the lock, another drainer may have stored the checkpoint after this inspection. Then
+            // the two differ, and nothing is wrong.
+            server::check_lock(connector, &control).await?;
+        }
+        let start = checked?;
         let settings = self.settings(&server, &start, stream?, self.column_rules().await?);
         let kept = KeptBytes::for_record(settings.record_bytes);
         let slot = PgSlot::open(connector, control, &self.config, start.plugin, kept, &server).await?;

@@ -136,6 +136,26 @@ pub(crate) async fn lock_or_busy(
     }
 }
 
+/// Checks that the session which acquired the slot's lock still has it.
+///
+/// A lock ends with its session.
+///
+/// # Errors
+/// The session has ended, or does not answer within two seconds.
+pub(crate) async fn check_lock(connector: &Connector, session: &Session) -> Result<(), SlotError> {
+    const DOING: &str = "asking for the lock";
+    let answer = session.client.simple_query("select 1");
+    match tokio::time::timeout(Duration::from_secs(2), answer).await {
+        Ok(answer) => answer.map(drop).map_err(|error| connector.failed(DOING, error)),
+        Err(elapsed) => Err(SlotError::Failed {
+            host: connector.host().to_owned(),
+            doing: DOING,
+            transient: true,
+            source: Box::new(elapsed),
+        }),
+    }
+}
+
 /// The session that holds the slot's lock; `None` if there is none.
 ///
 /// # Errors

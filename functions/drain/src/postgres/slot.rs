@@ -423,18 +423,7 @@ impl Slot for PgSlot<'_> {
     }
 
     async fn check_lock(&mut self) -> Result<(), SlotError> {
-        let answer = self.control.client.simple_query("select 1");
-        match tokio::time::timeout(Duration::from_secs(2), answer).await {
-            Ok(answer) => answer
-                .map(drop)
-                .map_err(|error| self.failed("asking for the lock", error)),
-            Err(elapsed) => Err(SlotError::Failed {
-                host: self.connector.host().to_owned(),
-                doing: "asking for the lock",
-                transient: true,
-                source: Box::new(elapsed),
-            }),
-        }
+        server::check_lock(self.connector, &self.control).await
     }
 
     async fn cancel_control(&mut self) {
