@@ -20,6 +20,7 @@ crate::scenarios![
     a_killed_drainer_releases_the_lock,
     a_slot_of_another_reader_is_busy,
     an_action_waits_for_a_drain_and_then_names_the_drainer,
+    a_drainer_that_lost_its_session_does_not_judge_the_checkpoint_of_another,
 ];
 
 /// Fixture with a backlog of one key.
@@ -221,4 +222,35 @@ async fn an_action_waits_for_a_drain_and_then_names_the_drainer() {
     assert!(dropped.contains(&fixture.slot), "{dropped}");
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(delivery.changes().len(), backlog::events(&fixture).await);
+}
+
+async fn a_drainer_that_lost_its_session_does_not_judge_the_checkpoint_of_another() {
+    let fixture = fixture().await;
+    let drainer = SecondDrainer::of(&fixture).await;
+    let sessions = "from pg_stat_activity where usename = 'repluser' and datname = current_database()";
+    let inspected =
+        format!("select count(*) {sessions} and state = 'idle' and query like '%pg_control_system%'");
+    // The first drainer has inspected the server, and waits for the checkpoint. Then it loses its session,
+    // and the second one drains.
+    let mut held = fixture
+        .ssm_proxy
+        .hold_with_retries("GetParameter", FaultSide::Request);
+    let (outcome, ()) = tokio::join!(fixture.invoke(json!({})), async {
+        held.wait_until_held().await;
+        wait::until("the server is inspected", DEADLINE, || async {
+            fixture.value(&inspected).await.as_deref() == Some("1")
+        })
+        .await;
+        fixture
+            .sql(&format!("select pg_terminate_backend(pid) {sessions}"))
+            .await;
+        wait_until_sessions_end(&fixture).await;
+        fixture.sql("update t set n = n + 1").await;
+        let report = drainer.function.invoke(&json!({}), DEADLINE).await.answer();
+        assert_eq!(report["stopped"], "empty", "{report}");
+        held.release();
+    });
+    let (name, message) = outcome.error();
+    assert_eq!(name, "PostgresFailed", "{message}");
+    finish(&fixture).await;
 }
