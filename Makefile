@@ -184,7 +184,8 @@ example: tools-rust tools-check tools-build ## deploy a cluster with sample tabl
 clean: ## remove what was built and installed in this folder
 	rm -rf target .aws-sam .run .tools
 
-tools: tools-check tools-checkov tools-sql tools-examples tools-demo tools-postgres tools-consumers tools-stack ## install what check and test need
+tools: tools-check tools-checkov tools-sql tools-examples ## install what check and test need
+tools: tools-demo tools-postgres tools-consumers tools-stack
 
 tools-rust:
 	@scripts/rust.sh

@@ -80,7 +80,7 @@ pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
 
 /// The loop of one drain.
 ///
-/// It runs windows, and the chunks of a backfill between them. At the end of the log it polls.
+/// It runs windows. Between two windows it reads a chunk of the backfill. At the end of the log it polls.
 struct Drain<'a, S, K, C> {
     runner: WindowRunner<'a, S, K, C>,
     bounds: WindowBounds<'a>,

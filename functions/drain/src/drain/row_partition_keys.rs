@@ -27,7 +27,7 @@ pub(super) struct RowPartitionKeys {
 impl RowPartitionKeys {
     /// Adds an event, and makes it a barrier if necessary.
     ///
-    /// A barrier is necessary if an event of the row with another partition key may not be acknowledged.
+    /// A barrier is necessary if the row's last event had another partition key. It may still be in flight.
     pub(super) fn add(&mut self, event: &mut Event) {
         if let Some(row) = event.row {
             let key = self.hasher.hash_one(&event.partition_key);

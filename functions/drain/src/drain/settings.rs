@@ -17,10 +17,10 @@ pub const REQUEST: RequestLimits = RequestLimits {
 
 /// Most bytes of an aggregate.
 ///
-/// A shard accepts 1 MB a second from all its producers together. That is four aggregates of this size, with
-/// their partition keys. An aggregate of this size fills ten put units of 25 KB. Only one aggregate of a
-/// shard is in flight, so a shard gets at most this number of bytes in a round trip. A shard that has refused
-/// records gets smaller aggregates (`pack/shard_pacing.rs`).
+/// Four aggregates of this size, with their partition keys, are the 1 MB a second that a shard accepts. One
+/// aggregate fills ten put units of 25 KB. A shard has one aggregate in flight, so it gets at most this
+/// number of bytes in a round trip. A shard that has refused records gets smaller aggregates
+/// (`pack/shard_pacing.rs`).
 pub const AGGREGATE_BYTES: usize = 248_000;
 
 /// Settings of a drain.

@@ -80,7 +80,7 @@ impl SentTables {
 
     /// A sentence for each table that was sent and is not now. `states` has all tables of the database.
     ///
-    /// Only hashes are stored, so a table that no longer exists is counted, and not named.
+    /// Only hashes are stored. So tables that no longer exist are counted, but cannot be named.
     pub fn no_longer_sent(&self, states: &[TableState]) -> Vec<String> {
         let bytes = STANDARD.decode(&self.hashes).unwrap_or_default();
         let (sent, _) = bytes.as_chunks::<HASH_BYTES>();

@@ -92,8 +92,8 @@ where
 
     /// Ends an unconfirmed window whose events were acknowledged.
     ///
-    /// A window that was not read to its end is not confirmed either. The slot would pass the last marker,
-    /// which no window has checked, and the next marker proves nothing about that one.
+    /// A window that was not read to its end is not confirmed either. The slot would pass the last marker
+    /// before a window has checked it. Then no later window could check it.
     fn leave_unconfirmed(&mut self, read: ReadOutcome) -> WindowOutcome {
         let sent = self.sender.acknowledgements.position().commit_end;
         self.confirmer.add_unconfirmed(sent);

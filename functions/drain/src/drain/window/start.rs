@@ -66,9 +66,9 @@ where
 
     /// Searches for the last marker if the history may differ.
     ///
-    /// There are two cases. After a promotion, the slot may have another history than the checkpoint. A
-    /// server that was restored from an older copy of its disk keeps its timeline. Its log may have passed
-    /// the checkpoint's position again. So the marker is also searched before a transaction is skipped.
+    /// The history may differ after a promotion. It may also differ on the same timeline: a server that was
+    /// restored from an older copy of its disk can write past the checkpoint's position again. So the marker
+    /// is searched before any transaction is skipped, too.
     async fn check_history(&mut self) -> Result<(), Error> {
         let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
         if !self.start.promoted && !skips {
