@@ -36,7 +36,7 @@ TABLES = {
     },
     "functions/drain/src/encode/tests/schemas.rs": {"each_type_has_the_schema_of_its_mode"},
     "functions/drain/src/encode/tests/values.rs": {"each_type_has_its_json_in_dms_and_in_wal2json"},
-    "functions/drain/src/event/backfill.rs": {"other_events_are_refused_with_the_known_fields"},
+    "functions/drain/src/invocation/backfill.rs": {"other_events_are_refused_with_the_known_fields"},
 }
 
 FUNCTION = re.compile(r"(\s*)(?:pub(?:\([^)]*\))? )?(?:const )?(?:async )?(?:unsafe )?(?:extern \"C\" )?fn (\w+)")

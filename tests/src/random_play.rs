@@ -21,4 +21,4 @@ pub mod workloads;
 mod writer;
 
 pub use engine::{Engine, play_all};
-pub use result::{Counter, PlayCounts, PlayResult};
+pub use result::{Counter, Log, PlayCounts, PlayResult};

@@ -8,8 +8,8 @@ use crate::base::stored_document::InvalidDocument;
 use crate::config::ConfigError;
 use crate::continuity::Discontinuity;
 use crate::decode::DecodeError;
-use crate::encode::{Event, Oversize};
-use crate::event::EventError;
+use crate::encode::{Event, OversizePolicy};
+use crate::invocation::EventError;
 use crate::ports::{ErrorKind, SlotError, StateStoreError, StreamError};
 
 /// The error that ended an invocation.
@@ -24,15 +24,15 @@ pub enum Error {
     /// The server's history does not continue where the stream stopped.
     #[error(transparent)]
     Discontinuity(Box<Discontinuity>),
-    /// PostgreSQL.
+    /// PostgreSQL refused, failed or did not answer.
     #[error(transparent)]
     Slot(#[from] SlotError),
-    /// Kinesis.
+    /// Kinesis refused, failed or did not answer.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// SSM.
+    /// A stored document cannot be read or written: checkpoint, backfill or sent tables.
     #[error(transparent)]
-    Checkpoint(#[from] StateStoreError),
+    StateStore(#[from] StateStoreError),
     /// A row that its plugin does not write. Every change before it is in the stream and confirmed.
     #[error(
         "slot {slot}: the row at {lsn} cannot be decoded; the slot stays before its transaction. Report it \
@@ -148,7 +148,7 @@ pub enum Error {
         /// Most bytes of a record.
         limit: usize,
         /// The policy, on which the advice depends.
-        policy: Oversize,
+        policy: OversizePolicy,
     },
 }
 
@@ -160,7 +160,7 @@ impl From<Discontinuity> for Error {
 
 impl Error {
     /// An event that no record can hold.
-    pub fn oversize(slot: &str, event: &Event, limit: usize, policy: Oversize) -> Self {
+    pub fn oversize(slot: &str, event: &Event, limit: usize, policy: OversizePolicy) -> Self {
         let (key_hash, bytes) = (event.key_hash(), event.bytes());
         let relation = event.relation.as_ref();
         let table = relation.map_or_else(
@@ -196,7 +196,7 @@ impl Error {
             Error::Discontinuity(discontinuity) => discontinuity.name(),
             Error::Slot(error) => error.name(),
             Error::Stream(error) => error.name(),
-            Error::Checkpoint(error) => error.name(),
+            Error::StateStore(error) => error.name(),
         }
     }
 
@@ -205,7 +205,7 @@ impl Error {
         match self {
             Error::OutOfTime => ErrorKind::Transient,
             Error::Stream(error) => error.kind(),
-            Error::Checkpoint(error) => error.kind(),
+            Error::StateStore(error) => error.kind(),
             Error::Slot(error) => error.kind(),
             // None of these passes by itself: something has to change, or Spillway has a fault.
             Error::Config(_)
@@ -235,14 +235,14 @@ impl Error {
 }
 
 /// Advice to the operator on an event that no record can hold.
-fn oversize_advice(policy: Oversize) -> &'static str {
+fn oversize_advice(policy: OversizePolicy) -> &'static str {
     match policy {
-        Oversize::Fail => {
+        OversizePolicy::Fail => {
             "Set OVERSIZE=omit: the event is then sent without its largest columns, and names them. Or list in \
              TABLES the tables to send, without this one. A change of the publication does not help with what \
              is logged already"
         }
-        Oversize::Omit => {
+        OversizePolicy::Omit => {
             "It is too large without its large columns, too, because of its key or of its many small columns. \
              List in TABLES the tables to send, without this one"
         }

@@ -8,7 +8,7 @@ use crate::actions::app::App;
 use crate::actions::{backfill, drain, plan, setup, status, teardown};
 use crate::base::budget::Budget;
 use crate::error::Error;
-use crate::event::Action;
+use crate::invocation::Action;
 
 /// Runs the action that `event` names, and returns its answer before `deadline`.
 ///

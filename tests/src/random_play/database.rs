@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use super::result::Log;
 use crate::postgres::cluster::Cluster;
 use crate::postgres::tcp_proxy::{ConnectionFault, TcpProxy};
 use crate::postgres::{Postgres, PostgresSettings, REPLUSER};
@@ -201,6 +202,24 @@ impl Database {
         if let Servers::Cluster(cluster) = &self.servers {
             cluster.replication_proxy().clear();
         }
+    }
+
+    /// Logs of the servers since their first start.
+    pub(super) fn logs(&self) -> Vec<Log> {
+        let servers = match &self.servers {
+            Servers::Single(postgres, _) => vec![("postgres.log", &**postgres)],
+            Servers::Cluster(cluster) => vec![
+                ("postgres-primary.log", cluster.primary()),
+                ("postgres-standby.log", cluster.standby()),
+            ],
+        };
+        let servers = servers.into_iter();
+        servers
+            .map(|(name, server)| Log {
+                name,
+                text: server.log(),
+            })
+            .collect()
     }
 
     fn server(&self) -> &Postgres {

@@ -94,11 +94,19 @@ impl Engine {
         let verdict = workload
             .verdict(&environment, &environment.database.session().await)
             .await;
+        let duration = began.elapsed();
 
+        environment.result().violations.extend(verdict.violations);
+        let has_violations = !environment.result().violations.is_empty();
+        let logs = if has_violations {
+            environment.logs()
+        } else {
+            Vec::new()
+        };
         let (database, mut result) = environment.into_parts();
-        result.duration = began.elapsed();
+        result.logs = logs;
+        result.duration = duration;
         result.counts.add_all(&verdict.counts);
-        result.violations.extend(verdict.violations);
         result.add_shortfalls(&settings.required);
         match shared {
             Some(shared) => shared.drop_slot(&settings.name).await,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::clock::Clock;
 use super::database::Database;
 use super::parameter_store::ParameterStore;
-use super::result::{Counter, PlayResult};
+use super::result::{Counter, Log, PlayResult};
 use super::settings::PlaySettings;
 use crate::aws::fake_kinesis::FakeKinesis;
 use crate::aws::fault_proxy::FaultProxy;
@@ -202,6 +202,19 @@ impl Environment {
         );
         result.counts.add(Counter::PeakMemoryBytes, peak);
         result.counts.add(Counter::Stores, stores as u64);
+    }
+
+    /// Logs of both sandboxes, and of the servers of the database.
+    pub(super) fn logs(&self) -> Vec<Log> {
+        let sandboxes = [
+            ("function.log", &self.function),
+            ("second-sandbox.log", &self.second_sandbox),
+        ];
+        let sandboxes = sandboxes.map(|(name, function)| Log {
+            name,
+            text: function.log().join("\n"),
+        });
+        sandboxes.into_iter().chain(self.database.logs()).collect()
     }
 
     async fn kill_sandboxes(&self) {

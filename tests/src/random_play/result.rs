@@ -113,6 +113,17 @@ pub struct PlayResult {
     pub violations: Vec<String>,
     /// Conditions that this play did not meet; without them it proves nothing.
     pub shortfalls: Vec<String>,
+    /// Logs of function and servers, if there is a violation.
+    pub logs: Vec<Log>,
+}
+
+/// Log of one program of a play.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Program, as a file name.
+    pub name: &'static str,
+    /// All lines that it wrote.
+    pub text: String,
 }
 
 impl PlayResult {

@@ -13,7 +13,7 @@ mod pure {
     pub mod continuity;
     pub mod decode;
     pub mod encode;
-    pub mod event;
+    pub mod invocation;
     pub mod plugin;
     pub mod rules;
 }

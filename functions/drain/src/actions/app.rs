@@ -157,7 +157,7 @@ impl App {
                 read.await?.clone()
             }
         };
-        Ok(ColumnRules::new(self.config.columns.clone(), salt))
+        Ok(ColumnRules::new(self.config.column_rules.clone(), salt))
     }
 
     /// Opens a session, and inspects the server and the slot through it.
@@ -265,7 +265,7 @@ impl App {
         server: &ServerInfo,
         start: &StartPosition,
         stream: StreamInfo,
-        columns: ColumnRules,
+        column_rules: ColumnRules,
     ) -> Settings {
         let config = &self.config;
         Settings {
@@ -274,7 +274,7 @@ impl App {
             plugin: start.plugin,
             tables: config.tables.clone(),
             projection: ProjectionRules {
-                columns,
+                column_rules,
                 partition_keys: config.partition_keys.clone(),
             },
             skipped: config.skipped,
@@ -289,7 +289,7 @@ impl App {
             },
             shards: stream.shards,
             keyed: stream.keyed,
-            bytes_in_flight: config.bytes_in_flight(),
+            max_unacknowledged_bytes: config.max_unacknowledged_bytes(),
             linger: config.linger,
             poll_share: f64::from(config.poll_cpu_percent) / 100.0,
             waits_for_standbys: config.standby_ack != StandbyAck::Off,

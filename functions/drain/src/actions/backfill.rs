@@ -12,7 +12,7 @@ use crate::base::clock::now_text;
 use crate::drain::BackfillRunner;
 use crate::drain::report::BackfillReport;
 use crate::error::Error;
-use crate::event::{BackfillCommand, BackfillRequest};
+use crate::invocation::{BackfillCommand, BackfillRequest};
 use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::{chunk_reader, server};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::pending_backfill::load;
 use crate::backfill::BackfillState;
-use crate::backfill::schema::RelationInfo;
+use crate::backfill::database_schema::RelationInfo;
 use crate::backfill::state::TableProgress;
 use crate::base::table_name::TableName;
 use crate::continuity::ServerInfo;
@@ -29,7 +29,7 @@ pub(super) fn schema_source<'a>(
         plugin,
         publications: &app.config.publications,
         tables: &app.config.tables,
-        columns: &app.config.columns,
+        column_rules: &app.config.column_rules,
     }
 }
 

@@ -137,7 +137,7 @@ pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, 
         resume: start.resume.clone(),
         expected: None,
         ahead: None,
-        upto,
+        readable: upto,
     };
     let catalog = slot.catalog().await?;
     let mut reader = WindowReader::new(&reader_settings, input.envelope, catalog, history, now_micros());
@@ -209,7 +209,7 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
             &settings.shards,
             settings.record_bytes,
             AGGREGATE_BYTES.min(settings.record_bytes),
-            settings.bytes_in_flight,
+            settings.max_unacknowledged_bytes,
             input.names_keys,
         );
         Forecaster {
@@ -246,7 +246,7 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
                 Ok(Err(error)) => return Err(error.into()),
             };
             count += 1;
-            if self.reader.take(row)? == ReaderNeed::LargeCommits {
+            if self.reader.push_row(row)? == ReaderNeed::LargeCommits {
                 let commits = slot.large_commits(window, HOLD_BYTES / 2).await?;
                 self.reader.add_large_commits(commits)?;
             }

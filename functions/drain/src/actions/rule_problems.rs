@@ -23,12 +23,12 @@ pub(super) async fn rule_problems(
     let config = &app.config;
     let (publications, tables) = (&config.publications, &config.tables);
     let mut problems = unmatched_patterns(connector, session, plugin, publications, tables).await?;
-    let columns = &config.columns;
-    problems.extend(column_rule_problems(connector, session, plugin, publications, columns).await?);
+    let column_rules = &config.column_rules;
+    problems.extend(column_rule_problems(connector, session, plugin, publications, column_rules).await?);
     let sent = SentColumns {
         publications,
         tables,
-        rules: columns,
+        rules: column_rules,
     };
     problems.extend(partition_key_problems(connector, session, plugin, sent, &config.partition_keys).await?);
     Ok(problems)

@@ -104,7 +104,7 @@ fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &St
     let slot: Option<&SlotState> = inspection.slot.as_ref();
     let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
     let restart = slot.and_then(|slot| slot.restart_lsn);
-    let resume = stored.and_then(|stored| stored.progress.as_ref());
+    let resume = stored.and_then(|stored| stored.resume.as_ref());
     let text = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.to_string());
     json!({
         "action": Value::Null,

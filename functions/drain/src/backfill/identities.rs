@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::schema::{DatabaseSchema, PublicationInfo, RelationInfo};
+use super::database_schema::{DatabaseSchema, PublicationInfo, RelationInfo};
 use crate::base::table_name::TableName;
 use crate::catalog::CatalogTable;
 use crate::rules::pattern;

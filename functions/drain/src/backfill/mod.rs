@@ -47,11 +47,11 @@
 //! sent again, with newer values and a later position.
 
 mod chunk_rows;
+pub mod database_schema;
 mod identities;
 pub mod query;
 mod refusal;
 mod row_lookup;
-pub mod schema;
 mod snapshot;
 pub mod state;
 pub mod table;

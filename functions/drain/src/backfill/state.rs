@@ -10,7 +10,7 @@ use super::table::BackfillTable;
 use crate::base::lsn::Lsn;
 use crate::base::stored_document::{self, InvalidDocument};
 use crate::base::table_name::TableName;
-use crate::event::BackfillRequest;
+use crate::invocation::BackfillRequest;
 
 /// The format version that this Spillway writes.
 pub const VERSION: u64 = 1;

@@ -4,7 +4,7 @@ use super::ConfigError;
 use super::variables::{Variables, invalid};
 use crate::encode::{
     Debezium, DebeziumModes, DecimalMode, Dms, Envelope, EnvelopeForm, HstoreMode, IntervalMode, KeylessRows,
-    Oversize, PartitionBy, SchemaCache, TimeMode, Wal2json,
+    OversizePolicy, PartitionBy, SchemaCache, TimeMode, Wal2json,
 };
 use crate::rules::pattern::TableColumns;
 
@@ -34,7 +34,7 @@ pub(super) fn read(
     let partition_by = partition_by(variables)?;
     let choices = [("spread", KeylessRows::Spread), ("table", KeylessRows::Table)];
     let keyless = variables.choice("KEYLESS", "spread", &choices)?;
-    let choices = [("fail", Oversize::Fail), ("omit", Oversize::Omit)];
+    let choices = [("fail", OversizePolicy::Fail), ("omit", OversizePolicy::Omit)];
     let oversize = variables.choice("OVERSIZE", "fail", &choices)?;
     let options = debezium_options(variables)?;
     if name != EnvelopeName::Debezium {

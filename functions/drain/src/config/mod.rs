@@ -80,7 +80,7 @@ pub struct Config {
     /// Tables to drain. Empty means all tables that the plugin sends.
     pub tables: Vec<TablePattern>,
     /// Columns that are omitted or hashed.
-    pub columns: Vec<ColumnRule>,
+    pub column_rules: Vec<ColumnRule>,
     /// Source of the salt of hashed columns; set if a rule hashes.
     pub salt: Option<SaltSource>,
     /// Operations whose changes are not sent.
@@ -248,7 +248,7 @@ impl Config {
         let checkpoint_parameter = checkpoint_parameter(variables, &slot)?;
         let publications = publications(variables)?;
         let tables = tables(variables)?;
-        let (columns, salt) = columns::read(variables)?;
+        let (column_rules, salt) = columns::read(variables)?;
         let skipped = columns::skipped_operations(variables)?;
         let choices = [("none", false), ("kpl", true)];
         let aggregate = variables.choice("AGGREGATION", "none", &choices)?;
@@ -264,7 +264,7 @@ impl Config {
             slot,
             publications,
             tables,
-            columns,
+            column_rules,
             salt,
             skipped,
             stream,
@@ -294,7 +294,7 @@ impl Config {
     /// The 160 shards that accept 16 MiB in a tenth of a second answer sooner. More bytes that wait would
     /// only need more memory. The rest of the memory is for the copies in requests, for the rows of a
     /// transaction whose end is not read yet, and for the runtime.
-    pub fn bytes_in_flight(&self) -> usize {
+    pub fn max_unacknowledged_bytes(&self) -> usize {
         usize::try_from(self.memory_mib.clamp(256, 2048) << 20).unwrap_or(usize::MAX) / 32
     }
 }

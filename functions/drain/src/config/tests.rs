@@ -238,7 +238,7 @@ fn a_rule_that_hashes_needs_a_salt_and_no_error_quotes_the_salt() {
     config(&[("COLUMN_RULES", "*.*.ssn:omit")]).unwrap();
     let read = config(&[RULES, ("COLUMN_SALT", SALT)]).unwrap();
     assert!(!format!("{read:?}").contains(SALT));
-    assert_eq!(read.columns.len(), 2);
+    assert_eq!(read.column_rules.len(), 2);
     let read = config(&[RULES, ("COLUMN_SALT_SECRET", "app/salt")]).unwrap();
     assert!(matches!(read.salt, Some(SaltSource::Secret(name)) if name == "app/salt"));
     for changes in [

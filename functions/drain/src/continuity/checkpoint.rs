@@ -2,8 +2,6 @@
 
 mod ack_ahead;
 
-use std::cmp::Ordering;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -55,8 +53,8 @@ pub struct Checkpoint {
     /// The resume point of the next transaction.
     ///
     /// `None` if no part of the next transaction is acknowledged, and its end is not known either.
-    #[serde(default)]
-    pub progress: Option<ResumePoint>,
+    #[serde(default, rename = "progress")]
+    pub resume: Option<ResumePoint>,
     /// The last marker that was written.
     #[serde(default)]
     pub marker: Option<Marker>,
@@ -113,12 +111,12 @@ pub struct AckPosition {
     pub resume: Option<ResumePoint>,
 }
 
-/// Later positions are greater.
-impl PartialOrd for AckPosition {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+impl AckPosition {
+    /// Whether it is earlier than another position.
+    pub fn is_before(&self, other: &Self) -> bool {
         // A resume point with 0 rows is later than no resume point: it states where the transaction ends.
         let rows = |position: &Self| position.resume.as_ref().map(|resume| resume.rows);
-        Some((self.commit_end, rows(self)).cmp(&(other.commit_end, rows(other))))
+        (self.commit_end, rows(self)) < (other.commit_end, rows(other))
     }
 }
 
@@ -153,7 +151,7 @@ impl Checkpoint {
     /// need most of the room.
     #[must_use]
     pub fn with_ack_ahead(mut self, ahead: &AckAhead, rules_hash: &str) -> Self {
-        if self.progress.is_some() {
+        if self.resume.is_some() {
             return self;
         }
         let mut stored = StoredAckAhead::without_positions(self.commit_end, rules_hash, ahead);
@@ -172,7 +170,7 @@ impl Checkpoint {
     /// The stored changes cannot be used, and are sent again. The text names the reason.
     pub fn ack_ahead(&self, rules_hash: &str) -> Option<Result<AckAhead, &'static str>> {
         let stored = self.ack_ahead.as_ref()?;
-        Some(match self.progress {
+        Some(match self.resume {
             Some(_) => Err("the checkpoint has a resume point"),
             None => stored.read(self.commit_end, rules_hash),
         })
@@ -273,7 +271,7 @@ mod tests {
         let stored = Checkpoint::parse(STORED).unwrap();
         let ahead = AckAhead::new(
             most_ahead().missing().to_vec(),
-            most_ahead().before(),
+            most_ahead().bound(),
             most_ahead().marker().clone(),
         );
         let with = stored.with_ack_ahead(&ahead.unwrap(), "rules");

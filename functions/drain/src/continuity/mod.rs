@@ -49,7 +49,7 @@ impl ServerInfo {
             slot: slot.to_owned(),
             plugin: plugin.name().to_owned(),
             commit_end,
-            progress: None,
+            resume: None,
             marker: None,
             ack_ahead: None,
             updated_at: String::new(),
@@ -488,7 +488,7 @@ fn continue_at(
     Ok(StartPosition {
         acknowledged: checkpoint,
         settled: if promoted { confirmed } else { checkpoint },
-        resume: stored.progress.clone().filter(|_| !promoted),
+        resume: stored.resume.clone().filter(|_| !promoted),
         expected,
         promoted,
         stored: true,

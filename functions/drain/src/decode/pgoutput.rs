@@ -3,7 +3,7 @@
 //! PostgreSQL documents the layout in "Logical Replication Message Formats".
 
 mod relation_tables;
-pub(super) mod shortener;
+pub(super) mod scanner;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use crate::change::{
     Change, Column, ColumnCoverage, ColumnType, Datum, Item, Message, MessageParts, Relation, Tuple,
 };
 use relation_tables::{RelationTable, RelationTables};
-use shortener::{OVERSIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
+use scanner::{OVERSIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
 
 /// Decoder with the tables and types that the server described so far.
 #[derive(Debug, Default)]

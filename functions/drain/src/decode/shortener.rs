@@ -12,10 +12,10 @@
 #[cfg(test)]
 mod tests;
 
-use super::pgoutput::shortener::PgoutputScanner;
+use super::pgoutput::scanner::PgoutputScanner;
 use super::short_row::{KeptBytes, MalformedRow, Scanner as _, ShortRow};
-use super::test_decoding::shortener::TestDecodingScanner;
-use super::wal2json::shortener::Wal2jsonScanner;
+use super::test_decoding::scanner::TestDecodingScanner;
+use super::wal2json::scanner::Wal2jsonScanner;
 use crate::plugin::Plugin;
 
 /// Shortens one row.

@@ -4,7 +4,7 @@
 //! certain that they held when the row was written. Other rows have no key.
 
 mod catalog_facts;
-pub(super) mod shortener;
+pub(super) mod scanner;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::change::{Change, ColumnCoverage, Datum, Item, Message, MessageParts};
 use catalog_facts::{
     ColumnValue, key, key_of_update, old_tuple, relation, row, with_bit_lengths, with_nulls, without_virtual,
 };
-use shortener::{MESSAGE, OVERSIZE, SIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
+use scanner::{MESSAGE, OVERSIZE, SIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
 
 /// Decodes one row; `lsn` is its `lsn` column.
 ///

@@ -20,7 +20,7 @@ use crate::base::time::micros_of_timestamp;
 use crate::catalog::CatalogColumn;
 use crate::change::Change;
 use crate::encode::{
-    Debezium, DebeziumModes, Dms, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, Oversize,
+    Debezium, DebeziumModes, Dms, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, OversizePolicy,
     PartitionBy, Progress, Transaction, Wal2json,
 };
 use captured::CapturedStatement;
@@ -95,7 +95,7 @@ fn envelope(form: EnvelopeForm) -> Envelope {
         form,
         partition_by: PartitionBy::Key,
         keyless: KeylessRows::Table,
-        oversize: Oversize::Fail,
+        oversize: OversizePolicy::Fail,
     }
 }
 

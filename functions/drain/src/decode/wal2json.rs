@@ -3,7 +3,7 @@
 //! Values are the raw JSON text, so a numeric keeps all its digits.
 
 mod relations;
-pub(super) mod shortener;
+pub(super) mod scanner;
 #[cfg(test)]
 mod tests;
 mod type_names;
@@ -53,7 +53,7 @@ struct JsonRow<'a> {
     prefix: Option<Cow<'a, str>>,
     #[serde(borrow)]
     content: Option<MessageContent<'a>>,
-    /// Whether the prefix was not kept: see `shortener`.
+    /// Whether the prefix was not kept: see `scanner`.
     #[serde(default)]
     prefix_omitted: bool,
     #[serde(default)]
@@ -71,7 +71,7 @@ struct JsonColumn<'a> {
     type_oid: Option<u32>,
     #[serde(borrow)]
     value: Option<&'a RawValue>,
-    /// Length of a value that was not kept: see `shortener`.
+    /// Length of a value that was not kept: see `scanner`.
     oversize: Option<usize>,
 }
 

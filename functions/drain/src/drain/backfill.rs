@@ -2,7 +2,7 @@
 //!
 //! It stores the cursor after every row of the chunk is acknowledged.
 
-mod arrival;
+mod completion;
 mod tables;
 mod wait;
 
@@ -24,7 +24,7 @@ use crate::base::lsn::Lsn;
 use crate::base::nonce::random_nonce;
 use crate::base::table_name::TableName;
 use crate::error::Error;
-use crate::event::MAX_CHUNK_ROWS;
+use crate::invocation::MAX_CHUNK_ROWS;
 use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
 
 pub(super) use wait::BackfillWait;
@@ -95,7 +95,7 @@ pub(super) enum BackfillStep {
 pub(super) struct ChunkEnvironment<'a> {
     pub(super) settings: &'a Settings,
     pub(super) budget: Budget,
-    /// The end of the last commit up to which everything is acknowledged.
+    /// The acknowledged position.
     pub(super) acknowledged: Lsn,
     /// Time for reading when the invocation began.
     pub(super) reading_time: Duration,
@@ -346,7 +346,7 @@ impl<C: StateStore> BackfillRunner<C> {
         let progress = self.state.table_progress(table);
         ChunkBounds {
             rows: progress.next_rows(u64::from(most), CHUNK_TIME.min(time_left / 3)),
-            bytes: environment.settings.bytes_in_flight,
+            bytes: environment.settings.max_unacknowledged_bytes,
             time: match progress.slow {
                 true => time_left * 3 / 4,
                 false => (time_left / 2).min(CHUNK_MAX_TIME),

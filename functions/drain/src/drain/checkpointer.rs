@@ -163,7 +163,7 @@ impl<C: StateStore> Checkpointer<C> {
         if self.running.is_some() {
             return None;
         }
-        if stored < acknowledged {
+        if stored.is_before(acknowledged) {
             return Some(self.last_start + self.interval);
         }
         let has_others = events_ahead > 0 && events_ahead != self.events_ahead;
@@ -181,7 +181,10 @@ impl<C: StateStore> Checkpointer<C> {
         ahead: Option<AckAhead>,
         events_ahead: u64,
     ) {
-        let is_behind = self.stored.as_ref().is_none_or(|stored| stored < acknowledged);
+        let is_behind = self
+            .stored
+            .as_ref()
+            .is_none_or(|stored| stored.is_before(acknowledged));
         if !is_behind && (ahead.is_none() || ahead == self.stored_ahead) {
             self.events_ahead = events_ahead;
             return;
@@ -254,7 +257,7 @@ impl<C: StateStore> Checkpointer<C> {
     ) -> Result<(), Error> {
         self.wait_for_store().await;
         let stored = self.stored.as_ref();
-        let is_behind = stored.is_none_or(|stored| stored < acknowledged);
+        let is_behind = stored.is_none_or(|stored| stored.is_before(acknowledged));
         let has_others = ahead.is_some() && ahead != self.stored_ahead;
         if !self.is_marker_stored || is_behind || has_others {
             let text = self.text(acknowledged, ahead.as_ref());
@@ -270,7 +273,7 @@ impl<C: StateStore> Checkpointer<C> {
     fn text(&self, acknowledged: &AckPosition, ahead: Option<&AckAhead>) -> String {
         let document = Checkpoint {
             commit_end: acknowledged.commit_end,
-            progress: acknowledged.resume.clone(),
+            resume: acknowledged.resume.clone(),
             updated_at: now_text(),
             ..self.document.clone()
         };
@@ -315,14 +318,14 @@ async fn store_with_retries<C: StateStore>(
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(2));
             }
-            Err(error) => return Err(Error::Checkpoint(error)),
+            Err(error) => return Err(Error::StateStore(error)),
         }
     }
 }
 
 /// The error of a store that did not succeed in time. `failure` is the last answer, if there was one.
 fn late_error<C: StateStore>(store: &C, failure: Option<StateStoreError>) -> Error {
-    Error::Checkpoint(failure.unwrap_or_else(|| StateStoreError::Unavailable {
+    Error::StateStore(failure.unwrap_or_else(|| StateStoreError::Unavailable {
         parameter: store.name(),
         source: "it did not answer in time".into(),
     }))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ahead::AckAheadState;
+use super::ack_ahead::AckAheadState;
 use super::checkpointer::Checkpointer;
 use super::markers::Markers;
 use super::sender::Sender;
@@ -28,7 +28,7 @@ pub(super) struct Confirmer<C> {
     /// Last advance of the slot; at first the start of the drain.
     confirmed_at: Instant,
     /// Whether the current window stays unconfirmed. A later window confirms its events.
-    pub(super) is_unconfirmed: bool,
+    is_unconfirmed: bool,
     /// Position up to which unconfirmed windows have sent every transaction.
     ///
     /// Zero before the first such window.
@@ -85,6 +85,16 @@ impl<C: StateStore> Confirmer<C> {
     /// Whether unconfirmed windows have sent transactions since the last advance.
     pub(super) fn has_unconfirmed(&self) -> bool {
         self.sent_unconfirmed > self.confirmed
+    }
+
+    /// Begins a window. With `is_unconfirmed`, a later window confirms its events.
+    pub(super) fn begin_window(&mut self, is_unconfirmed: bool) {
+        self.is_unconfirmed = is_unconfirmed;
+    }
+
+    /// Whether the current window, or else the last one, stays unconfirmed.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        self.is_unconfirmed
     }
 
     /// Records that an unconfirmed window has sent each transaction up to `sent`.

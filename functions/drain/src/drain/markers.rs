@@ -40,8 +40,8 @@ pub(super) struct Markers {
     ///
     /// The setting `STANDBY_ACK` decides this.
     waits_for_standbys: bool,
-    /// The marker that the current window or a later one must contain.
-    pub(super) expected: Option<Marker>,
+    /// The marker that the current window or a later one must contain. The reader has it during a window.
+    expected: Option<Marker>,
     /// The last marker that was written. The next window ends there or earlier.
     last_written: Option<Marker>,
 }
@@ -102,6 +102,26 @@ impl Markers {
         self.last_written.as_ref()
     }
 
+    /// The marker that the next window or a later one must contain.
+    pub(super) fn expected(&self) -> Option<&Marker> {
+        self.expected.as_ref()
+    }
+
+    /// Takes the expected marker, for the reader of a window.
+    pub(super) fn take_expected(&mut self) -> Option<Marker> {
+        self.expected.take()
+    }
+
+    /// Sets the expected marker after a window: `None` if the slot returned it.
+    pub(super) fn set_expected(&mut self, expected: Option<Marker>) {
+        self.expected = expected;
+    }
+
+    /// The expected marker, if a complete window up to `upto` must have contained it.
+    pub(super) fn overdue_at(&self, upto: Lsn) -> Option<&Marker> {
+        self.expected.as_ref().filter(|expected| expected.flushed <= upto)
+    }
+
     /// Whether a window ends at the last marker.
     ///
     /// The log ended at the marker when its record was written. So such a window read the log to its end at
@@ -109,7 +129,7 @@ impl Markers {
     pub(super) fn ends_at(&self, window: Window) -> bool {
         self.last_written
             .as_ref()
-            .is_some_and(|ahead| ahead.lsn == window.upto)
+            .is_some_and(|marker| marker.lsn == window.upto)
     }
 
     /// Positions of the log, and the next window.
@@ -131,8 +151,8 @@ impl Markers {
         let next_window =
             |positions: &WalPositions| sizing.next_window(confirmed, positions.readable, positions.restart);
         let upto = next_window(&positions).upto;
-        let reads_ahead = self.last_written.as_ref().is_none_or(|ahead| ahead.lsn < upto);
-        if upto > confirmed && reads_ahead && self.expected.is_none() {
+        let passes_marker = self.last_written.as_ref().is_none_or(|marker| marker.lsn < upto);
+        if upto > confirmed && passes_marker && self.expected.is_none() {
             self.expected = self.last_written.take();
             if self.is_writing {
                 self.last_written = self.write(slot, budget).await?;
@@ -146,8 +166,8 @@ impl Markers {
             positions.readable = confirmed;
         }
         let mut window = next_window(&positions);
-        if let Some(ahead) = &self.last_written {
-            window.upto = window.upto.min(ahead.lsn);
+        if let Some(marker) = &self.last_written {
+            window.upto = window.upto.min(marker.lsn);
         }
         Ok((positions, window))
     }

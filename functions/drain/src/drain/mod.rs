@@ -3,7 +3,7 @@
 //! Reading and sending overlap. Bytes that were read and not yet acknowledged are bounded. At the bound the
 //! loop reads no more rows.
 
-mod ahead;
+mod ack_ahead;
 mod backfill;
 mod checkpointer;
 mod confirmer;
@@ -119,7 +119,8 @@ where
             self.runner.report_lag(positions);
             let confirmer = &self.runner.confirmer;
             let has_new = window.upto > confirmer.sent();
-            let opens_window = has_new || (window.upto > confirmer.confirmed() && !confirmer.is_unconfirmed);
+            let opens_window =
+                has_new || (window.upto > confirmer.confirmed() && !confirmer.is_unconfirmed());
             if opens_window {
                 match self.drain_window(window, positions, opened, time_left).await? {
                     WindowStep::AtTip => {}
@@ -166,7 +167,7 @@ where
         let is_unconfirmed = self.leaves_unconfirmed();
         let sizing = self.bounds.sizing();
         let runner = &mut self.runner;
-        runner.confirmer.is_unconfirmed = is_unconfirmed;
+        runner.confirmer.begin_window(is_unconfirmed);
         let confirmed = runner.confirmer.confirmed();
         if is_unconfirmed {
             let positions = runner.slot.wal_positions().await?;
@@ -193,7 +194,7 @@ where
         self.tip.may_leave_unconfirmed(confirmer.confirmed_at())
             && !self.bounds.is_searching()
             && backfill.as_ref().is_none_or(|backfill| !backfill.is_running())
-            && confirmer.markers.expected.is_none()
+            && confirmer.markers.expected().is_none()
             && sender.acknowledgements.position().resume.is_none()
     }
 
@@ -243,7 +244,7 @@ where
             WindowOutcome::Whole | WindowOutcome::RowBound => {
                 self.tip.leave();
                 // An unconfirmed window is small on purpose, too.
-                if !confirmer.is_unconfirmed {
+                if !confirmer.is_unconfirmed() {
                     let time_left = self.reading_time_left();
                     self.bounds.adjust(self.runner.last, opened, time_left);
                 }

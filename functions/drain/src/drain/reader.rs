@@ -8,7 +8,7 @@
 //! Otherwise the commits of all large transactions of the window are requested from the server. This costs
 //! another peek.
 //!
-//! **Bounds.** The reader processes one row at a time, so no burst exceeds the bound on bytes in flight.
+//! **Bounds.** The reader processes one row at a time, so no burst exceeds the bound on unacknowledged bytes.
 //!
 //! **Large transactions.** A transaction may take several invocations. It is acknowledged in sections. The
 //! next invocation resumes at the end of the last acknowledged section. It skips the rows before, and
@@ -102,7 +102,7 @@ pub(crate) struct WindowReader<'a, R> {
     has_left_out: bool,
 }
 
-/// Positions of the delivered transactions, and the window's bound.
+/// What the stream has already, and how far the log is readable.
 #[derive(Debug)]
 pub(crate) struct SentHistory {
     /// The settled position: transactions that end at or before it were sent as they are in the log now.
@@ -124,7 +124,7 @@ pub(crate) struct SentHistory {
     /// `None` unless the log contains their marker.
     pub(crate) ahead: Option<Arc<AckAhead>>,
     /// The readable position: transactions that end after it are left to a later window.
-    pub(crate) upto: Lsn,
+    pub(crate) readable: Lsn,
 }
 
 /// Outputs of the reader.
@@ -174,8 +174,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     }
 
     /// Takes the former events for their buffers, unless some are left.
-    pub(crate) fn take_spare(&mut self, former: &mut Vec<Event>) {
-        self.events.take_spare(former);
+    pub(crate) fn refill_spare(&mut self, former: &mut Vec<Event>) {
+        self.events.refill_spare(former);
     }
 
     /// Whether a transaction is open.
@@ -195,7 +195,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     ///
     /// # Errors
     /// The row is a commit that cannot be decoded.
-    pub(crate) fn take(&mut self, row: R) -> Result<ReaderNeed, Error> {
+    pub(crate) fn push_row(&mut self, row: R) -> Result<ReaderNeed, Error> {
         let is_held = self.is_held();
         if is_held && self.decoder.is_commit(row.data()) {
             self.apply_commit_row(row.lsn(), row.data())?;

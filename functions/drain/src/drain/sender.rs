@@ -102,7 +102,7 @@ pub(super) struct Sender<K> {
     record_bytes: usize,
     aggregation: Aggregation,
     /// Most bytes that may wait, those in flight included.
-    capacity: usize,
+    max_unacknowledged_bytes: usize,
     throughput: Throughput,
     lane_time: LaneTime,
     room: Room,
@@ -148,11 +148,11 @@ impl<K: Stream> Sender<K> {
             streams: vec![OpenStream::new(stream, settings.keyed)],
             record_bytes: settings.record_bytes,
             aggregation: settings.aggregation,
-            capacity: settings.bytes_in_flight,
+            max_unacknowledged_bytes: settings.max_unacknowledged_bytes,
             throughput: Throughput::default(),
             lane_time: LaneTime::default(),
             room: Room {
-                bytes: settings.bytes_in_flight,
+                bytes: settings.max_unacknowledged_bytes,
                 lane_records: usize::MAX,
             },
             deadline,
@@ -190,7 +190,10 @@ impl<K: Stream> Sender<K> {
         let time_left = self.deadline.saturating_duration_since(now);
         let accepted = self.throughput.bytes_within(time_left / 2);
         self.room = Room {
-            bytes: accepted.unwrap_or(usize::MAX).max(MIN_ROOM).min(self.capacity),
+            bytes: accepted
+                .unwrap_or(usize::MAX)
+                .max(MIN_ROOM)
+                .min(self.max_unacknowledged_bytes),
             lane_records: self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS),
         };
     }
@@ -407,7 +410,7 @@ impl<K: Stream> Sender<K> {
         report.records += 1;
         report.bytes += record.bytes() as u64;
         for event in record.events() {
-            self.acknowledgements.acknowledge(event.transaction);
+            self.acknowledgements.acknowledge(event.span);
         }
         let former = self.lanes.acknowledge(now, record).into_iter();
         let room = MOST_SPARE.saturating_sub(self.spare.len());

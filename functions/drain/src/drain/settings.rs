@@ -51,7 +51,7 @@ pub struct Settings {
     /// Whether the partition key decides the shard.
     pub keyed: bool,
     /// Bytes that may be read and not yet acknowledged.
-    pub bytes_in_flight: usize,
+    pub max_unacknowledged_bytes: usize,
     /// Time for which a drain polls an empty slot.
     ///
     /// It is counted from the start of the drain.

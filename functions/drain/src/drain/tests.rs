@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::report::Report;
 use super::*;
-use crate::backfill::schema::DatabaseSchema;
-use crate::backfill::schema::tests::{request, table_info};
+use crate::backfill::database_schema::DatabaseSchema;
+use crate::backfill::database_schema::tests::{request, table_info};
 use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snapshot};
 use crate::base::budget::Budget;
 use crate::base::lsn::Lsn;
@@ -18,7 +18,7 @@ use crate::catalog::{Catalog, TableRequest};
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::marker::{Marker, MarkerDraft};
-use crate::encode::{Envelope, EnvelopeForm, KeylessRows, Oversize, PartitionBy, Wal2json};
+use crate::encode::{Envelope, EnvelopeForm, KeylessRows, OversizePolicy, PartitionBy, Wal2json};
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::plugin::Plugin;
 use crate::ports::{
@@ -28,7 +28,7 @@ use crate::ports::{
 use crate::rules::projection::ProjectionRules;
 use crate::rules::skipped_operations::SkippedOperations;
 
-mod ahead;
+mod ack_ahead;
 mod fakes;
 mod lingering;
 mod markers;
@@ -152,7 +152,7 @@ fn envelope() -> Envelope {
         form: EnvelopeForm::Wal2json(Wal2json),
         partition_by: PartitionBy::Table,
         keyless: KeylessRows::Spread,
-        oversize: Oversize::Fail,
+        oversize: OversizePolicy::Fail,
     }
 }
 
@@ -168,7 +168,7 @@ fn settings(aggregation: Aggregation) -> Settings {
         aggregation,
         shards: ShardMap::even(1),
         keyed: true,
-        bytes_in_flight: 1 << 20,
+        max_unacknowledged_bytes: 1 << 20,
         linger: Duration::ZERO,
         poll_share: 0.05,
         projection: ProjectionRules::default(),

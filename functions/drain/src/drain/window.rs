@@ -1,7 +1,7 @@
 //! One window: its rows are read, its events are sent meanwhile, then the acknowledged position is confirmed.
 
 mod closing;
-mod reading;
+mod open_peek;
 mod start;
 
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ use crate::encode::Envelope;
 use crate::error::Error;
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
 
-use reading::{ReadOutcome, WindowReading};
+use open_peek::{OpenPeek, ReadOutcome};
 
 pub(super) use closing::WindowOutcome;
 
@@ -189,28 +189,28 @@ where
             sent_here: self.confirmer.sent_unconfirmed(),
             acknowledged: self.start.acknowledged,
             resume: self.sender.acknowledgements.position().resume.clone(),
-            expected: self.confirmer.markers.expected.take(),
+            expected: self.confirmer.markers.take_expected(),
             ahead: self.confirmer.known_ahead(),
-            upto: readable,
+            readable,
         };
         let mut reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
         reader.add_first_commits(rows.take_first_commits());
-        let mut reading = WindowReading {
+        let mut peek = OpenPeek {
             window,
             rows: &mut rows,
             reader,
             events: Vec::new(),
             count: 0,
         };
-        let (read, failure) = match self.read(&mut reading).await {
+        let (read, failure) = match self.read(&mut peek).await {
             Ok(read) => (read, None),
             Err(error) => (ReadOutcome::Stopped, Some(error)),
         };
-        let mut reader = reading.reader;
+        let mut reader = peek.reader;
         if failure.is_none() {
             reader.end_section(&mut self.sender.acknowledgements, context(&self.backfill));
         }
-        self.confirmer.markers.expected = reader.take_expected();
+        self.confirmer.markers.set_expected(reader.take_expected());
         let has_left_out = reader.has_left_out();
         // The connection runs another statement only after the rows are dropped.
         drop(rows);
@@ -244,12 +244,12 @@ where
     }
 
     /// Reads rows until the window or the time for reading ends. Sends events meanwhile.
-    async fn read(&mut self, reading: &mut WindowReading<'_, S::Rows>) -> Result<ReadOutcome, Error> {
+    async fn read(&mut self, peek: &mut OpenPeek<'_, S::Rows>) -> Result<ReadOutcome, Error> {
         let stop = tokio::time::sleep_until(self.budget.reading_deadline().into());
         tokio::pin!(stop);
         loop {
             self.sender.update_room(Instant::now());
-            if !self.queue_events(reading).await? {
+            if !self.queue_events(peek).await? {
                 return Ok(ReadOutcome::Stopped);
             }
             let retry = self.sender.next_try();
@@ -260,13 +260,13 @@ where
                 answer = self.sender.next_answer(), if self.sender.is_waiting() => {
                     self.sender.apply_answer(answer?, &mut self.report)?;
                 }
-                row = reading.rows.next(), if self.sender.has_room() => {
+                row = peek.rows.next(), if self.sender.has_room() => {
                     let row = match row {
-                        Ok(None) if reading.reader.has_rows(context(&self.backfill)) => continue,
-                        Ok(None) => return reading.end_of_rows(),
+                        Ok(None) if peek.reader.has_rows(context(&self.backfill)) => continue,
+                        Ok(None) => return peek.end_of_rows(),
                         row => row,
                     };
-                    if let Some(ended) = self.take_rows(reading, row).await? {
+                    if let Some(ended) = self.take_rows(peek, row).await? {
                         return Ok(ended);
                     }
                 }
@@ -289,7 +289,7 @@ where
     /// would be slow. Returns the outcome if reading has ended.
     async fn take_rows(
         &mut self,
-        reading: &mut WindowReading<'_, S::Rows>,
+        peek: &mut OpenPeek<'_, S::Rows>,
         row: Result<Option<<S::Rows as PeekRows>::Row>, SlotError>,
     ) -> Result<Option<ReadOutcome>, Error> {
         let (mut next, mut taken) = (row, 0);
@@ -300,12 +300,12 @@ where
                 Err(SlotError::Timeout { .. }) => return Ok(Some(ReadOutcome::TooSlow)),
                 Err(error) => return Err(error.into()),
             };
-            reading.count = reading.count.saturating_add(1);
-            let needs_commits = reading.reader.take(row)? == ReaderNeed::LargeCommits;
-            if needs_commits && !self.add_large_commits(reading).await? {
+            peek.count = peek.count.saturating_add(1);
+            let needs_commits = peek.reader.push_row(row)? == ReaderNeed::LargeCommits;
+            if needs_commits && !self.add_large_commits(peek).await? {
                 return Ok(Some(ReadOutcome::Stopped));
             }
-            if !self.queue_events(reading).await? {
+            if !self.queue_events(peek).await? {
                 return Ok(Some(ReadOutcome::Stopped));
             }
             taken += 1;
@@ -313,15 +313,15 @@ where
             if taken == ROWS_AT_ONCE || !self.sender.has_room() {
                 return Ok(None);
             }
-            next = reading.rows.next_arrived();
+            next = peek.rows.next_arrived();
         }
     }
 
     /// Queues the events of the reader's rows, and sends full requests.
     ///
     /// It queues events while there is room. Returns `false` if the time for reading is over.
-    async fn queue_events(&mut self, reading: &mut WindowReading<'_, S::Rows>) -> Result<bool, Error> {
-        let WindowReading { reader, events, .. } = reading;
+    async fn queue_events(&mut self, peek: &mut OpenPeek<'_, S::Rows>) -> Result<bool, Error> {
+        let OpenPeek { reader, events, .. } = peek;
         while reader.has_rows(context(&self.backfill)) && self.sender.has_room() {
             let mut out = ReaderOutput {
                 acknowledgements: &mut self.sender.acknowledgements,
@@ -346,7 +346,7 @@ where
                 event.stream = stream;
                 self.sender.push(event);
             }
-            reader.take_spare(&mut self.sender.spare);
+            reader.refill_spare(&mut self.sender.spare);
             if let Some(request) = next? {
                 match request {
                     ReaderRequest::Row(request) => self.look_up(&request).await?,
@@ -377,15 +377,14 @@ where
     /// Requests the commits of the window's large transactions from the server.
     ///
     /// Returns `false` if the time for reading is over.
-    async fn add_large_commits(&mut self, reading: &mut WindowReading<'_, S::Rows>) -> Result<bool, Error> {
-        let asked = self.slot.large_commits(reading.window, HOLD_BYTES / 2);
+    async fn add_large_commits(&mut self, peek: &mut OpenPeek<'_, S::Rows>) -> Result<bool, Error> {
+        let asked = self.slot.large_commits(peek.window, HOLD_BYTES / 2);
         let Ok(commits) = tokio::time::timeout_at(self.budget.reading_deadline().into(), asked).await else {
             let _ = tokio::time::timeout(CANCEL_TIME, self.slot.cancel_control()).await;
             return Ok(false);
         };
-        reading.reader.add_large_commits(commits?)?;
-        reading
-            .reader
+        peek.reader.add_large_commits(commits?)?;
+        peek.reader
             .end_section(&mut self.sender.acknowledgements, context(&self.backfill));
         Ok(true)
     }

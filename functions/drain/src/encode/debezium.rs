@@ -25,8 +25,8 @@ pub use value::{DebeziumModes, DecimalMode};
 
 use std::sync::Arc;
 
+use super::backfill_row::SnapshotPlace;
 use super::progress::EventPlace;
-use super::snapshot::SnapshotPlace;
 use super::value::{
     UNAVAILABLE_VALUE, write_base64, write_integer, write_message_content, write_message_prefix, write_names,
     write_string,

@@ -25,9 +25,9 @@ use std::io::Write as _;
 
 use postgres_types::Type as BuiltIn;
 
+use super::backfill_row::SnapshotPlace;
 use super::definitions::{Definitions, TableOperation};
 use super::key::PartitionBy;
-use super::snapshot::SnapshotPlace;
 use super::value::UNAVAILABLE_VALUE;
 use super::value::{
     hex_digits, parse_bool, split_timestamp, split_timestamptz, write_ascii, write_message, write_names,

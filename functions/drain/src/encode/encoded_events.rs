@@ -19,7 +19,7 @@ pub struct EncodedEvents {
 
 impl EncodedEvents {
     /// Takes the former events for their buffers, unless some are left.
-    pub fn take_spare(&mut self, former: &mut Vec<Event>) {
+    pub fn refill_spare(&mut self, former: &mut Vec<Event>) {
         if self.spare.is_empty() {
             std::mem::swap(&mut self.spare, former);
         }

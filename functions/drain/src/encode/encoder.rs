@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::backfill_row::BackfillRow;
 use super::key::{KeylessRows, PartitionBy, spread_key};
 use super::omitted_columns::OmittedColumns;
-use super::snapshot::BackfillRow;
 use super::{
     EncodedEvents, Envelope, EnvelopeForm, Event, EventHead, Progress, RowEvent, RowOperation, is_key_changed,
 };

@@ -3,8 +3,10 @@
 //! An event has the data of one record and a partition key. Some parts are the same in all envelopes: the
 //! events of a change, their positions, and their keys. This module decides them. If an event exceeds a
 //! record, it decides which columns are omitted. Each envelope decides how its events are written. The module
-//! is pure, with one exception: the DMS envelope remembers the table definitions that it announced.
+//! is pure. Two parts keep state between events: the DMS envelope remembers the table definitions that it
+//! announced, and Debezium's caches the texts of schemas.
 
+mod backfill_row;
 mod debezium;
 mod definitions;
 mod dms;
@@ -16,12 +18,12 @@ mod omitted_columns;
 mod oversize;
 mod progress;
 mod row;
-mod snapshot;
 #[cfg(test)]
 mod tests;
 mod value;
 mod wal2json;
 
+pub use backfill_row::{BackfillRow, SnapshotPlace};
 pub use debezium::{Debezium, DebeziumModes, DecimalMode, HstoreMode, IntervalMode, SchemaCache, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;
@@ -29,7 +31,6 @@ pub use encoded_events::EncodedEvents;
 pub use form::EnvelopeForm;
 pub use key::{KeylessRows, PartitionBy};
 pub use progress::{EventCounts, Progress};
-pub use snapshot::{BackfillRow, SnapshotPlace};
 pub use wal2json::Wal2json;
 
 use std::sync::Arc;
@@ -107,7 +108,7 @@ impl Transaction {
 
 /// Policy for an event that exceeds a record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Oversize {
+pub enum OversizePolicy {
     /// The drain stops before the event's transaction.
     #[default]
     Fail,
@@ -127,7 +128,7 @@ pub struct Envelope {
     /// Partition keys of rows that only inserts can write.
     pub keyless: KeylessRows,
     /// Policy for events that exceed a record.
-    pub oversize: Oversize,
+    pub oversize: OversizePolicy,
 }
 
 impl Envelope {
@@ -164,7 +165,7 @@ impl Envelope {
 
     /// Appends the events of a change to `out`. Returns how many of them lost columns.
     ///
-    /// Columns are omitted only with [`Oversize::Omit`], from an event that would exceed `limit` bytes, its
+    /// Columns are omitted only with [`OversizePolicy::Omit`], from an event that would exceed `limit` bytes, its
     /// partition key included. An event may exceed `limit` even so. `lsn` is the LSN of the change's row in
     /// the peek; `now` is in µs since 1970-01-01 UTC.
     ///

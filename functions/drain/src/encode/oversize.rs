@@ -4,7 +4,7 @@
 //! columns.
 
 use super::omitted_columns::OmittedColumns;
-use super::{Envelope, Oversize, RowEvent};
+use super::{Envelope, OversizePolicy, RowEvent};
 use crate::change::{Column, Datum};
 
 /// A column that may be omitted.
@@ -46,7 +46,7 @@ impl Envelope {
                 .write_row(data, &RowEvent { omitted, ..*row }, self.partition_by);
         };
         write(data, &omitted);
-        if self.oversize == Oversize::Fail || data.len() <= limit {
+        if self.oversize == OversizePolicy::Fail || data.len() <= limit {
             return omitted;
         }
         let mut excess = data.len() - limit;
@@ -72,12 +72,12 @@ impl Envelope {
 
     /// Bytes of the missing values that the event must hold.
     ///
-    /// The missing values are those that were not kept. With the policy [`Oversize::Fail`] the event must
+    /// The missing values are those that were not kept. With the policy [`OversizePolicy::Fail`] the event must
     /// hold all of them, otherwise only those of the key.
     pub(super) fn missing_bytes(&self, row: &RowEvent<'_>) -> usize {
         let columns = row.relation.columns.iter().enumerate();
         columns
-            .filter(|(_, column)| column.key || self.oversize == Oversize::Fail)
+            .filter(|(_, column)| column.key || self.oversize == OversizePolicy::Fail)
             .map(|(index, _)| self.column_missing_bytes(row, index))
             .fold(0, usize::saturating_add)
     }

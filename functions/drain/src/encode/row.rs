@@ -4,9 +4,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::Transaction;
+use super::backfill_row::SnapshotPlace;
 use super::omitted_columns::OmittedColumns;
 use super::progress::EventPlace;
-use super::snapshot::SnapshotPlace;
 use crate::change::{Column, Datum, Relation, Tuple};
 
 /// The event of a row: operation, table and both images.

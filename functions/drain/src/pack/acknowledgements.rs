@@ -7,13 +7,13 @@ use std::collections::VecDeque;
 use crate::base::lsn::Lsn;
 use crate::continuity::checkpoint::{AckPosition, ResumePoint};
 
-/// The id of a transaction, or of a section of one.
+/// The id of a [`Span`].
 ///
-/// Only large transactions have sections. Ids ascend in commit order.
+/// Ids ascend in commit order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct TransactionId(u64);
+pub struct SpanId(u64);
 
-/// A transaction, or a section of one.
+/// A transaction, or a section of one. Only large transactions have sections.
 #[derive(Debug)]
 struct Span {
     /// Events that are not acknowledged yet.
@@ -72,32 +72,32 @@ impl Acknowledgements {
     }
 
     /// Begins the next transaction. Returns its id.
-    pub fn begin(&mut self) -> TransactionId {
+    pub fn begin(&mut self) -> SpanId {
         self.spans.push_back(Span {
             outstanding: 0,
             acknowledged: 0,
             counts: AcknowledgedCounts::default(),
             end: None,
         });
-        TransactionId(self.first + self.spans.len() as u64 - 1)
+        SpanId(self.first + self.spans.len() as u64 - 1)
     }
 
     /// Adds an event of a transaction. It is not acknowledged yet.
-    pub fn add_event(&mut self, id: TransactionId) {
+    pub fn add_event(&mut self, id: SpanId) {
         if let Some(span) = self.span(id) {
             span.outstanding += 1;
         }
     }
 
     /// Counts a change of a transaction.
-    pub fn add_change(&mut self, id: TransactionId) {
+    pub fn add_change(&mut self, id: SpanId) {
         if let Some(span) = self.span(id) {
             span.counts.changes += 1;
         }
     }
 
     /// Counts a transaction that had changes, before its end. `commit_time` is in µs since 1970-01-01 UTC.
-    pub fn add_transaction(&mut self, id: TransactionId, commit_time: Option<i64>) {
+    pub fn add_transaction(&mut self, id: SpanId, commit_time: Option<i64>) {
         if let Some(span) = self.span(id) {
             span.counts.transactions += 1;
             span.counts.last_commit = commit_time;
@@ -110,7 +110,7 @@ impl Acknowledgements {
     }
 
     /// Ends a transaction that was read to its commit.
-    pub fn commit(&mut self, id: TransactionId, commit_end: Lsn) {
+    pub fn commit(&mut self, id: SpanId, commit_end: Lsn) {
         if let Some(span) = self.span(id) {
             span.end = Some(SpanEnd::Commit(commit_end));
         }
@@ -120,7 +120,7 @@ impl Acknowledgements {
     /// Ends a section of a transaction that was read up to `resume`.
     ///
     /// Returns the id of the next section. The following events belong to it.
-    pub fn begin_section(&mut self, id: TransactionId, resume: ResumePoint) -> TransactionId {
+    pub fn begin_section(&mut self, id: SpanId, resume: ResumePoint) -> SpanId {
         if let Some(span) = self.span(id) {
             span.end = Some(SpanEnd::Section(resume));
         }
@@ -130,14 +130,14 @@ impl Acknowledgements {
     }
 
     /// Removes the last transaction, which must have no events.
-    pub fn discard(&mut self, id: TransactionId) {
+    pub fn discard(&mut self, id: SpanId) {
         if id.0 + 1 == self.first + self.spans.len() as u64 {
             self.spans.pop_back();
         }
     }
 
     /// Acknowledges one event of a transaction.
-    pub fn acknowledge(&mut self, id: TransactionId) {
+    pub fn acknowledge(&mut self, id: SpanId) {
         if let Some(span) = self.span(id) {
             debug_assert!(span.outstanding > 0, "more events were acknowledged than added");
             span.outstanding = span.outstanding.saturating_sub(1);
@@ -202,7 +202,7 @@ impl Acknowledgements {
         resume.take_if(|resume| resume.commit_end <= *known);
     }
 
-    fn span(&mut self, id: TransactionId) -> Option<&mut Span> {
+    fn span(&mut self, id: SpanId) -> Option<&mut Span> {
         let index = usize::try_from(id.0.checked_sub(self.first)?).ok()?;
         self.spans.get_mut(index)
     }
@@ -353,7 +353,7 @@ mod tests {
             let (mut number, mut rows, mut before) = (1, 0, 0);
             let mut id = acknowledgements.begin();
             // The outstanding events, each with the last position that may be acknowledged meanwhile.
-            let mut open: Vec<(TransactionId, (u64, u64))> = Vec::new();
+            let mut open: Vec<(SpanId, (u64, u64))> = Vec::new();
             for (step, which) in steps {
                 match step {
                     0..4 => {

@@ -45,7 +45,7 @@ const MAX_HOTTEST_KEYS: usize = 10;
 pub struct Forecast {
     now: Instant,
     record_bytes: usize,
-    capacity: usize,
+    max_unacknowledged_bytes: usize,
     /// Whether keys are named by their text, which holds values of rows.
     names_keys: bool,
     /// The name of each stream, by its number.
@@ -186,7 +186,7 @@ pub struct ShardFigures {
 impl Forecast {
     /// An empty forecast for a stream.
     ///
-    /// `aggregate_bytes` is the most bytes of an aggregate, `capacity` the most bytes that a drain keeps in
+    /// `aggregate_bytes` is the most bytes of an aggregate, `max_unacknowledged_bytes` the most bytes that a drain keeps in
     /// memory.
     pub fn new(
         now: Instant,
@@ -194,7 +194,7 @@ impl Forecast {
         map: &ShardMap,
         record_bytes: usize,
         aggregate_bytes: usize,
-        capacity: usize,
+        max_unacknowledged_bytes: usize,
         names_keys: bool,
     ) -> Self {
         let packing = |aggregation| Packing {
@@ -209,7 +209,7 @@ impl Forecast {
         Forecast {
             now,
             record_bytes,
-            capacity,
+            max_unacknowledged_bytes,
             names_keys,
             streams: vec![stream],
             packings: [
@@ -243,8 +243,8 @@ impl Forecast {
     pub fn add(&mut self, queued: QueuedEvent, limits: RequestLimits) {
         self.count(&queued);
         let [none, kpl] = &mut self.packings;
-        none.push(queued.clone(), self.now, limits, self.capacity);
-        kpl.push(queued, self.now, limits, self.capacity);
+        none.push(queued.clone(), self.now, limits, self.max_unacknowledged_bytes);
+        kpl.push(queued, self.now, limits, self.max_unacknowledged_bytes);
     }
 
     /// Counts an event for its table and its key.
@@ -322,12 +322,18 @@ fn hottest_keys(keys: HashMap<HashKey, KeyTotals>, events: u64) -> Vec<KeyFigure
 
 impl Packing {
     /// Queues an event, and sends the requests as a drain would.
-    fn push(&mut self, event: QueuedEvent, now: Instant, limits: RequestLimits, capacity: usize) {
+    fn push(
+        &mut self,
+        event: QueuedEvent,
+        now: Instant,
+        limits: RequestLimits,
+        max_unacknowledged_bytes: usize,
+    ) {
         self.lanes.push(event);
         while self.lanes.has_full_request(limits) {
             self.send(now, limits, true);
         }
-        while self.lanes.memory() >= capacity {
+        while self.lanes.memory() >= max_unacknowledged_bytes {
             self.send(now, limits, false);
         }
     }

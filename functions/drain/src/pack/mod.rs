@@ -11,7 +11,7 @@ mod shard_rate;
 mod shards;
 mod stream_shards;
 
-pub use acknowledgements::{AcknowledgedCounts, Acknowledgements, TransactionId};
+pub use acknowledgements::{AcknowledgedCounts, Acknowledgements, SpanId};
 pub use forecast::{Forecast, KeyFigures, PackingFigures, PlanFigures, ShardFigures, TableFigures};
 pub use lanes::Lanes;
 pub use outstanding::{OutstandingEvent, OutstandingEvents};

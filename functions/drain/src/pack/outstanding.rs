@@ -44,37 +44,37 @@ impl OutstandingEvents {
         earlier: Option<&AckAhead>,
         marker: Option<&Marker>,
     ) -> Option<AckAhead> {
-        let earlier = earlier.filter(|earlier| earlier.before().commit_end > acknowledged);
+        let earlier = earlier.filter(|earlier| earlier.bound().commit_end > acknowledged);
         let Some(queued_to) = self.queued_to else {
             let earlier = earlier?;
             let after = |position: &&Position| position.commit_end > acknowledged;
             let missing = earlier.missing().iter().filter(after).copied().collect();
-            return AckAhead::new(missing, earlier.before(), earlier.marker().clone());
+            return AckAhead::new(missing, earlier.bound(), earlier.marker().clone());
         };
-        let (mut missing, mut before) = missing_before(self.events, queued_to);
+        let (mut missing, mut bound) = missing_before(self.events, queued_to);
         let is_behind = |position: &Position| position.commit_end <= acknowledged;
         if missing.first().is_some_and(is_behind) {
             return None;
         }
-        if let Some(earlier) = earlier.filter(|earlier| before == queued_to && earlier.before() > queued_to) {
+        if let Some(earlier) = earlier.filter(|earlier| bound == queued_to && earlier.bound() > queued_to) {
             // The change at the bound may have more events.
             missing.push(queued_to);
             let after = |position: &&Position| **position > queued_to;
             missing.extend(earlier.missing().iter().filter(after));
-            before = earlier.before();
+            bound = earlier.bound();
             missing.retain(|position| !is_behind(position));
         }
         let markers = marker.into_iter().chain(earlier.map(AckAhead::marker));
         let newest = markers.max_by_key(|marker| marker.lsn)?;
-        if before.commit_end > newest.lsn {
-            before = Position {
+        if bound.commit_end > newest.lsn {
+            bound = Position {
                 commit_end: newest.lsn,
                 lsn: Lsn::ZERO,
                 index: 0,
             };
         }
-        match before.commit_end > acknowledged {
-            true => AckAhead::new(missing, before, newest.clone()),
+        match bound.commit_end > acknowledged {
+            true => AckAhead::new(missing, bound, newest.clone()),
             false => None,
         }
     }
@@ -84,10 +84,10 @@ impl OutstandingEvents {
 ///
 /// The positions ascend. Before the bound, no other position is missing.
 fn missing_before(mut events: Vec<OutstandingEvent>, queued_to: Position) -> (Vec<Position>, Position) {
-    let mut before = queued_to;
+    let mut bound = queued_to;
     if events.len() > MOST_MISSING {
         let (_, next, _) = events.select_nth_unstable_by_key(MOST_MISSING, |event| event.position);
-        before = before.min(next.position);
+        bound = bound.min(next.position);
         events.truncate(MOST_MISSING);
     }
     events.sort_unstable_by_key(|event| event.position);
@@ -104,12 +104,12 @@ fn missing_before(mut events: Vec<OutstandingEvent>, queued_to: Position) -> (Ve
             index: 0,
             ..first.position
         };
-        before = before.min(start);
+        bound = bound.min(start);
     }
     let positions = events.iter().map(|event| event.position);
     (
-        positions.take_while(|position| *position < before).collect(),
-        before,
+        positions.take_while(|position| *position < bound).collect(),
+        bound,
     )
 }
 

@@ -1,9 +1,9 @@
-//! Queued event with its transaction, and record of one event or many.
+//! Queued event with its span, and record of one event or many.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use super::TransactionId;
+use super::SpanId;
 use super::aggregate::{AggregateSize, aggregate};
 use super::outstanding::OutstandingEvent;
 use super::shards::HashKey;
@@ -54,13 +54,13 @@ pub struct RequestLimits {
 /// Memory of an event besides its data and key, about, in bytes: its structures, and its share of the queue.
 const STRUCT_BYTES: usize = 360;
 
-/// An event to send, with the transaction that it belongs to.
+/// An event to send, with the span of rows that it belongs to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueuedEvent {
     /// The event.
     pub event: Event,
-    /// The transaction whose acknowledgements it counts for.
-    pub transaction: TransactionId,
+    /// The span of rows whose acknowledgements it counts for.
+    pub span: SpanId,
     /// The number of positions of its change's events.
     ///
     /// It is 1 unless the change has several.

@@ -16,7 +16,7 @@ pub const PEEK_ROW_BYTES: usize = 160;
 
 /// A row of a peek.
 pub trait PeekRow {
-    /// The row's `lsn` column. It is not monotone over rows: see `base/position.rs`.
+    /// The row's `lsn` column. It ascends within a transaction. A later transaction may have smaller ones.
     fn lsn(&self) -> Lsn;
     /// The row as the plugin wrote it.
     fn data(&self) -> &[u8];

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::SlotError;
-use crate::backfill::schema::DatabaseSchema;
+use crate::backfill::database_schema::DatabaseSchema;
 use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot};
 use crate::base::table_name::TableName;
 

@@ -14,7 +14,7 @@ use super::slot::PgSlot;
 use super::sql_error::table_refusal;
 use super::sql_state::{is_cancelled, is_lock_timeout};
 use super::tables::schema::SchemaSource;
-use crate::backfill::schema::DatabaseSchema;
+use crate::backfill::database_schema::DatabaseSchema;
 use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot, WATERMARK, query};
 use crate::base::table_name::TableName;
 use crate::ports::{ChunkBounds, ChunkRead, SlotError, TableSource};
@@ -241,7 +241,7 @@ impl PgSlot<'_> {
             plugin: self.plugin,
             publications: &self.publications,
             tables: &self.tables,
-            columns: &self.columns,
+            column_rules: &self.column_rules,
         }
     }
 

@@ -49,7 +49,7 @@ pub(crate) struct PgSlot<'c> {
     pub(super) plugin: Plugin,
     pub(super) publications: Vec<String>,
     pub(super) tables: Vec<TablePattern>,
-    pub(super) columns: Vec<ColumnRule>,
+    pub(super) column_rules: Vec<ColumnRule>,
     /// Options of the plugin: a name, its value, the next name, and so on.
     pub(super) options: Vec<String>,
     /// Options that only newer versions of the plugin have.
@@ -96,7 +96,7 @@ impl<'c> PgSlot<'c> {
             plugin,
             publications: config.publications.clone(),
             tables: config.tables.clone(),
-            columns: config.columns.clone(),
+            column_rules: config.column_rules.clone(),
             options: options.common,
             newer_options: options.newer,
             standby_ack: config.standby_ack,

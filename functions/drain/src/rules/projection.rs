@@ -22,7 +22,7 @@ const MAX_RELATIONS: usize = 64;
 #[derive(Debug, Clone, Default)]
 pub struct ProjectionRules {
     /// Columns that are omitted or hashed.
-    pub columns: ColumnRules,
+    pub column_rules: ColumnRules,
     /// Columns of the partition keys of some tables.
     ///
     /// The other tables have their own keys as partition keys. The first entry that matches a table counts.
@@ -32,12 +32,12 @@ pub struct ProjectionRules {
 impl ProjectionRules {
     /// Whether every relation is sent as it is.
     fn is_empty(&self) -> bool {
-        self.columns.is_empty() && self.partition_keys.is_empty()
+        self.column_rules.is_empty() && self.partition_keys.is_empty()
     }
 
     /// Whether a relation of this table may be projected.
     fn match_table(&self, table: &TableName) -> bool {
-        self.columns.match_table(table) || self.partition_columns(table).is_some()
+        self.column_rules.match_table(table) || self.partition_columns(table).is_some()
     }
 
     /// The columns of a table's partition key.
@@ -110,7 +110,7 @@ impl<'r> Projections<'r> {
         if self.rules.is_empty() {
             return None;
         }
-        let salt = self.rules.columns.salt();
+        let salt = self.rules.column_rules.salt();
         match change {
             Change::Insert { relation, new } => {
                 let projection = self.of(relation)?;
@@ -159,7 +159,7 @@ impl<'r> Projections<'r> {
             return None;
         }
         let projection = self.of(relation)?;
-        let row = projection.row(self.rules.columns.salt(), row);
+        let row = projection.row(self.rules.column_rules.salt(), row);
         Some((Arc::clone(&projection.relation), row))
     }
 
@@ -210,7 +210,7 @@ impl Projection {
     /// A key that loses a column would be the key of several rows. So such a relation has no key, and its
     /// rows keep the order of their table.
     fn new(rules: &ProjectionRules, relation: &Relation) -> Option<Self> {
-        let action = |name: &str| rules.columns.action_of(&relation.table, name);
+        let action = |name: &str| rules.column_rules.action_of(&relation.table, name);
         let columns = relation.columns.iter();
         let columns: Vec<ColumnProjection> = columns
             .map(|column| match action(&column.name) {
@@ -245,7 +245,7 @@ impl Projection {
         });
         let mut relation = Relation {
             columns: sent.collect(),
-            primary_key: primary_key(&rules.columns, relation),
+            primary_key: primary_key(&rules.column_rules, relation),
             is_insert_only: relation.is_insert_only && !loses_key,
             rows_may_move: false,
             table: relation.table.clone(),

@@ -7,7 +7,7 @@ use drain::catalog::Catalog;
 use drain::change::{Change, Item};
 use drain::decode::Decoder;
 use drain::encode::{
-    Debezium, DebeziumModes, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, Oversize,
+    Debezium, DebeziumModes, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, OversizePolicy,
     PartitionBy, SchemaCache, Transaction,
 };
 use drain::pack::{
@@ -117,7 +117,7 @@ impl Path {
         let rules = ColumnRule::parse_list("public.users.email:hash,*.*.ssn:omit");
         let rules = ColumnRules::new(rules.expect("they are rules"), Salt::default());
         let rules = ProjectionRules {
-            columns: rules,
+            column_rules: rules,
             partition_keys: TableColumns::parse_list("public.orders:customer_id").expect("it is an entry"),
         };
         let mut path = Path {
@@ -136,7 +136,7 @@ impl Path {
                 }),
                 partition_by: PartitionBy::Key,
                 keyless: KeylessRows::Spread,
-                oversize: Oversize::Fail,
+                oversize: OversizePolicy::Fail,
             },
             lanes: Lanes::new(aggregation, shards(16)),
             acknowledgements: Acknowledgements::new(Lsn(1).into()),
@@ -183,12 +183,12 @@ impl Path {
                     self.acknowledgements.add_event(id);
                     self.lanes.push(QueuedEvent {
                         event,
-                        transaction: id,
+                        span: id,
                         change_positions: 1,
                         stream: MAIN_STREAM,
                     });
                 }
-                self.encoded.take_spare(&mut self.spare);
+                self.encoded.refill_spare(&mut self.spare);
             }
             self.acknowledgements.commit(id, lsn);
             if number % 1_000 == 0 {
@@ -205,7 +205,7 @@ impl Path {
             for record in self.lanes.next_request(now, LIMITS, false) {
                 self.bytes += record.data().len();
                 for event in record.events() {
-                    self.acknowledgements.acknowledge(event.transaction);
+                    self.acknowledgements.acknowledge(event.span);
                 }
                 let former = self.lanes.acknowledge(now, record).into_iter();
                 self.spare.extend(former.map(|queued| queued.event));

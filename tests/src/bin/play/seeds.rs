@@ -1,10 +1,11 @@
 //! Shared by the commands of `play`: numbers of the environment, and the table of random plays.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use scenarios::random_play::{Counter, PlayCounts, PlayResult, play_all};
+use scenarios::random_play::{Counter, Log, PlayCounts, PlayResult, play_all};
 
 /// Number in an environment variable.
 pub(crate) fn number(name: &str, default: u64) -> u64 {
@@ -82,6 +83,12 @@ impl PlayTable {
         if !failures.is_empty() {
             self.failed.push(command);
         }
+        if !result.logs.is_empty() {
+            match save_logs(seed, &result.logs) {
+                Ok(folder) => println!("       logs: {}", folder.display()),
+                Err(error) => println!("       the logs cannot be saved: {error}"),
+            }
+        }
         self.plays += 1;
         self.counts.add_all(&result.counts);
         add_all(&mut self.invocations, &result.invocations);
@@ -112,6 +119,16 @@ impl PlayTable {
             println!("failed: {command}");
         }
     }
+}
+
+/// Writes the logs of a play into a folder below `target`; returns the folder.
+fn save_logs(seed: u64, logs: &[Log]) -> std::io::Result<PathBuf> {
+    let folder = Path::new("target/plays").join(scenarios::unique(&format!("seed-{seed}")));
+    std::fs::create_dir_all(&folder)?;
+    for log in logs {
+        std::fs::write(folder.join(log.name), &log.text)?;
+    }
+    Ok(folder)
 }
 
 /// Cells of one line, each aligned to the right of its column.

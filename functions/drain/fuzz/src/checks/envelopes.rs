@@ -8,7 +8,8 @@ use drain::base::position::{Position, PositionSequence};
 use drain::change::{Change, Datum, Item, Message, Relation};
 use drain::encode::{
     Debezium, DebeziumModes, DecimalMode, Dms, EncodedEvents, Envelope, EnvelopeForm, Event, HstoreMode,
-    IntervalMode, KeylessRows, Oversize, PartitionBy, Progress, SchemaCache, TimeMode, Transaction, Wal2json,
+    IntervalMode, KeylessRows, OversizePolicy, PartitionBy, Progress, SchemaCache, TimeMode, Transaction,
+    Wal2json,
 };
 use serde::de::IgnoredAny;
 
@@ -77,7 +78,7 @@ impl EnvelopeChecks {
             unwrap: false,
             schemas: None,
         };
-        let (oversize, limit) = [(Oversize::Fail, usize::MAX), (Oversize::Omit, 600)][bits(7, 1)];
+        let (oversize, limit) = [(OversizePolicy::Fail, usize::MAX), (OversizePolicy::Omit, 600)][bits(7, 1)];
         let transaction = Transaction {
             xid: 7,
             commit_time: Some(NOW),
@@ -128,7 +129,7 @@ impl EnvelopeChecks {
                     let (progress, limit) = (&mut check.encoded, check.limit);
                     let omitted =
                         allocated.add(|| envelope.encode(progress, lsn, change, NOW, limit, &mut encoded));
-                    if envelope.oversize == Oversize::Fail {
+                    if envelope.oversize == OversizePolicy::Fail {
                         let is_message = matches!(change, Change::Message(_));
                         assert!(omitted == 0 || is_message, "{omitted}");
                         // A schema is many times longer than the names of its columns.

@@ -15,7 +15,7 @@ use drain::change::{Change, Item};
 use drain::continuity::checkpoint::Checkpoint;
 use drain::continuity::marker::Marker;
 use drain::decode::{Decoder, KeptBytes, RowShortener};
-use drain::event::Action;
+use drain::invocation::Action;
 use drain::plugin::Plugin;
 use serde::Deserialize;
 use serde_json::Value;

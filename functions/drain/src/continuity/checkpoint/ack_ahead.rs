@@ -23,29 +23,29 @@ pub struct AckAhead {
     /// The positions before the bound that are not acknowledged, ascending.
     missing: Vec<Position>,
     /// The bound: nothing is stated about this position and later ones.
-    before: Position,
+    bound: Position,
     /// A marker after the bound. While the log contains it, the log before it is the one that was drained.
     marker: Marker,
 }
 
 impl AckAhead {
-    /// All changes before `before` are acknowledged, except those that `missing` has.
+    /// All changes before `bound` are acknowledged, except those that `missing` has.
     ///
     /// `None` if the marker is not after the bound.
-    pub fn new(mut missing: Vec<Position>, before: Position, marker: Marker) -> Option<Self> {
-        missing.retain(|position| *position < before);
+    pub fn new(mut missing: Vec<Position>, bound: Position, marker: Marker) -> Option<Self> {
+        missing.retain(|position| *position < bound);
         missing.sort_unstable();
         missing.dedup();
-        (before.commit_end <= marker.lsn).then_some(AckAhead {
+        (bound.commit_end <= marker.lsn).then_some(AckAhead {
             missing,
-            before,
+            bound,
             marker,
         })
     }
 
     /// The bound.
-    pub fn before(&self) -> Position {
-        self.before
+    pub fn bound(&self) -> Position {
+        self.bound
     }
 
     /// The marker after the bound.
@@ -63,7 +63,7 @@ impl AckAhead {
     /// Only for an insert: it has one event in each history of its table. So it is known by its index among
     /// the rows of a log record of a `COPY`.
     pub fn has_insert(&self, position: Position) -> bool {
-        position < self.before && self.missing.binary_search(&position).is_err()
+        position < self.bound && self.missing.binary_search(&position).is_err()
     }
 
     /// Whether every event of the log record at this position is acknowledged.
@@ -75,8 +75,8 @@ impl AckAhead {
         let first = self
             .missing
             .partition_point(|missing| (missing.commit_end, missing.lsn) < record);
-        let next = self.missing.get(first).unwrap_or(&self.before);
-        record < (self.before.commit_end, self.before.lsn) && (next.commit_end, next.lsn) != record
+        let next = self.missing.get(first).unwrap_or(&self.bound);
+        record < (self.bound.commit_end, self.bound.lsn) && (next.commit_end, next.lsn) != record
     }
 }
 
@@ -135,9 +135,9 @@ impl StoredAckAhead {
         let is_after = positions
             .first()
             .is_some_and(|first| first.commit_end > acknowledged);
-        let before = positions.pop().filter(|_| is_after && positions.is_sorted());
-        let before = before.filter(|before| positions.last() < Some(before));
-        let ahead = before.and_then(|before| AckAhead::new(positions, before, self.marker.clone()));
+        let bound = positions.pop().filter(|_| is_after && positions.is_sorted());
+        let bound = bound.filter(|bound| positions.last() < Some(bound));
+        let ahead = bound.and_then(|bound| AckAhead::new(positions, bound, self.marker.clone()));
         ahead.ok_or("it cannot be read")
     }
 }
@@ -170,13 +170,13 @@ pub fn rules_hash(rules: &[&str]) -> String {
 /// or else the distance to the commit end. Its lowest bit says whether an index follows. Numbers are
 /// [varints](varint).
 fn code(ahead: &AckAhead, most_bytes: usize) -> Option<Vec<u8>> {
-    let all = || ahead.missing.iter().chain([&ahead.before]);
+    let all = || ahead.missing.iter().chain([&ahead.bound]);
     let is_aligned = all().all(|position| (position.commit_end.0 | position.lsn.0) % 8 == 0);
     let shift = if is_aligned { 3u8 } else { 0 };
     let (mut bytes, mut former) = (vec![shift], None);
     for position in all() {
         // The bound needs room, too.
-        let is_last = *position == ahead.before || bytes.len() + 2 * MOST_CODED_BYTES > most_bytes;
+        let is_last = *position == ahead.bound || bytes.len() + 2 * MOST_CODED_BYTES > most_bytes;
         push_position(&mut bytes, former, *position, shift);
         former = Some(*position);
         if is_last {
@@ -246,14 +246,14 @@ mod tests {
         }
     }
 
-    fn ahead(missing: &[Position], before: Position) -> AckAhead {
+    fn ahead(missing: &[Position], bound: Position) -> AckAhead {
         let marker = Marker {
             number: 7,
             nonce: "0123456789abcdef".into(),
             lsn: Lsn(u64::MAX),
             flushed: Lsn(u64::MAX),
         };
-        AckAhead::new(missing.to_vec(), before, marker).unwrap()
+        AckAhead::new(missing.to_vec(), bound, marker).unwrap()
     }
 
     fn stored(ahead: &AckAhead, most_bytes: usize) -> Option<StoredAckAhead> {
@@ -339,15 +339,15 @@ mod tests {
                 .map(|(commit, lsn, index)| position(commit * unit, u64::from(lsn) * unit, index))
                 .collect();
             all.sort_unstable();
-            let before = all.pop().unwrap();
-            let ahead = ahead(&all, before);
+            let bound = all.pop().unwrap();
+            let ahead = ahead(&all, bound);
             let Some(stored) = stored(&ahead, most_bytes) else {
                 return Ok(());
             };
             prop_assert!(stored.positions.len() <= most_bytes);
             let read = stored.read(Lsn(1), "rules").unwrap();
-            prop_assert!(read.before <= ahead.before);
-            let known: Vec<_> = all.into_iter().filter(|position| *position < read.before).collect();
+            prop_assert!(read.bound <= ahead.bound);
+            let known: Vec<_> = all.into_iter().filter(|position| *position < read.bound).collect();
             prop_assert_eq!(read.missing, known);
         }
     }

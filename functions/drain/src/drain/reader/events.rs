@@ -6,9 +6,9 @@ use crate::base::lsn::Lsn;
 use crate::base::position::Position;
 use crate::change::{Change, Datum};
 use crate::continuity::checkpoint::AckAhead;
-use crate::encode::{EncodedEvents, Event, Oversize, Progress};
+use crate::encode::{EncodedEvents, Event, OversizePolicy, Progress};
 use crate::error::Error;
-use crate::pack::{MAIN_STREAM, QueuedEvent, TransactionId};
+use crate::pack::{MAIN_STREAM, QueuedEvent, SpanId};
 use crate::ports::PeekRow;
 
 use super::super::report::Report;
@@ -83,7 +83,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         // change is encoded without them, and its row is read again in the backfill. If the row is too large,
         // its table fails then, and not the drain.
         if let Some(chunk) = chunk {
-            chunk.discard_filled(&change, self.envelope.oversize == Oversize::Fail);
+            chunk.discard_filled(&change, self.envelope.oversize == OversizePolicy::Fail);
         }
         *progress = before;
         self.events.events.clear();
@@ -98,11 +98,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
     }
 
     /// Queues the encoded events.
-    pub(super) fn queue_events(
-        &mut self,
-        id: TransactionId,
-        out: &mut ReaderOutput<'_>,
-    ) -> Result<(), Error> {
+    pub(super) fn queue_events(&mut self, span: SpanId, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
         let limit = self.settings.record_bytes;
         // A definition and a tombstone have the position of their row's event.
         let index = |event: Option<&Event>| event.map_or(0, |event| event.position.index);
@@ -119,10 +115,10 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 return Err(Error::oversize(&self.settings.slot, &event, limit, policy));
             }
             out.report.events += 1;
-            out.acknowledgements.add_event(id);
+            out.acknowledgements.add_event(span);
             out.events.push(QueuedEvent {
                 event,
-                transaction: id,
+                span,
                 change_positions,
                 stream: MAIN_STREAM,
             });

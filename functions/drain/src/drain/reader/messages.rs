@@ -67,7 +67,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         if is_internal(&message.prefix) {
             return Ok(());
         }
-        if lsn > self.history.upto {
+        if lsn > self.history.readable {
             self.has_left_out = true;
             return Ok(());
         }

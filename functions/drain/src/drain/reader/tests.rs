@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::table_name::TableName;
-use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, KeylessRows, Oversize, PartitionBy};
+use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, KeylessRows, OversizePolicy, PartitionBy};
 use crate::pack::{Aggregation, ShardMap};
 use crate::rules::projection::ProjectionRules;
 use crate::rules::skipped_operations::SkippedOperations;
@@ -31,7 +31,7 @@ fn settings() -> Settings {
         aggregation: Aggregation::None,
         shards: ShardMap::even(1),
         keyed: true,
-        bytes_in_flight: 1 << 20,
+        max_unacknowledged_bytes: 1 << 20,
         linger: std::time::Duration::ZERO,
         poll_share: 0.05,
         projection: ProjectionRules::default(),
@@ -54,7 +54,7 @@ fn envelope() -> Envelope {
         }),
         partition_by: PartitionBy::Key,
         keyless: KeylessRows::Spread,
-        oversize: Oversize::Fail,
+        oversize: OversizePolicy::Fail,
     }
 }
 
@@ -66,7 +66,7 @@ fn history(resume: Option<ResumePoint>) -> SentHistory {
         resume,
         expected: None,
         ahead: None,
-        upto: Lsn(u64::MAX),
+        readable: Lsn(u64::MAX),
     }
 }
 
@@ -118,7 +118,7 @@ fn read(
     let (mut queued, mut report) = (Vec::new(), Report::default());
     let mut reader = WindowReader::new(&settings, &envelope, catalog, history(resume), 0);
     for row in rows {
-        reader.take(row).unwrap();
+        reader.push_row(row).unwrap();
         while reader.has_rows(None) && report.changes < most as u64 {
             let mut out = ReaderOutput {
                 acknowledgements: &mut acknowledgements,
@@ -133,7 +133,7 @@ fn read(
     }
     reader.end_section(&mut acknowledgements, None);
     for event in &queued {
-        acknowledgements.acknowledge(event.transaction);
+        acknowledgements.acknowledge(event.span);
     }
     let events = queued.into_iter().map(|queued| queued.event).collect();
     (events, acknowledgements.position().resume.clone(), Ok(()))
@@ -230,14 +230,14 @@ fn a_resume_point_without_rows_reads_the_transaction_from_its_beginning() {
 fn a_transaction_that_ends_beyond_the_bound_is_left_out() {
     let (settings, envelope) = (settings(), envelope());
     let history = SentHistory {
-        upto: Lsn(COMMIT_END.0 - 1),
+        readable: Lsn(COMMIT_END.0 - 1),
         ..history(None)
     };
     let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
     let (mut queued, mut report) = (Vec::new(), Report::default());
     let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history, 0);
     for row in transaction(&[100, 101]) {
-        reader.take(row).unwrap();
+        reader.push_row(row).unwrap();
         while reader.has_rows(None) {
             let mut out = ReaderOutput {
                 acknowledgements: &mut acknowledgements,
@@ -266,7 +266,7 @@ fn needs_of_large_transaction(first_commits: CommitRows) -> Vec<ReaderNeed> {
     };
     let begin = TestRow(Lsn(2), "BEGIN 7".into());
     let needs = std::iter::once(begin).chain((3..12).map(row)).map(|row| {
-        let need = reader.take(row).unwrap();
+        let need = reader.push_row(row).unwrap();
         if !reader.is_open() {
             let mut out = ReaderOutput {
                 acknowledgements: &mut Acknowledgements::new(crate::continuity::checkpoint::AckPosition {

@@ -9,7 +9,7 @@ use crate::change::Change;
 use crate::continuity::checkpoint::ResumePoint;
 use crate::encode::{Envelope, Progress, Transaction};
 use crate::error::Error;
-use crate::pack::{Acknowledgements, TransactionId};
+use crate::pack::{Acknowledgements, SpanId};
 use crate::ports::PeekRow;
 
 /// Most tables whose events a resume point counts.
@@ -19,7 +19,7 @@ const MOST_COUNTED_TABLES: usize = 16;
 
 /// A transaction between its first row and its commit.
 pub(super) struct OpenTransaction {
-    pub(super) id: TransactionId,
+    pub(super) id: SpanId,
     pub(super) transaction: Transaction,
     /// Set once the end of the commit record is known: at the begin row, or at the commit row.
     pub(super) progress: Option<Progress>,
@@ -51,7 +51,7 @@ pub(super) struct RowCounts {
 }
 
 impl OpenTransaction {
-    pub(super) fn new(id: TransactionId, transaction: Transaction) -> Self {
+    pub(super) fn new(id: SpanId, transaction: Transaction) -> Self {
         OpenTransaction {
             id,
             transaction,
@@ -79,7 +79,7 @@ impl OpenTransaction {
         self.progress = Some(envelope.begin(self.transaction, commit_end));
         self.is_sent = commit_end <= history.settled.max(history.sent_here);
         self.is_replayed = commit_end <= history.acknowledged;
-        self.left_out = commit_end > history.upto;
+        self.left_out = commit_end > history.readable;
         let xid = self.transaction.xid;
         self.resumes = history.resume.take_if(|resume| resume.xid == xid);
         // A resume point without rows contains only the end of the transaction.

@@ -130,12 +130,12 @@ async fn send_all(sender: &mut Sender<FakeStream>) -> usize {
 }
 
 fn push(sender: &mut Sender<FakeStream>, stream: usize, number: u64) {
-    let transaction = sender.acknowledgements.begin();
-    sender.acknowledgements.add_event(transaction);
-    sender.acknowledgements.commit(transaction, Lsn(number));
+    let span = sender.acknowledgements.begin();
+    sender.acknowledgements.add_event(span);
+    sender.acknowledgements.commit(span, Lsn(number));
     sender.push(QueuedEvent {
         event: event("t", number),
-        transaction,
+        span,
         change_positions: 1,
         stream,
     });

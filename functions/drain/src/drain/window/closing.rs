@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::WindowRunner;
-use super::reading::ReadOutcome;
+use super::open_peek::ReadOutcome;
 use crate::base::window_sizing::Window;
 use crate::error::Error;
 use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
@@ -67,7 +67,7 @@ where
             return Err(error);
         }
         let is_sent = is_all_sent && failure.is_none();
-        if is_sent && self.confirmer.is_unconfirmed && read != ReadOutcome::Stopped {
+        if is_sent && self.confirmer.is_unconfirmed() && read != ReadOutcome::Stopped {
             return Ok(self.leave_unconfirmed(read));
         }
         let closed = self.close_chunk(is_sent && read.is_complete()).await;
@@ -133,9 +133,9 @@ where
 
     /// The error if a complete window lacks the expected marker.
     fn overdue_marker(&self, window: Window) -> Option<Error> {
-        let expected = self.confirmer.markers.expected.as_ref()?;
-        let is_overdue = expected.flushed <= window.upto;
-        is_overdue.then(|| self.confirmer.markers.missing(expected, self.start.acknowledged))
+        let markers = &self.confirmer.markers;
+        let overdue = markers.overdue_at(window.upto)?;
+        Some(markers.missing(overdue, self.start.acknowledged))
     }
 
     /// Closes the chunk of the backfill at the end of a window.

@@ -41,13 +41,13 @@ where
     async fn store_first_position(&mut self, first_event: Option<Event>) -> Result<(), Error> {
         if let Some(event) = first_event {
             let acknowledgements = &mut self.sender.acknowledgements;
-            let transaction = acknowledgements.begin();
-            acknowledgements.add_event(transaction);
-            acknowledgements.commit(transaction, self.start.acknowledged);
+            let span = acknowledgements.begin();
+            acknowledgements.add_event(span);
+            acknowledgements.commit(span, self.start.acknowledged);
             self.report.events += 1;
             self.sender.push(QueuedEvent {
                 event,
-                transaction,
+                span,
                 change_positions: 1,
                 stream: MAIN_STREAM,
             });

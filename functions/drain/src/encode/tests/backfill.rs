@@ -128,7 +128,7 @@ fn a_backfill_row_that_exceeds_a_record_loses_columns() {
     let (large, mut out) = ("x".repeat(1000), EncodedEvents::default());
     let row = row(&[Some("1"), Some(&large)]);
     let envelope = Envelope {
-        oversize: Oversize::Omit,
+        oversize: OversizePolicy::Omit,
         ..wal2json()
     };
     let omitted = envelope.encode_backfill_row(

@@ -115,7 +115,7 @@ fn envelope(form: EnvelopeForm) -> Envelope {
         form,
         partition_by: PartitionBy::Key,
         keyless: KeylessRows::Spread,
-        oversize: Oversize::Fail,
+        oversize: OversizePolicy::Fail,
     }
 }
 

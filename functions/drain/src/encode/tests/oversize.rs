@@ -19,7 +19,7 @@ fn an_event_that_exceeds_a_record_loses_and_names_its_largest_columns_outside_th
     };
     for form in all_forms() {
         let envelope = Envelope {
-            oversize: Oversize::Omit,
+            oversize: OversizePolicy::Omit,
             ..envelope(form)
         };
         let encode_within = |limit: usize| {
@@ -76,7 +76,7 @@ fn a_column_is_omitted_from_both_images() {
         new: row(&[Some("1"), Some(&new)]),
     };
     let envelope = Envelope {
-        oversize: Oversize::Omit,
+        oversize: OversizePolicy::Omit,
         ..debezium()
     };
     let mut out = EncodedEvents::default();
@@ -97,9 +97,9 @@ fn a_value_that_was_not_kept_is_omitted_or_makes_the_event_too_large() {
     let tuple = |key: Datum<'static>| vec![key, Datum::Text("s".into()), huge.clone()];
     for form in all_forms() {
         for (policy, key, is_sent) in [
-            (Oversize::Omit, Datum::Text("k".into()), true),
-            (Oversize::Fail, Datum::Text("k".into()), false),
-            (Oversize::Omit, huge.clone(), false),
+            (OversizePolicy::Omit, Datum::Text("k".into()), true),
+            (OversizePolicy::Fail, Datum::Text("k".into()), false),
+            (OversizePolicy::Omit, huge.clone(), false),
         ] {
             let envelope = Envelope {
                 oversize: policy,

@@ -183,7 +183,7 @@ fn the_old_row_of_an_update_does_not_count_against_the_size() {
 #[test]
 fn a_column_that_is_omitted_for_its_size_is_named() {
     let form = Envelope {
-        oversize: Oversize::Omit,
+        oversize: OversizePolicy::Omit,
         ..unwrapped()
     };
     let (mut progress, mut out) = (progress(), EncodedEvents::default());

@@ -37,10 +37,10 @@ fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigur
             missing_bytes: 0,
             row: None,
         };
-        let transaction = acknowledgements.begin();
+        let span = acknowledgements.begin();
         let queued = QueuedEvent {
             event,
-            transaction,
+            span,
             change_positions: 1,
             stream: 0,
         };

@@ -22,9 +22,9 @@ fn lanes(aggregation: Aggregation) -> (Lanes, Acknowledgements, Instant) {
 }
 
 fn event(acknowledgements: &mut Acknowledgements, n: u64, key: &str, barrier: bool) -> QueuedEvent {
-    let transaction = acknowledgements.begin();
-    acknowledgements.add_event(transaction);
-    acknowledgements.commit(transaction, Lsn(n));
+    let span = acknowledgements.begin();
+    acknowledgements.add_event(span);
+    acknowledgements.commit(span, Lsn(n));
     let position = Position {
         commit_end: Lsn(n),
         lsn: Lsn(n),
@@ -41,7 +41,7 @@ fn event(acknowledgements: &mut Acknowledgements, n: u64, key: &str, barrier: bo
     };
     QueuedEvent {
         event,
-        transaction,
+        span,
         change_positions: 1,
         stream: 0,
     }

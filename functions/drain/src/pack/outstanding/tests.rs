@@ -115,7 +115,7 @@ fn marker() -> Marker {
 }
 
 impl ModelDrain<'_> {
-    fn queue(&mut self, change: &LoggedChange, form: Form, transaction: crate::pack::TransactionId) {
+    fn queue(&mut self, change: &LoggedChange, form: Form, transaction: crate::pack::SpanId) {
         let has = match (&self.earlier, change.kind) {
             (None, _) => false,
             (Some(ahead), Kind::Insert(_)) => ahead.has_insert(change.position),
@@ -142,7 +142,7 @@ impl ModelDrain<'_> {
                     missing_bytes: 0,
                     row: None,
                 },
-                transaction,
+                span: transaction,
                 change_positions,
                 stream: 0,
             });
@@ -170,7 +170,7 @@ impl ModelDrain<'_> {
             return;
         }
         for event in record.events() {
-            self.acknowledgements.acknowledge(event.transaction);
+            self.acknowledgements.acknowledge(event.span);
         }
         self.lanes.acknowledge(Instant::now(), record);
     }
@@ -335,9 +335,9 @@ fn a_change_that_is_acknowledged_in_part_is_the_bound() {
     };
     let both = [event(20, 0, 1), event(30, 0, 2), event(30, 1, 2), event(40, 0, 1)];
     assert_eq!(ahead(&both).missing().len(), 4);
-    assert_eq!(ahead(&both).before().commit_end, Lsn(100));
+    assert_eq!(ahead(&both).bound().commit_end, Lsn(100));
     for part in [&both[..2], &[both[0], both[2]]] {
         assert_eq!(ahead(part).missing(), [both[0].position]);
-        assert_eq!(ahead(part).before(), both[1].position);
+        assert_eq!(ahead(part).bound(), both[1].position);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use postgres_types::ToSql;
 use tokio_postgres::Row as PgRow;
 
-use crate::backfill::schema::{ColumnInfo, DatabaseSchema, PublicationInfo, RelationInfo};
+use crate::backfill::database_schema::{ColumnInfo, DatabaseSchema, PublicationInfo, RelationInfo};
 use crate::backfill::table::{KeyOrder, SizeProbe};
 use crate::base::table_name::TableName;
 use crate::catalog::{Catalog, TableRequest};
@@ -58,7 +58,7 @@ pub(crate) struct SchemaSource<'a> {
     pub(crate) plugin: Plugin,
     pub(crate) publications: &'a [String],
     pub(crate) tables: &'a [TablePattern],
-    pub(crate) columns: &'a [ColumnRule],
+    pub(crate) column_rules: &'a [ColumnRule],
 }
 
 impl SchemaSource<'_> {
@@ -82,7 +82,7 @@ impl SchemaSource<'_> {
             relations: rows.iter().map(listed_relation).collect(),
             published,
             tables: self.tables.to_vec(),
-            columns: self.columns.to_vec(),
+            column_rules: self.column_rules.to_vec(),
             catalog: Catalog::default(),
             role: self.connector.user().to_owned(),
         })
@@ -115,7 +115,7 @@ impl SchemaSource<'_> {
             relations: rows.iter().map(relation_info).collect(),
             published,
             tables: self.tables.to_vec(),
-            columns: self.columns.to_vec(),
+            column_rules: self.column_rules.to_vec(),
             catalog,
             role: self.connector.user().to_owned(),
         })

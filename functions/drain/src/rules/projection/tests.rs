@@ -7,7 +7,7 @@ const SALT: &str = "0123456789abcdef";
 fn rules(list: &str) -> ProjectionRules {
     let salt = Salt::new(SALT.to_owned()).unwrap();
     ProjectionRules {
-        columns: ColumnRules::new(ColumnRule::parse_list(list).unwrap(), salt),
+        column_rules: ColumnRules::new(ColumnRule::parse_list(list).unwrap(), salt),
         partition_keys: Vec::new(),
     }
 }

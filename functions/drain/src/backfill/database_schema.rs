@@ -10,7 +10,7 @@ use super::table::{BackfillTable, KeyOrder, SizeProbe};
 use crate::base::table_name::{TableName, quoted_if_needed};
 use crate::catalog::{Catalog, CatalogTable};
 use crate::change::{Column, ColumnCoverage, ColumnType, Relation};
-use crate::event::BackfillRequest;
+use crate::invocation::BackfillRequest;
 use crate::rules::column_rules::ColumnRule;
 use crate::rules::pattern::{self, TablePattern};
 
@@ -81,7 +81,7 @@ pub struct DatabaseSchema {
     /// The patterns of `TABLES`; empty means all.
     pub tables: Vec<TablePattern>,
     /// Columns that are omitted or hashed.
-    pub columns: Vec<ColumnRule>,
+    pub column_rules: Vec<ColumnRule>,
     /// The types of columns, and the keys of tables.
     pub catalog: Catalog,
     /// The role that reads the tables.
@@ -445,7 +445,7 @@ impl DatabaseSchema {
             (None, Some(_)) => !column.is_generated,
             (None, None) => !column.is_virtual,
         };
-        let omits = |column: &ColumnInfo| ColumnRule::omits(&self.columns, &info.table, &column.name);
+        let omits = |column: &ColumnInfo| ColumnRule::omits(&self.column_rules, &info.table, &column.name);
         // An omitted column is not even read, unless it orders the rows.
         let is_read = |column: &&ColumnInfo| !omits(column) || info.key.contains(&column.name);
         info.columns.iter().filter(is_published).filter(is_read).collect()

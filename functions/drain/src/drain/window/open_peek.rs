@@ -27,7 +27,7 @@ impl ReadOutcome {
 }
 
 /// Rows, reader and counts of a window that is being read.
-pub(super) struct WindowReading<'r, P: PeekRows> {
+pub(super) struct OpenPeek<'r, P: PeekRows> {
     pub(super) window: Window,
     pub(super) rows: &'r mut P,
     pub(super) reader: WindowReader<'r, P::Row>,
@@ -37,7 +37,7 @@ pub(super) struct WindowReading<'r, P: PeekRows> {
     pub(super) count: i32,
 }
 
-impl<P: PeekRows> WindowReading<'_, P>
+impl<P: PeekRows> OpenPeek<'_, P>
 where
     P::Row: PeekRow,
 {

@@ -190,7 +190,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::event::Action;
+    use crate::invocation::Action;
 
     /// The command of an event with these fields.
     fn parse(mut fields: Value) -> Result<BackfillCommand, EventError> {

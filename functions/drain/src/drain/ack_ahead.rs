@@ -55,8 +55,8 @@ impl AckAheadState {
         let marker = stored.marker();
         match markers.is_in_log(slot, marker, budget).await {
             Ok(true) => {
-                let (missing, before) = (stored.missing().len(), stored.before().commit_end);
-                tracing::debug!(slot = name, missing, %before,
+                let (missing, bound) = (stored.missing().len(), stored.bound().commit_end);
+                tracing::debug!(slot = name, missing, %bound,
                     "changes that were acknowledged ahead are not sent again");
                 self.known = Some(Arc::new(stored));
             }
