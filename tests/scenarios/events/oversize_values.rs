@@ -98,7 +98,7 @@ async fn assert_omitted(builder: FixtureBuilder) {
             json!(["c", 2, "b", "c", "AA==", none]),
             json!(["c", 3, "d", UNAVAILABLE, UNAVAILABLE, both]),
             json!(["u", 1, "e", UNAVAILABLE, null, large]),
-            json!(["u", 1, "e", UNAVAILABLE, null, large]),
+            json!(["u", 1, "e", "short", null, none]),
             json!(["u", 2, "b", UNAVAILABLE, "AA==", large]),
             json!(["d", 3, "d", UNAVAILABLE, UNAVAILABLE, both]),
         ]

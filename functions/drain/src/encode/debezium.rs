@@ -26,6 +26,7 @@ pub use value::{DebeziumModes, DecimalMode};
 use std::sync::Arc;
 
 use super::backfill_row::SnapshotPlace;
+use super::omitted_columns::Image;
 use super::progress::EventPlace;
 use super::value::{
     UNAVAILABLE_VALUE, write_base64, write_integer, write_message_content, write_message_prefix, write_names,
@@ -87,9 +88,9 @@ impl Debezium {
     fn write_enveloped_row(&self, out: &mut Vec<u8>, row: &RowEvent<'_>) -> bool {
         let mut unfit = Vec::new();
         out.extend_from_slice(br#"{"before":"#);
-        self.write_image(out, row, "before", row.old, &mut unfit);
+        self.write_image(out, row, "before", Image::Old, &mut unfit);
         out.extend_from_slice(br#","after":"#);
-        self.write_image(out, row, "after", row.new, &mut unfit);
+        self.write_image(out, row, "after", Image::New, &mut unfit);
         out.extend_from_slice(br#","source":"#);
         let omitted: Vec<&str> = row.omitted_names().collect();
         self.write_source(out, &row.head, Some(row.relation), &omitted);
@@ -245,15 +246,15 @@ impl Debezium {
         out: &mut Vec<u8>,
         row: &RowEvent<'r>,
         name: &'static str,
-        tuple: Option<&'r Tuple<'r>>,
+        image: Image,
         unfit: &mut Vec<UnfitValue<'r>>,
     ) {
-        let Some(tuple) = tuple else {
+        if row.image(image).is_none() {
             out.extend_from_slice(b"null");
             return;
-        };
+        }
         out.push(b'{');
-        for (index, (column, datum)) in row.image_columns(tuple).enumerate() {
+        for (index, (column, datum)) in row.image_columns(image).enumerate() {
             if index > 0 {
                 out.push(b',');
             }

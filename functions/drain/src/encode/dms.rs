@@ -28,6 +28,7 @@ use postgres_types::Type as BuiltIn;
 use super::backfill_row::SnapshotPlace;
 use super::definitions::{Definitions, TableOperation};
 use super::key::PartitionBy;
+use super::omitted_columns::Image;
 use super::value::UNAVAILABLE_VALUE;
 use super::value::{
     hex_digits, parse_bool, split_timestamp, split_timestamptz, write_ascii, write_message, write_names,
@@ -59,10 +60,10 @@ struct RecordKind {
 impl Dms {
     pub(super) fn write_row(&self, out: &mut Vec<u8>, row: &RowEvent<'_>, partition_by: PartitionBy) {
         let (operation, image) = match row.operation {
-            RowOperation::Insert => ("insert", row.new),
-            RowOperation::Read => ("load", row.new),
-            RowOperation::Update { .. } => ("update", row.new),
-            RowOperation::Delete => ("delete", row.old),
+            RowOperation::Insert => ("insert", Image::New),
+            RowOperation::Read => ("load", Image::New),
+            RowOperation::Update { .. } => ("update", Image::New),
+            RowOperation::Delete => ("delete", Image::Old),
         };
         out.extend_from_slice(br#"{"data":"#);
         write_image(out, row, image, |_| true);
@@ -231,21 +232,16 @@ fn write_before_image(out: &mut Vec<u8>, row: &RowEvent<'_>) {
         return;
     }
     out.extend_from_slice(br#","before-image":"#);
-    write_image(out, row, row.old, |column| column.key || !is_keyed);
+    write_image(out, row, Image::Old, |column| column.key || !is_keyed);
 }
 
 /// Appends an image as a JSON object.
 ///
 /// The object has the columns that are included and not null.
-fn write_image(
-    out: &mut Vec<u8>,
-    row: &RowEvent<'_>,
-    tuple: Option<&Tuple<'_>>,
-    is_included: impl Fn(&Column) -> bool,
-) {
+fn write_image(out: &mut Vec<u8>, row: &RowEvent<'_>, image: Image, is_included: impl Fn(&Column) -> bool) {
     out.push(b'{');
     let mut is_first = true;
-    for (column, datum) in tuple.into_iter().flat_map(|tuple| row.image_columns(tuple)) {
+    for (column, datum) in row.image_columns(image) {
         if matches!(datum, Datum::Null | Datum::Absent) || !is_included(column) {
             continue;
         }

@@ -1,6 +1,7 @@
 //! The forms of events, and the dispatch to their envelopes.
 
 use super::key::PartitionBy;
+use super::omitted_columns::Image;
 use super::{Debezium, Dms, EventHead, RowEvent, RowOperation, Wal2json, debezium, dms, wal2json};
 use crate::change::{Column, Message, Relation, Tuple};
 
@@ -75,13 +76,19 @@ impl EnvelopeForm {
     ///
     /// With DMS, the old row of an update has only its key, unless the table has none. The unwrapped form of
     /// Debezium has no old row of an update.
-    pub(super) fn written_images<'r>(&self, row: &RowEvent<'r>) -> [Option<&'r Tuple<'r>>; 2] {
+    pub(super) fn written_images<'r>(
+        &self,
+        row: &RowEvent<'r>,
+    ) -> impl Iterator<Item = (Image, &'r Tuple<'r>)> + use<'r> {
         let is_update = matches!(row.operation, RowOperation::Update { .. });
-        match self {
-            EnvelopeForm::Dms(_) if is_update && row.relation.has_key() => [None, row.new],
-            EnvelopeForm::Debezium(form) if is_update && form.unwrap => [None, row.new],
-            _ => [row.old, row.new],
-        }
+        let old = match self {
+            EnvelopeForm::Dms(_) if is_update && row.relation.has_key() => None,
+            EnvelopeForm::Debezium(form) if is_update && form.unwrap => None,
+            _ => row.old,
+        };
+        let old = old.map(|old| (Image::Old, old));
+        let new = row.new.map(|new| (Image::New, new));
+        old.into_iter().chain(new)
     }
 
     /// Whether an update makes two events: a delete of the old row and a create of the new one.

@@ -165,9 +165,9 @@ impl Envelope {
 
     /// Appends the events of a change to `out`. Returns how many of them lost columns.
     ///
-    /// Columns are omitted only with [`OversizePolicy::Omit`], from an event that would exceed `limit` bytes, its
-    /// partition key included. An event may exceed `limit` even so. `lsn` is the LSN of the change's row in
-    /// the peek; `now` is in µs since 1970-01-01 UTC.
+    /// Columns are omitted only with [`OversizePolicy::Omit`], from an event that would exceed `limit` bytes,
+    /// its partition key included. An event may exceed `limit` even so. `lsn` is the LSN of the change's row
+    /// in the peek; `now` is in µs since 1970-01-01 UTC.
     ///
     /// Most changes make one event. In the Debezium envelope, a changed key makes two: a delete of the old
     /// key and a create of the new key. So does an update without a key in its unwrapped form. A truncate

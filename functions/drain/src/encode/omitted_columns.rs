@@ -1,19 +1,44 @@
-//! The set of columns that an event does not have.
+//! The columns that the images of an event do not have.
 
-/// Columns omitted from an event, as indexes into the relation's columns.
+/// Image of a row: before a change, or after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Image {
+    Old,
+    New,
+}
+
+/// Columns omitted from each image of an event, as indexes into the relation's columns.
 #[derive(Debug, Default)]
-pub(super) struct OmittedColumns(pub(super) Vec<usize>);
+pub(super) struct OmittedColumns {
+    old: Vec<usize>,
+    new: Vec<usize>,
+}
 
 impl OmittedColumns {
     /// No column is omitted.
-    pub(super) const NONE: OmittedColumns = OmittedColumns(Vec::new());
+    pub(super) const NONE: OmittedColumns = OmittedColumns {
+        old: Vec::new(),
+        new: Vec::new(),
+    };
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.old.is_empty() && self.new.is_empty()
     }
 
-    /// Whether the column at an index of the relation's columns is omitted.
-    pub(super) fn contains(&self, column: usize) -> bool {
-        self.0.contains(&column)
+    /// Omits a column from an image.
+    pub(super) fn add(&mut self, image: Image, column: usize) {
+        match image {
+            Image::Old => self.old.push(column),
+            Image::New => self.new.push(column),
+        }
+    }
+
+    /// Whether a column is omitted from an image.
+    pub(super) fn contains(&self, image: Image, column: usize) -> bool {
+        let columns = match image {
+            Image::Old => &self.old,
+            Image::New => &self.new,
+        };
+        columns.contains(&column)
     }
 }

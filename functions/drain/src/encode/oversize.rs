@@ -1,15 +1,16 @@
 //! Omission of columns from an event that exceeds a record.
 //!
-//! The largest columns outside the key are omitted until the event fits. The same event always loses the same
-//! columns.
+//! The largest columns outside the key are omitted until the event fits: first those of the old row, which
+//! consumers need less, then those of the new row. The same event always loses the same columns.
 
-use super::omitted_columns::OmittedColumns;
+use super::omitted_columns::{Image, OmittedColumns};
 use super::{Envelope, OversizePolicy, RowEvent};
-use crate::change::{Column, Datum};
+use crate::change::Datum;
 
 /// A column that may be omitted.
 #[derive(Debug, Clone, Copy)]
 struct OmissionCandidate {
+    image: Image,
     /// Index into the relation's columns.
     column: usize,
     /// Bytes that the omission saves, approximately.
@@ -17,11 +18,11 @@ struct OmissionCandidate {
 }
 
 impl RowEvent<'_> {
-    /// Names of the omitted columns, in table order.
+    /// Names of the columns that are omitted from the current row, in table order.
     pub(super) fn omitted_names(&self) -> impl Iterator<Item = &str> {
-        let columns = self.relation.columns.iter().enumerate();
+        let (columns, image) = (self.relation.columns.iter().enumerate(), self.current_image());
         columns
-            .filter(|(index, _)| self.omitted.contains(*index))
+            .filter(move |(index, _)| self.omitted.contains(image, *index))
             .map(|(_, column)| column.name.as_str())
     }
 }
@@ -37,9 +38,7 @@ impl Envelope {
         row: &RowEvent<'_>,
         limit: usize,
     ) -> OmittedColumns {
-        let columns = 0..row.relation.columns.len();
-        let is_missing = |index: &usize| self.column_missing_bytes(row, *index) > 0;
-        let mut omitted = OmittedColumns(columns.filter(is_missing).collect());
+        let mut omitted = self.missing_columns(row);
         let write = |data: &mut Vec<u8>, omitted: &OmittedColumns| {
             data.clear();
             self.form
@@ -50,11 +49,9 @@ impl Envelope {
             return omitted;
         }
         let mut excess = data.len() - limit;
-        let mut candidates = self.omission_candidates(row);
-        candidates.retain(|candidate| !omitted.contains(candidate.column));
-        let mut candidates = candidates.into_iter().peekable();
+        let mut candidates = self.omission_candidates(row).into_iter().peekable();
         while let Some(candidate) = candidates.next() {
-            omitted.0.push(candidate.column);
+            omitted.add(candidate.image, candidate.column);
             excess = excess.saturating_sub(candidate.bytes);
             // The whole event is encoded again only when the estimate says that it fits, or at the last
             // column.
@@ -70,67 +67,56 @@ impl Envelope {
         omitted
     }
 
-    /// Bytes of the missing values that the event must hold.
-    ///
-    /// The missing values are those that were not kept. With the policy [`OversizePolicy::Fail`] the event must
-    /// hold all of them, otherwise only those of the key.
-    pub(super) fn missing_bytes(&self, row: &RowEvent<'_>) -> usize {
-        let columns = row.relation.columns.iter().enumerate();
-        columns
-            .filter(|(_, column)| column.key || self.oversize == OversizePolicy::Fail)
-            .map(|(index, _)| self.column_missing_bytes(row, index))
-            .fold(0, usize::saturating_add)
+    /// Columns whose values were not kept, in the images that the event has.
+    fn missing_columns(&self, row: &RowEvent<'_>) -> OmittedColumns {
+        let mut missing = OmittedColumns::default();
+        for (image, tuple) in self.form.written_images(row) {
+            for (column, datum) in tuple.iter().enumerate() {
+                if matches!(datum, Datum::Oversize { .. }) {
+                    missing.add(image, column);
+                }
+            }
+        }
+        missing
     }
 
-    /// Bytes of a column's values that were not kept.
+    /// Bytes of the missing values that the event must hold.
     ///
-    /// Only the images that the event has count.
-    fn column_missing_bytes(&self, row: &RowEvent<'_>, column: usize) -> usize {
-        let images = self.form.written_images(row).into_iter().flatten();
-        let missing = images.map(|tuple| match tuple.get(column) {
-            Some(Datum::Oversize { bytes }) => *bytes,
+    /// The missing values are those that were not kept. With the policy [`OversizePolicy::Fail`] the event
+    /// must hold all of them, otherwise only those of the key.
+    pub(super) fn missing_bytes(&self, row: &RowEvent<'_>) -> usize {
+        let images = self.form.written_images(row);
+        let values = images.flat_map(|(_, tuple)| row.relation.columns.iter().zip(tuple));
+        let missing = values.map(|(column, datum)| match datum {
+            Datum::Oversize { bytes } if column.key || self.oversize == OversizePolicy::Fail => *bytes,
             _ => 0,
         });
         missing.fold(0, usize::saturating_add)
     }
 
-    /// Columns outside the key, the largest first.
+    /// Values outside the key: first those of the old row, and of each row the largest first.
     ///
-    /// The size of a column is the sum over both images. Columns of equal size are in table order.
+    /// Values of equal size are in table order.
     fn omission_candidates(&self, row: &RowEvent<'_>) -> Vec<OmissionCandidate> {
         let mut scratch = Vec::new();
-        let columns = row.relation.columns.iter().enumerate();
-        let mut candidates: Vec<OmissionCandidate> = columns
-            .filter(|(_, column)| !column.key)
-            .map(|(index, column)| OmissionCandidate {
-                column: index,
-                bytes: self.encoded_bytes(row, index, column, &mut scratch),
-            })
-            .filter(|candidate| candidate.bytes > 0)
-            .collect();
-        candidates.sort_by_key(|candidate| (std::cmp::Reverse(candidate.bytes), candidate.column));
-        candidates
-    }
-
-    /// Bytes of a column's encoded values in both images.
-    fn encoded_bytes(
-        &self,
-        row: &RowEvent<'_>,
-        index: usize,
-        column: &Column,
-        scratch: &mut Vec<u8>,
-    ) -> usize {
-        let images = [row.old, row.new].into_iter().flatten();
-        let texts = images.filter_map(|tuple| match tuple.get(index) {
-            Some(Datum::Text(text)) => Some(text),
-            _ => None,
+        let mut candidates = Vec::new();
+        for (image, tuple) in self.form.written_images(row) {
+            for (index, (column, datum)) in row.relation.columns.iter().zip(tuple).enumerate() {
+                if let (false, Datum::Text(text)) = (column.key, datum) {
+                    scratch.clear();
+                    self.form.write_value(&mut scratch, column, text);
+                    candidates.push(OmissionCandidate {
+                        image,
+                        column: index,
+                        bytes: scratch.len(),
+                    });
+                }
+            }
+        }
+        candidates.sort_by_key(|candidate| {
+            let largest_first = std::cmp::Reverse(candidate.bytes);
+            (candidate.image, largest_first, candidate.column)
         });
-        texts
-            .map(|text| {
-                scratch.clear();
-                self.form.write_value(scratch, column, text);
-                scratch.len()
-            })
-            .sum()
+        candidates
     }
 }

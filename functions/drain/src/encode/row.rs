@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Transaction;
 use super::backfill_row::SnapshotPlace;
-use super::omitted_columns::OmittedColumns;
+use super::omitted_columns::{Image, OmittedColumns};
 use super::progress::EventPlace;
 use crate::change::{Column, Datum, Relation, Tuple};
 
@@ -67,6 +67,22 @@ impl<'r> RowEvent<'r> {
     pub(super) fn current_row(&self) -> &'r Tuple<'r> {
         const NO_VALUES: &Tuple<'static> = &Vec::new();
         self.new.or(self.old).unwrap_or(NO_VALUES)
+    }
+
+    /// The image that [`RowEvent::current_row`] returns.
+    pub(super) fn current_image(&self) -> Image {
+        match self.new {
+            Some(_) => Image::New,
+            None => Image::Old,
+        }
+    }
+
+    /// An image; `None` if the event has no such image.
+    pub(super) fn image(&self, image: Image) -> Option<&'r Tuple<'r>> {
+        match image {
+            Image::Old => self.old,
+            Image::New => self.new,
+        }
     }
 
     /// Whether the row's key is known as a whole.
@@ -131,30 +147,32 @@ impl<'r> RowEvent<'r> {
     /// An omitted column counts as unchanged.
     pub(super) fn image_columns(
         &self,
-        tuple: &'r Tuple<'r>,
+        image: Image,
     ) -> impl Iterator<Item = (&'r Column, &'r Datum<'r>)> + use<'r> {
-        self.all_columns(tuple)
+        self.all_columns(image)
             .filter(|(_, datum)| **datum != Datum::Absent)
     }
 
     /// All columns of an image, with the value to write. An omitted column counts as unchanged.
     pub(super) fn all_columns(
         &self,
-        tuple: &'r Tuple<'r>,
+        image: Image,
     ) -> impl Iterator<Item = (&'r Column, &'r Datum<'r>)> + use<'r> {
         const UNCHANGED: &Datum<'static> = &Datum::Unchanged;
         let omitted = self.omitted;
+        let tuple = self.image(image).into_iter().flatten();
         let columns = self.relation.columns.iter().zip(tuple).enumerate();
-        columns.map(move |(index, (column, datum))| match omitted.contains(index) {
-            true => (column, UNCHANGED),
-            false => (column, datum),
-        })
+        columns.map(
+            move |(index, (column, datum))| match omitted.contains(image, index) {
+                true => (column, UNCHANGED),
+                false => (column, datum),
+            },
+        )
     }
 
     /// Names of the columns whose values the new row does not hold.
     pub(super) fn unchanged_names(&self) -> impl Iterator<Item = &'r str> {
-        let columns = self.new.into_iter().flat_map(|new| self.image_columns(new));
-        columns
+        self.image_columns(Image::New)
             .filter(|(_, datum)| **datum == Datum::Unchanged)
             .map(|(column, _)| column.name.as_str())
     }

@@ -17,13 +17,14 @@
 
 use std::io::Write as _;
 
+use super::omitted_columns::Image;
 use super::value::{
     hex_digits, parse_bool, write_ascii, write_base64, write_names, write_number, write_string,
 };
 use super::{EventHead, RowEvent, RowOperation};
 use crate::base::time::iso_micros;
 use crate::catalog::without_quotes;
-use crate::change::{Datum, Message, Relation, Tuple, Type};
+use crate::change::{Datum, Message, Relation, Type};
 
 /// wal2json form.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,17 +39,16 @@ impl Wal2json {
         };
         write_start(out, action, &row.head);
         write_table(out, row.relation);
-        if let Some(new) = row.new {
+        if row.new.is_some() {
             out.extend_from_slice(br#","columns":"#);
-            write_columns(out, row, new, false);
+            write_columns(out, row, Image::New, false);
         }
         if matches!(row.operation, RowOperation::Update { .. } | RowOperation::Delete) {
             out.extend_from_slice(br#","identity":"#);
-            match (row.old, row.new) {
-                (Some(old), _) => write_columns(out, row, old, false),
+            match row.old {
+                Some(_) => write_columns(out, row, Image::Old, false),
                 // The log holds the old key only if it changed.
-                (None, Some(new)) => write_columns(out, row, new, true),
-                (None, None) => out.extend_from_slice(b"[]"),
+                None => write_columns(out, row, Image::New, true),
             }
         }
         write_primary_key(out, row.relation);
@@ -152,10 +152,10 @@ fn write_end(out: &mut Vec<u8>, head: &EventHead, unchanged: &[&str], omitted: &
 /// Appends an image as a list of names, types and values.
 ///
 /// With `key_only`, the list has only the columns of the key.
-fn write_columns(out: &mut Vec<u8>, row: &RowEvent<'_>, tuple: &Tuple<'_>, key_only: bool) {
+fn write_columns(out: &mut Vec<u8>, row: &RowEvent<'_>, image: Image, key_only: bool) {
     out.push(b'[');
     let mut is_first = true;
-    for (column, datum) in row.image_columns(tuple) {
+    for (column, datum) in row.image_columns(image) {
         if *datum == Datum::Unchanged || (key_only && !column.key) {
             continue;
         }

@@ -20,7 +20,7 @@ impl Debezium {
         let is_delete = row.operation == RowOperation::Delete;
         let mut unfit: Vec<UnfitValue<'r>> = Vec::new();
         out.push(b'{');
-        for (column, datum) in row.all_columns(row.current_row()) {
+        for (column, datum) in row.all_columns(row.current_image()) {
             // A deleted row has no values that a null could contradict.
             if *datum == Datum::Absent && !is_delete {
                 continue;
