@@ -77,6 +77,8 @@ struct OpenStream<K> {
     stream: K,
     /// Whether the partition key decides the shard.
     keyed: bool,
+    /// Time until which the stale shard map is not compared with answers.
+    map_kept_until: Option<Instant>,
     /// Requests in flight.
     requests: usize,
     /// The last error, until a record is acknowledged.
@@ -88,6 +90,7 @@ impl<K> OpenStream<K> {
         OpenStream {
             stream,
             keyed,
+            map_kept_until: None,
             requests: 0,
             trouble: None,
         }
@@ -396,7 +399,7 @@ impl<K: Stream> Sender<K> {
                 report.throttled += 1;
                 report.retried += 1;
                 // The whole shard pauses. If this lane waited longer, younger lanes would take its turn.
-                self.lanes.retry(now, record, |_| Duration::ZERO);
+                self.lanes.retry_throttled(now, record);
             }
             RecordOutcome::Failed => {
                 self.set_trouble(record.stream(), |stream| StreamError::Failing { stream });

@@ -218,14 +218,30 @@ impl Lanes {
     /// lane. `delay` computes the time until the next attempt from the number of consecutive failures.
     pub fn retry(&mut self, now: Instant, record: Record, delay: impl FnOnce(u32) -> Duration) {
         let key = record.lane;
+        let lane = self.lanes.entry(key).or_default();
+        lane.failures += 1;
+        let at = now + delay(lane.failures);
+        self.queue_again(at, record);
+    }
+
+    /// Queues the events of a record again that its shard refused because of its quota.
+    ///
+    /// The lane did not fail: [`Lanes::pause_shard`] decides when the shard may send again.
+    pub fn retry_throttled(&mut self, now: Instant, record: Record) {
+        self.pacings[record.shard()].refuse_record(now, record.bytes());
+        self.queue_again(now, record);
+    }
+
+    /// Queues the events of a record again. They may be sent from `at` on.
+    fn queue_again(&mut self, at: Instant, record: Record) {
+        let key = record.lane;
         let shard = self.end_flight(&record);
         let lane = self.lanes.entry(key).or_default();
         for event in record.into_events().into_iter().rev() {
             lane.bytes += event.bytes();
             lane.waiting.push_front(event);
         }
-        lane.failures += 1;
-        self.delayed.push(Reverse((now + delay(lane.failures), key)));
+        self.delayed.push(Reverse((at, key)));
         self.update_counts(shard);
     }
 

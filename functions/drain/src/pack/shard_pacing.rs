@@ -113,6 +113,11 @@ impl ShardPacing {
         self.rate.accept(now, bytes);
     }
 
+    /// Counts a record that the shard refused because of its quota.
+    pub(super) fn refuse_record(&mut self, now: Instant, bytes: usize) {
+        self.rate.refuse_record(now, bytes);
+    }
+
     /// Counts a record as no longer in flight.
     pub(super) fn end_flight(&mut self) {
         self.in_flight -= 1;

@@ -11,7 +11,7 @@
 //! refused.
 //!
 //! A shard that was sent little has accepted little. So a limit is lowered only by the refused part of the
-//! load. One aggregate that is refused by chance lowers it by about a tenth. A lower limit would slow all
+//! load. One record that is refused by chance lowers it by a quarter at most. A lower limit would slow all
 //! shards: they share the memory, so they wait for the slowest shard.
 
 use std::time::{Duration, Instant};
@@ -37,6 +37,17 @@ const MIN_LIMIT: f64 = 0.1;
 ///
 /// A shard that was refused once is at its quota or shared with other producers, so more is useless.
 const MAX_LIMIT: f64 = 0.97;
+/// Most load of one refused record.
+///
+/// A record of several MB is more than the load of a second. It may be refused although the shard is nearly
+/// idle.
+const MOST_REFUSED_LOAD: f64 = 0.25;
+/// Load that shows at the first refusal how much the shard accepts.
+const ENOUGH_LOAD: f64 = 0.5;
+/// Longest pause for a large record, besides its time at the highest limit.
+///
+/// The shard's limit may grow meanwhile.
+const MOST_PAUSE: f64 = 1.0;
 /// Load that may be sent at once.
 const BURST: f64 = 0.05;
 /// Smallest refused part of a request that sets or lowers the limit.
@@ -47,8 +58,8 @@ const MIN_REFUSED: f64 = 0.05;
 /// The rate of one shard.
 #[derive(Debug, Default)]
 pub(super) struct ShardRate {
-    sent: SecondsLoad,
     accepted: SecondsLoad,
+    refused: SecondsLoad,
     /// When the last record was sent.
     sent_at: Option<Instant>,
     /// Time from that to the last answer.
@@ -62,7 +73,8 @@ pub(super) struct ShardRate {
 struct RateLimit {
     /// Load that the shard accepted in the second before it refused.
     ///
-    /// If the shard was sent little, it is the former limit, lowered by the refused part.
+    /// If the shard was sent little, it is the former limit, or else the highest one, lowered by the refused
+    /// part.
     accepted: f64,
     /// Whether it has reached the highest limit since.
     has_recovered: bool,
@@ -103,7 +115,6 @@ impl ShardRate {
 
     /// Counts a record that is sent. Returns when the next one may be sent, if that is later than now.
     pub(super) fn spend(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
-        self.sent.add(now, load(bytes));
         self.sent_at = Some(now);
         let limit = self.limit.as_mut()?;
         let rate = limit.rate(now);
@@ -112,7 +123,8 @@ impl ShardRate {
         limit.updated = now;
         // The pause is long enough for several small records, so that requests do not become small.
         let missing = BURST / 2.0 - limit.allowance;
-        (limit.allowance < 0.0).then(|| now + Duration::from_secs_f64(missing / rate))
+        let pause = (missing / rate).min(missing / MAX_LIMIT + MOST_PAUSE);
+        (limit.allowance < 0.0).then(|| now + Duration::from_secs_f64(pause))
     }
 
     /// Counts a record that the shard accepted.
@@ -122,6 +134,17 @@ impl ShardRate {
         self.answer_time = now.saturating_duration_since(sent_at);
         if let Some(limit) = &mut self.limit {
             limit.has_recovered |= limit.rate(now) >= MAX_LIMIT;
+        }
+    }
+
+    /// Counts a record that the shard refused.
+    ///
+    /// Of its load, at most [`MOST_REFUSED_LOAD`] stays spent.
+    pub(super) fn refuse_record(&mut self, now: Instant, bytes: usize) {
+        let refused = load(bytes).min(MOST_REFUSED_LOAD);
+        self.refused.add(now, refused);
+        if let Some(limit) = &mut self.limit {
+            limit.allowance += load(bytes) - refused;
         }
     }
 
@@ -139,7 +162,7 @@ impl ShardRate {
             return None;
         }
         let allowance = self.limit.as_ref().map_or(0.0, |limit| limit.allowance);
-        let kept = self.limit.as_ref().map_or(0.0, |limit| limit.rate(now)) * self.accepted_part(now);
+        let kept = self.former_limit(now) * self.accepted_part(now);
         self.limit = Some(RateLimit {
             accepted: self.accepted.last_second(now).max(kept).clamp(MIN_LIMIT, 1.0),
             has_recovered: false,
@@ -152,12 +175,22 @@ impl ShardRate {
         second.map(|second| second + Duration::from_secs(1))
     }
 
+    /// The limit that a refusal lowers.
+    ///
+    /// At first it is 0: then the accepted load is the limit. But a shard that was sent little has accepted
+    /// little, so it has the highest limit.
+    fn former_limit(&mut self, now: Instant) -> f64 {
+        let sent = self.accepted.recent(now) + self.refused.recent(now);
+        let first = if sent < ENOUGH_LOAD { MAX_LIMIT } else { 0.0 };
+        self.limit.as_ref().map_or(first, |limit| limit.rate(now))
+    }
+
     /// The part of the recent load that the shard did not refuse.
     ///
     /// If less than a second's load was sent, the refused load is divided by a second's load.
     fn accepted_part(&mut self, now: Instant) -> f64 {
-        let (accepted, sent) = (self.accepted.recent(now), self.sent.recent(now));
-        1.0 - (sent - accepted).max(0.0) / sent.max(1.0)
+        let (accepted, refused) = (self.accepted.recent(now), self.refused.recent(now));
+        1.0 - refused / (accepted + refused).max(1.0)
     }
 }
 
@@ -258,11 +291,13 @@ mod tests {
             let (mut sent, mut failed) = (0, 0);
             while sent < most && free <= now {
                 sent += 1;
-                match shard.accepts(at, bytes) {
-                    true => rate.accept(now, bytes),
-                    false => failed += 1,
-                }
                 free = free.max(rate.spend(now, bytes).unwrap_or(now));
+                if shard.accepts(at, bytes) {
+                    rate.accept(now, bytes);
+                } else {
+                    failed += 1;
+                    rate.refuse_record(now, bytes);
+                }
             }
             if failed > 0 {
                 let until = rate.refuse(now, sent, failed).unwrap_or(now);
@@ -327,6 +362,7 @@ mod tests {
         }
         let limit_at = |rate: &ShardRate, at| rate.limit.as_ref().unwrap().rate(at);
         let first = start + Duration::from_millis(999);
+        rate.refuse_record(first, 124_000);
         rate.refuse(first, 1, 1);
         assert!(limit_at(&rate, first) > 0.9);
         // It was sent nothing for two seconds, and then two records.
@@ -334,7 +370,44 @@ mod tests {
         rate.spend(later, 124_000);
         rate.accept(later, 124_000);
         rate.spend(later, 124_000);
+        rate.refuse_record(later, 124_000);
         rate.refuse(later, 1, 1);
         assert!(limit_at(&rate, later) > 0.75, "{}", limit_at(&rate, later));
+    }
+
+    #[test]
+    fn the_first_refusal_lowers_the_highest_limit_by_the_refused_part() {
+        let now = Instant::now();
+        for (bytes, records) in [(124_000, 1), (1_000_000, 1), (1_000, 60)] {
+            let mut rate = ShardRate::default();
+            for _ in 0..records {
+                rate.spend(now, bytes);
+                rate.refuse_record(now, bytes);
+            }
+            rate.refuse(now, records, records);
+            let limit = rate.limit.as_ref().unwrap().rate(now);
+            assert!(limit > 0.65, "{records} records of {bytes} bytes: {limit}");
+        }
+    }
+
+    #[test]
+    fn a_large_record_that_is_refused_stops_its_shard_for_two_seconds_at_most() {
+        for megabytes in [1, 5, 10] {
+            let (mut rate, mut now) = (ShardRate::default(), Instant::now());
+            let bytes = megabytes * 1_000_000;
+            // Others use up three seconds.
+            for _ in 0..3 {
+                let until = rate.spend(now, bytes).unwrap_or(now);
+                rate.refuse_record(now, bytes);
+                let refused = rate.refuse(now, 1, 1).unwrap_or(now);
+                let longest = Duration::from_secs(2) + Duration::from_millis(1_100) * megabytes as u32;
+                assert!(
+                    until.max(refused) - now <= longest,
+                    "{megabytes} MB: {:?}",
+                    until.max(refused) - now
+                );
+                now += Duration::from_secs(1);
+            }
+        }
     }
 }

@@ -5,13 +5,16 @@
 //! An aggregate whose shard is not known counts as in flight. So all lanes change together, once every map is
 //! known.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{LIST_BACKOFF, Sender, StreamAnswer, backoff};
 use crate::drain::report::Report;
 use crate::error::Error;
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::ports::{ErrorKind, Stream, StreamError};
+
+/// Time for which the drain continues with an old map, if ListShards has no other.
+const KEPT_MAP_TIME: Duration = Duration::from_secs(30);
 
 impl<K: Stream> Sender<K> {
     /// Lists the shards of each stream with a stale map.
@@ -41,7 +44,9 @@ impl<K: Stream> Sender<K> {
 
     /// Whether a record was stored in the shard that the map says. If not, the map is stale.
     pub(super) fn is_in_place(&self, record: &Record, shard: &str) -> bool {
-        !self.streams[record.stream()].keyed || self.lanes.shards().shard(record.shard()).id == shard
+        let stream = &self.streams[record.stream()];
+        let is_in_place = !stream.keyed || self.lanes.shards().shard(record.shard()).id == shard;
+        is_in_place || stream.map_kept_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Applies the new shard maps.
@@ -101,9 +106,9 @@ impl<K: Stream> Sender<K> {
 
     /// Continues with the old map of a stream.
     ///
-    /// The map is no longer compared with the answers.
+    /// For a while, the map is not compared with the answers. ListShards may lag behind a reshard.
     fn keep_map(&mut self, number: usize) {
-        self.streams[number].keyed = false;
+        self.streams[number].map_kept_until = Some(Instant::now() + KEPT_MAP_TIME);
         self.stale.remove(&number);
     }
 

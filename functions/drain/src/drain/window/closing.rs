@@ -44,7 +44,11 @@ where
         let began = Instant::now();
         let (sent, is_all_sent) = self.send_rest().await;
         self.last.sending = began.elapsed();
-        let mut failure = failure.or(sent.err());
+        let mut failure = match (failure, sent.err()) {
+            // A window that is read again would send nothing: the stream refused for good.
+            (Some(Error::NotResumed { .. }), sending @ Some(_)) => sending,
+            (failure, sending) => failure.or(sending),
+        };
         if is_all_sent && failure.is_none() {
             match read {
                 // The commit record of a transaction that was left out may begin before the window's end. The
