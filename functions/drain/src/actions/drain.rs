@@ -174,7 +174,8 @@ fn hash_of_rules(config: &Config, server: &ServerInfo, settings: &Settings) -> S
             .unwrap_or_default(),
         &config.publications.join("\n"),
         &tables.join("\n"),
-        &format!("{:?} {:?}", settings.projection, settings.skipped),
+        &settings.projection.settings_text(),
+        &format!("{:?}", settings.skipped),
         &config.envelope.settings_text(),
         &settings.record_bytes.to_string(),
     ])

@@ -97,7 +97,9 @@ impl AckAheadState {
     ) -> Option<AckAhead> {
         let position = sender.acknowledgements.position();
         let has_some = self.event_count(sender) > 0 || self.known.is_some();
-        if !self.is_stored || position.resume.is_some() || !has_some {
+        // Without a marker, only an earlier set can be stored again.
+        let has_marker = last_marker.is_some() || self.known.is_some();
+        if !self.is_stored || position.resume.is_some() || !has_some || !has_marker {
             return None;
         }
         let outstanding = sender.outstanding()?;

@@ -51,7 +51,7 @@ pub(super) struct Checkpointer<C> {
     /// It is as of the start of the last paced store.
     events_ahead: u64,
     running: Option<RunningStore>,
-    last_start: Instant,
+    last_try: Instant,
     interval: Duration,
     is_closed: bool,
 }
@@ -93,7 +93,7 @@ impl<C: StateStore> Checkpointer<C> {
             stored_ahead: None,
             events_ahead: 0,
             running: None,
-            last_start: Instant::now(),
+            last_try: Instant::now(),
             interval: STORE_INTERVAL,
             is_closed: false,
         }
@@ -164,10 +164,10 @@ impl<C: StateStore> Checkpointer<C> {
             return None;
         }
         if stored.is_before(acknowledged) {
-            return Some(self.last_start + self.interval);
+            return Some(self.last_try + self.interval);
         }
         let has_others = events_ahead > 0 && events_ahead != self.events_ahead;
-        has_others.then(|| self.last_start + self.interval.max(AHEAD_INTERVAL))
+        has_others.then(|| self.last_try + self.interval.max(AHEAD_INTERVAL))
     }
 
     /// Starts to store the acknowledged position. Does not wait for it.
@@ -187,6 +187,7 @@ impl<C: StateStore> Checkpointer<C> {
             .is_none_or(|stored| stored.is_before(acknowledged));
         if !is_behind && (ahead.is_none() || ahead == self.stored_ahead) {
             self.events_ahead = events_ahead;
+            self.last_try = Instant::now();
             return;
         }
         let (parameter, text) = (self.store.clone(), self.text(acknowledged, ahead.as_ref()));
@@ -196,7 +197,7 @@ impl<C: StateStore> Checkpointer<C> {
             counts,
             task: tokio::spawn(async move { parameter.store(text).await }),
         });
-        self.last_start = Instant::now();
+        self.last_try = Instant::now();
     }
 
     /// Waits for the running store. May be cancelled.
@@ -260,12 +261,17 @@ impl<C: StateStore> Checkpointer<C> {
         let is_behind = stored.is_none_or(|stored| stored.is_before(acknowledged));
         let has_others = ahead.is_some() && ahead != self.stored_ahead;
         if !self.is_marker_stored || is_behind || has_others {
-            let text = self.text(acknowledged, ahead.as_ref());
+            // A drain that reads its last marker again begins before the stored position.
+            let (position, ahead) = match &self.stored {
+                Some(stored) if acknowledged.is_before(stored) => (stored.clone(), None),
+                _ => (acknowledged.clone(), ahead),
+            };
+            let text = self.text(&position, ahead.as_ref());
             store_with_retries(&self.store, text, fence, failure).await?;
-            self.stored = Some(acknowledged.clone());
+            self.stored = Some(position);
             self.stored_ahead = ahead;
             self.is_marker_stored = true;
-            self.last_start = Instant::now();
+            self.last_try = Instant::now();
         }
         Ok(())
     }
@@ -333,28 +339,31 @@ fn late_error<C: StateStore>(store: &C, failure: Option<StateStoreError>) -> Err
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::base::lsn::Lsn;
 
-    /// A store that is throttled while the flag is set.
+    /// A store that is throttled while the flag is set. It has the last stored text.
     #[derive(Clone)]
-    struct ThrottledStore(Arc<AtomicBool>);
+    struct ThrottledStore(Arc<AtomicBool>, Arc<Mutex<String>>);
 
     impl StateStore for ThrottledStore {
         fn name(&self) -> String {
             "/p".into()
         }
 
-        async fn store(&self, _: String) -> Result<(), StateStoreError> {
+        async fn store(&self, text: String) -> Result<(), StateStoreError> {
             match self.0.load(Ordering::Relaxed) {
                 true => Err(StateStoreError::Unavailable {
                     parameter: self.name(),
                     source: "ThrottlingException".into(),
                 }),
-                false => Ok(()),
+                false => {
+                    *self.1.lock().unwrap() = text;
+                    Ok(())
+                }
             }
         }
     }
@@ -371,14 +380,14 @@ mod tests {
             r#"{"version": 1, "system_identifier": "1", "timeline": 1, "database": "d", "slot": "s",
                 "plugin": "pgoutput", "commit_end": "0/1", "updated_at": ""}"#,
         );
-        let store = ThrottledStore(Arc::clone(is_throttled));
+        let store = ThrottledStore(Arc::clone(is_throttled), Arc::default());
         Checkpointer::new(store, document.unwrap(), Some(position(1)), String::new())
     }
 
     #[tokio::test]
     async fn the_same_position_is_stored_again_every_five_seconds_while_events_are_acknowledged_ahead() {
         let mut checkpointer = checkpointer(&Arc::default());
-        let started = checkpointer.last_start;
+        let started = checkpointer.last_try;
         assert_eq!(checkpointer.due(&position(1), 0), None);
         assert_eq!(checkpointer.due(&position(1), 7), Some(started + AHEAD_INTERVAL));
         assert_eq!(checkpointer.due(&position(2), 7), Some(started + STORE_INTERVAL));
@@ -386,7 +395,24 @@ mod tests {
         checkpointer.start(&position(1), AcknowledgedCounts::default(), None, 7);
         assert!(!checkpointer.is_storing());
         assert_eq!(checkpointer.due(&position(1), 7), None);
-        assert_eq!(checkpointer.due(&position(1), 8), Some(started + AHEAD_INTERVAL));
+        let tried = checkpointer.last_try;
+        assert!(tried > started, "the next try is not due at once");
+        assert_eq!(checkpointer.due(&position(1), 8), Some(tried + AHEAD_INTERVAL));
+    }
+
+    #[tokio::test]
+    async fn a_later_stored_position_stays() {
+        let mut checkpointer = checkpointer(&Arc::default());
+        checkpointer.set_back(position(300));
+        let text = Arc::clone(&checkpointer.store.1);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let counts = AcknowledgedCounts::default();
+        let earlier = position(250);
+        let store = checkpointer.store(&earlier, counts, None, deadline, async || Ok(()));
+        store.await.unwrap();
+        let stored = Checkpoint::parse(&text.lock().unwrap()).unwrap();
+        assert_eq!(stored.commit_end, Lsn(300));
+        assert_eq!(checkpointer.stored(), Some(&position(300)));
     }
 
     #[tokio::test]
@@ -399,7 +425,7 @@ mod tests {
             checkpointer.start(&position(round + 2), AcknowledgedCounts::default(), None, 0);
             checkpointer.wait_for_store().await;
             let due = checkpointer.due(&position(100), 0).unwrap();
-            intervals.push((due - checkpointer.last_start).as_secs());
+            intervals.push((due - checkpointer.last_try).as_secs());
         }
         assert_eq!(intervals, [2, 4, 8, 16, 16, 16, 8, 4]);
     }

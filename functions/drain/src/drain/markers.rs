@@ -117,7 +117,9 @@ impl Markers {
         self.expected = expected;
     }
 
-    /// The expected marker, if a complete window up to `upto` must have contained it.
+    /// The expected marker, if it should have arrived.
+    ///
+    /// A complete window up to `upto` must have contained it.
     pub(super) fn overdue_at(&self, upto: Lsn) -> Option<&Marker> {
         self.expected.as_ref().filter(|expected| expected.flushed <= upto)
     }

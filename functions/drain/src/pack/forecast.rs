@@ -186,8 +186,8 @@ pub struct ShardFigures {
 impl Forecast {
     /// An empty forecast for a stream.
     ///
-    /// `aggregate_bytes` is the most bytes of an aggregate, `max_unacknowledged_bytes` the most bytes that a drain keeps in
-    /// memory.
+    /// `aggregate_bytes` is the most bytes of an aggregate, `max_unacknowledged_bytes` the most bytes that a
+    /// drain keeps in memory.
     pub fn new(
         now: Instant,
         stream: String,

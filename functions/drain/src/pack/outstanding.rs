@@ -95,9 +95,12 @@ fn missing_before(mut events: Vec<OutstandingEvent>, queued_to: Position) -> (Ve
     events.dedup_by_key(|event| event.position);
     let record = |event: &OutstandingEvent| (event.position.commit_end, event.position.lsn);
     let mut changes = events.chunk_by(|one, other| record(one) == record(other));
+    // A message of a transaction has the LSN of the next record. So changes with different numbers of positions
+    // are several, and how many events each of them lacks is not known.
     let is_partial = |change: &&[OutstandingEvent]| {
-        let positions = change.iter().map(|event| event.change_positions).max();
-        positions.is_some_and(|positions| positions as usize > change.len())
+        let positions = || change.iter().map(|event| event.change_positions);
+        let (fewest, most) = (positions().min(), positions().max());
+        fewest != most || most.is_some_and(|most| most as usize > change.len())
     };
     if let Some([first, ..]) = changes.find(is_partial) {
         let start = Position {

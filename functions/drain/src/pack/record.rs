@@ -54,7 +54,7 @@ pub struct RequestLimits {
 /// Memory of an event besides its data and key, about, in bytes: its structures, and its share of the queue.
 const STRUCT_BYTES: usize = 360;
 
-/// An event to send, with the span of rows that it belongs to.
+/// An event to send, with its span of rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueuedEvent {
     /// The event.

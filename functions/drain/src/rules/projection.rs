@@ -30,6 +30,12 @@ pub struct ProjectionRules {
 }
 
 impl ProjectionRules {
+    /// Text of all the rules. It has a hash of the salt, in place of the salt.
+    pub fn settings_text(&self) -> String {
+        let salt = self.column_rules.salt().hash("");
+        format!("{:?} {:?} {salt}", self.column_rules, self.partition_keys)
+    }
+
     /// Whether every relation is sent as it is.
     fn is_empty(&self) -> bool {
         self.column_rules.is_empty() && self.partition_keys.is_empty()

@@ -121,7 +121,9 @@ impl PlayTable {
     }
 }
 
-/// Writes the logs of a play into a folder below `target`; returns the folder.
+/// Writes the logs of a play into files.
+///
+/// Returns their folder, which is below `target`.
 fn save_logs(seed: u64, logs: &[Log]) -> std::io::Result<PathBuf> {
     let folder = Path::new("target/plays").join(scenarios::unique(&format!("seed-{seed}")));
     std::fs::create_dir_all(&folder)?;

@@ -340,4 +340,8 @@ fn a_change_that_is_acknowledged_in_part_is_the_bound() {
         assert_eq!(ahead(part).missing(), [both[0].position]);
         assert_eq!(ahead(part).bound(), both[1].position);
     }
+    // A message, and one of two events of the change after it.
+    let mixed = [event(20, 0, 1), event(30, 0, 1), event(30, 1, 2)];
+    assert_eq!(ahead(&mixed).missing(), [mixed[0].position]);
+    assert_eq!(ahead(&mixed).bound(), mixed[1].position);
 }
