@@ -6,7 +6,7 @@ use crate::base::causes::with_causes;
 use crate::base::lsn::Lsn;
 use crate::base::stored_document::InvalidDocument;
 use crate::config::ConfigError;
-use crate::continuity::Discontinuity;
+use crate::continuity::ContinuityError;
 use crate::decode::DecodeError;
 use crate::encode::{Event, OversizePolicy};
 use crate::invocation::EventError;
@@ -23,7 +23,7 @@ pub enum Error {
     Event(#[from] EventError),
     /// The server's history does not continue where the stream stopped.
     #[error(transparent)]
-    Discontinuity(Box<Discontinuity>),
+    Continuity(Box<ContinuityError>),
     /// PostgreSQL refused, failed or did not answer.
     #[error(transparent)]
     Slot(#[from] SlotError),
@@ -152,9 +152,9 @@ pub enum Error {
     },
 }
 
-impl From<Discontinuity> for Error {
-    fn from(discontinuity: Discontinuity) -> Self {
-        Error::Discontinuity(Box::new(discontinuity))
+impl From<ContinuityError> for Error {
+    fn from(error: ContinuityError) -> Self {
+        Error::Continuity(Box::new(error))
     }
 }
 
@@ -193,7 +193,7 @@ impl Error {
             Error::BackfillMissing { .. } => "BackfillMissing",
             Error::BackfillInvalid { .. } => "BackfillInvalid",
             Error::NotResumed { .. } => "NotResumed",
-            Error::Discontinuity(discontinuity) => discontinuity.name(),
+            Error::Continuity(error) => error.name(),
             Error::Slot(error) => error.name(),
             Error::Stream(error) => error.name(),
             Error::StateStore(error) => error.name(),
@@ -207,10 +207,11 @@ impl Error {
             Error::Stream(error) => error.kind(),
             Error::StateStore(error) => error.kind(),
             Error::Slot(error) => error.kind(),
+            Error::Continuity(error) if error.is_transient() => ErrorKind::Transient,
             // None of these passes by itself: something has to change, or Spillway has a fault.
             Error::Config(_)
             | Error::Event(_)
-            | Error::Discontinuity(_)
+            | Error::Continuity(_)
             | Error::Undecodable { .. }
             | Error::OutOfPlace { .. }
             | Error::NotResumed { .. }
@@ -225,7 +226,7 @@ impl Error {
 
     /// Whether the slot does not continue where the stream ended. No later tick can mend that.
     pub fn is_discontinuity(&self) -> bool {
-        matches!(self, Error::Discontinuity(error) if error.is_break())
+        matches!(self, Error::Continuity(error) if error.is_discontinuity())
     }
 
     /// The error and its causes on one line. A cause that repeats an earlier text is left out.

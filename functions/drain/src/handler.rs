@@ -15,6 +15,8 @@ use crate::invocation::Action;
 /// # Errors
 /// See [`Error`]. An action that still runs at [`Budget::end`] is dropped with [`Error::OutOfTime`].
 pub async fn handle(app: &App, event: &Value, deadline: Instant) -> Result<Value, Error> {
+    // An earlier invocation that succeeded may have left one.
+    app.take_failed_report();
     let action = Action::parse(event)?;
     let budget = Budget::new(Instant::now(), deadline);
     // On the heap: the future of a drain is large.

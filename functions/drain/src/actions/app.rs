@@ -4,12 +4,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_types::SdkConfig;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::aws::kinesis::{Kinesis, StreamRequirements};
 use crate::aws::parameter_store::Parameter;
-use crate::aws::{client, rds_token, secret};
+use crate::aws::secret::{self, SecretFailure};
+use crate::aws::{client, rds_token};
 use crate::base::lsn::Lsn;
 use crate::base::window_sizing::WindowSizing;
 use crate::config::{Auth, Config, Password, SaltSource, StandbyAck};
@@ -20,7 +21,7 @@ use crate::drain::{AGGREGATE_BYTES, Settings};
 use crate::error::Error;
 use crate::pack::Aggregation;
 use crate::plugin::Plugin;
-use crate::ports::{LockHolder, SlotError, StateStoreError, StreamInfo};
+use crate::ports::{LockHolder, SlotError, SlotFigures, StateStoreError, StreamInfo};
 use crate::postgres::connection::{Connector, Credentials, Session};
 use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
@@ -45,7 +46,7 @@ pub struct App {
     pub(super) sent_tables: Parameter,
     /// The size of windows, as earlier invocations measured.
     pub(super) sizing: Mutex<WindowSizing>,
-    /// The report of a failed drain, until the summary takes it.
+    /// The report of this invocation, in case that it fails.
     failed_report: Mutex<Option<Value>>,
     /// Last check of the sent tables; `None` before the first check.
     tables_checked: Mutex<Option<Instant>>,
@@ -83,14 +84,12 @@ impl App {
         }
     }
 
-    /// Keeps the report of a failed drain, for its summary line.
+    /// Keeps a report for the summary line, if the invocation fails.
     pub(super) fn set_failed_report(&self, report: Value) {
         *self.failed_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 
-    /// Takes the report of a failed drain.
-    ///
-    /// Returns `None` if no drain has failed, or if the report was taken before.
+    /// Takes the report that was kept; `None` if there is none.
     pub fn take_failed_report(&self) -> Option<Value> {
         let mut report = self.failed_report.lock().unwrap_or_else(PoisonError::into_inner);
         report.take()
@@ -125,11 +124,15 @@ impl App {
             }
             Auth::Secret(name) => {
                 let fetched = secret::fetch(&self.aws, &self.ssm, name).await;
-                let secret = fetched.map_err(|source| SlotError::Secret {
-                    secret: name.clone(),
-                    source,
-                })?;
-                (database.user.clone().or(secret.username), secret.password)
+                let secret = fetched.map_err(|failure| secret_error(name, failure))?;
+                let user = database.user.clone().or(secret.username);
+                if user.is_none() {
+                    return Err(SlotError::Secret {
+                        secret: name.clone(),
+                        source: "the secret has no \"username\", and PGUSER is not set".into(),
+                    });
+                }
+                (user, secret.password)
             }
         };
         Ok(Credentials {
@@ -142,17 +145,14 @@ impl App {
     ///
     /// # Errors
     /// The salt cannot be read.
-    async fn column_rules(&self) -> Result<ColumnRules, SlotError> {
+    pub(super) async fn column_rules(&self) -> Result<ColumnRules, SlotError> {
         let salt = match &self.config.salt {
             None => Salt::default(),
             Some(SaltSource::Value(salt)) => salt.clone(),
             Some(SaltSource::Secret(name)) => {
                 let read = self.salt.get_or_try_init(|| async {
                     let fetched = secret::fetch_salt(&self.aws, &self.ssm, name).await;
-                    fetched.map_err(|source| SlotError::Salt {
-                        secret: name.clone(),
-                        source,
-                    })
+                    fetched.map_err(|failure| salt_error(name, failure))
                 });
                 read.await?.clone()
             }
@@ -206,14 +206,19 @@ impl App {
         let (locked, stream) = tokio::join!(self.lock(connector, lock_deadline), self.stream.usable_info());
         let LockedSession {
             control,
-            inspection: Inspection { server, slot: state },
+            inspection,
             stored,
         } = locked?;
+        let figures = inspection.figures();
+        // The disk may fill while the slot cannot be opened.
+        self.set_failed_report(failed_report(name, figures.clone()));
+        let Inspection { server, slot: state } = inspection;
         let Some(stored) = stored else {
             let plugin = state.and_then(|state| state.plugin?.parse::<Plugin>().ok());
             return Ok(SlotAccess::Busy(BusySlot {
                 plugin: plugin.map(Plugin::name),
                 drainer: server::lock_holder(connector, &control, name).await?,
+                figures,
             }));
         };
         let stored = match stored {
@@ -298,6 +303,30 @@ impl App {
     }
 }
 
+fn secret_error(name: &str, SecretFailure { is_transient, source }: SecretFailure) -> SlotError {
+    let secret = name.to_owned();
+    match is_transient {
+        true => SlotError::SecretUnavailable {
+            variable: "DB_SECRET",
+            secret,
+            source,
+        },
+        false => SlotError::Secret { secret, source },
+    }
+}
+
+fn salt_error(name: &str, SecretFailure { is_transient, source }: SecretFailure) -> SlotError {
+    let secret = name.to_owned();
+    match is_transient {
+        true => SlotError::SecretUnavailable {
+            variable: "COLUMN_SALT_SECRET",
+            secret,
+            source,
+        },
+        false => SlotError::Salt { secret, source },
+    }
+}
+
 /// A session, and the server's state that it read.
 ///
 /// The session holds the slot's lock, unless `stored` is `None`.
@@ -324,6 +353,19 @@ pub(super) struct BusySlot {
     pub(super) plugin: Option<&'static str>,
     /// The session that has the lock, if it still has it.
     pub(super) drainer: Option<LockHolder>,
+    pub(super) figures: SlotFigures,
+}
+
+/// The report of a drain that could not open its slot.
+fn failed_report(slot: &str, figures: SlotFigures) -> Value {
+    json!({
+        "action": "drain",
+        "slot": slot,
+        "lag_bytes": figures.lag_bytes,
+        "retained_bytes": figures.retention.retained_bytes,
+        "wal_status": figures.retention.wal_status,
+        "safe_wal_size": figures.retention.safe_wal_size,
+    })
 }
 
 /// A locked slot that passed all checks of a drain.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::app::{App, BusySlot, OpenedSlot, SlotAccess};
+use super::app::{App, OpenedSlot, SlotAccess};
 use super::pending_backfill::pending_runner;
 use super::rule_problems::rule_problems;
 use super::tables_no_longer_sent;
@@ -17,7 +17,7 @@ use crate::base::time::micros_of_timestamp;
 use crate::change::{Message, MessageParts};
 use crate::config::Config;
 use crate::continuity::checkpoint::{AckAhead, Checkpoint, rules_hash};
-use crate::continuity::{Discontinuity, ServerInfo, StartPosition};
+use crate::continuity::{ContinuityError, ServerInfo, StartPosition};
 use crate::drain::reader::GAP_ACCEPTED;
 use crate::drain::report::{Report, StopReason};
 use crate::drain::{BackfillRunner, DrainPorts, DrainTask, Settings, drain};
@@ -50,12 +50,14 @@ pub(crate) async fn run(
 ) -> Result<Value, Error> {
     let opened = match app.open(connector, accept_gap, Instant::now() + LOCK_TIME).await {
         Ok(SlotAccess::Locked(opened)) => *opened,
-        Ok(SlotAccess::Busy(BusySlot { plugin, drainer })) => {
-            let report = idle_report(app, plugin, StopReason::Busy, budget);
-            return Ok(json!(Report { drainer, ..report }));
+        Ok(SlotAccess::Busy(busy)) => {
+            let mut report = idle_report(app, busy.plugin, StopReason::Busy, budget);
+            report.set_figures(busy.figures);
+            report.drainer = busy.drainer;
+            return Ok(json!(report));
         }
         // The schedule runs before setup and after teardown, too. Nothing has failed.
-        Err(Error::Discontinuity(error)) if matches!(*error, Discontinuity::NotSetUp { .. }) => {
+        Err(Error::Continuity(error)) if matches!(*error, ContinuityError::NotSetUp { .. }) => {
             let mut answer = json!(idle_report(app, None, StopReason::NotSetUp, budget));
             answer["errorType"] = json!(error.name());
             answer["errorMessage"] = json!(error.to_string());
@@ -202,7 +204,7 @@ async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgS
     let limit = || budget.answering_deadline().min(Instant::now() + SUMMARY_TIME);
     let retention = server::retention(connector, slot.control(), &report.slot);
     if let Ok(Ok(retention)) = tokio::time::timeout_at(limit().into(), retention).await {
-        report.retain(retention);
+        report.set_retention(retention);
     }
     let oldest = server::oldest_transaction(connector, slot.control());
     if let Ok(Ok(oldest)) = tokio::time::timeout_at(limit().into(), oldest).await {

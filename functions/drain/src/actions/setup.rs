@@ -12,7 +12,7 @@ use crate::base::nonce::random_nonce;
 use crate::config::Config;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::marker::{self, MARKER_TIME, Marker, MarkerDraft};
-use crate::continuity::{self, Discontinuity, ServerInfo, SlotState};
+use crate::continuity::{self, ContinuityError, ServerInfo, SlotState};
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::ports::{EmittedMessage, StateStore as _};
@@ -38,6 +38,8 @@ pub(crate) async fn run(
     let (session, _) = app.inspect(connector).await?;
     provisioning::check_replication_right(connector, &session).await?;
     let stream_status = app.stream.status().await?;
+    let usable = app.stream.usable_info().await.map(drop).map_err(Error::from);
+    let salt = app.column_rules().await.map(drop).map_err(Error::from);
     let deadline = budget.reading_deadline();
     server::lock_or_busy(connector, &session, &config.slot, deadline).await?;
     let Inspection { server, slot: state } = server::inspect(connector, &session, &config.slot).await?;
@@ -51,7 +53,8 @@ pub(crate) async fn run(
     let Inspection { server, slot: state } = server::inspect(connector, &session, &config.slot).await?;
     let confirmed = state.as_ref().and_then(|state| state.confirmed_flush_lsn);
     let confirmed = confirmed.unwrap_or(Lsn::ZERO);
-    let mut problems = Vec::new();
+    let failures = [usable, salt].into_iter().filter_map(Result::err);
+    let mut problems: Vec<String> = failures.map(|error| error.chain()).collect();
     match &stored {
         // An old checkpoint is not overwritten: beside a new slot it shows the gap.
         Some(stored) => {
@@ -94,7 +97,7 @@ fn chosen_plugin(
         None => given.unwrap_or(Plugin::Pgoutput),
     };
     match given {
-        Some(given) if given != plugin => Err(Error::from(Discontinuity::OtherPlugin {
+        Some(given) if given != plugin => Err(Error::from(ContinuityError::OtherPlugin {
             slot: slot.to_owned(),
             given,
             plugin,

@@ -14,8 +14,12 @@ use crate::continuity::{self, ServerInfo, SlotState};
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::provisioning;
 use crate::postgres::server::{self, Inspection, StandbyInfo};
 use crate::rules::stream_pattern::StreamPattern;
+
+/// Most times that the slot is read again beside a running drain.
+const CONSISTENT_READS: usize = 3;
 
 /// Answers with the state of everything that a drain uses.
 ///
@@ -25,9 +29,9 @@ use crate::rules::stream_pattern::StreamPattern;
 /// PostgreSQL or SSM cannot be asked. A stream that cannot be asked is a problem in the answer.
 pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error> {
     let config = &app.config;
-    let (session, inspection) = app.inspect(connector).await?;
+    let session = connector.connect().await?;
+    let (inspection, stored) = inspect_with_checkpoint(app, connector, &session).await?;
     let Inspection { server, slot: state } = &inspection;
-    let stored = app.checkpoint.load().await?;
     let mut problems: Vec<String> = Vec::new();
     let stream_status = app.stream.status().await;
     let oldest = server::oldest_transaction(connector, &session).await?;
@@ -41,6 +45,7 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
         }
     };
     problems.extend(standby_problem(config.standby_ack, &standbys));
+    problems.extend(access_problems(app, connector, &session, stream_status.is_ok()).await);
     if let Some(plugin) = plugin {
         problems.extend(setting_problems(app, connector, &session, plugin).await);
     }
@@ -70,6 +75,55 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     answer["backfill"] = backfill;
     answer["problems"] = json!(problems);
     Ok(answer)
+}
+
+/// The server, the slot and the checkpoint, all of one moment if possible.
+///
+/// Beside a running drain, a checkpoint that is read later than the slot may be beyond it, and an earlier one
+/// behind it. Both look like a break. So the slot is read between two reads of the same checkpoint.
+async fn inspect_with_checkpoint(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+) -> Result<(Inspection, Option<Checkpoint>), Error> {
+    let slot = &app.config.slot;
+    let mut inspection = server::inspect(connector, session, slot).await?;
+    let mut stored = app.checkpoint.load().await?;
+    for _ in 0..CONSISTENT_READS {
+        let (server, state) = (&inspection.server, inspection.slot.as_ref());
+        let checked = continuity::check(slot, server, state, stored.as_ref(), None);
+        if !checked.is_err_and(|error| error.is_discontinuity()) {
+            break;
+        }
+        inspection = server::inspect(connector, session, slot).await?;
+        let later = app.checkpoint.load().await?;
+        if later == stored {
+            break;
+        }
+        stored = later;
+    }
+    Ok((inspection, stored))
+}
+
+/// Rights and secrets that a drain needs, and this invocation could not use.
+async fn access_problems(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+    stream_answers: bool,
+) -> Vec<String> {
+    let role = provisioning::check_replication_right(connector, session).await;
+    let salt = app.column_rules().await.map(drop);
+    let mut problems: Vec<Error> = [role, salt]
+        .into_iter()
+        .filter_map(Result::err)
+        .map(Error::from)
+        .collect();
+    // Otherwise, the status of the stream is the problem already.
+    if stream_answers {
+        problems.extend(app.stream.usable_info().await.err().map(Error::from));
+    }
+    problems.iter().map(Error::chain).collect()
 }
 
 /// Problems of the settings with the database and the streams. A failed check is a problem, too.

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use crate::base::budget::Budget;
-use crate::continuity::{self, Discontinuity, ServerInfo, SlotState};
+use crate::continuity::checkpoint::Checkpoint;
+use crate::continuity::{self, ContinuityError, ServerInfo, SlotState};
 use crate::error::Error;
 use crate::ports::StateStoreError;
 use crate::postgres::connection::{Connector, Session};
@@ -14,7 +15,7 @@ use crate::postgres::server::{self, Inspection};
 
 /// Drops the slot, and deletes the stored documents.
 ///
-/// Without the slot, the server may remove its log. Publications stay: they cost nothing, and others may use
+/// Without the slot, the server may remove its log. Documents of another slot stay. Publications stay: they cost nothing, and others may use
 /// them.
 ///
 /// # Errors
@@ -29,6 +30,18 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
     if let Some(state) = slot {
         drop_slot(app, connector, &session, &server, &state).await?;
         dropped.push(format!("slot {}", app.config.slot));
+    }
+    // A checkpoint that cannot be read is of no use to anybody.
+    if let Ok(Some(stored)) = app.checkpoint.load().await
+        && !is_of(&stored, &server, &app.config.slot)
+    {
+        let kept = format!(
+            "checkpoint {} of slot {} in database {} of cluster {}, and the other parameters",
+            app.checkpoint.name, stored.slot, stored.database, stored.system_identifier
+        );
+        return Ok(
+            json!({"action": "teardown", "slot": app.config.slot, "dropped": dropped, "kept": [kept]}),
+        );
     }
     if app.checkpoint.delete().await? {
         dropped.push(format!("checkpoint {}", app.checkpoint.name));
@@ -45,6 +58,15 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
     Ok(json!({"action": "teardown", "slot": app.config.slot, "dropped": dropped}))
 }
 
+/// Whether a checkpoint belongs to this slot. Another stack may use the same parameter.
+fn is_of(stored: &Checkpoint, server: &ServerInfo, slot: &str) -> bool {
+    let is_same_database = match stored.database_oid {
+        Some(oid) => oid == server.database_oid,
+        None => stored.database == server.database,
+    };
+    stored.system_identifier == server.system_identifier && is_same_database && stored.slot == slot
+}
+
 async fn drop_slot(
     app: &App,
     connector: &Connector,
@@ -55,9 +77,9 @@ async fn drop_slot(
     let slot = &app.config.slot;
     // Spillway creates no such slot, so others use it. Another slot that cannot be drained can be dropped.
     if let Err(
-        foreign @ (Discontinuity::WrongDatabase { .. }
-        | Discontinuity::Physical { .. }
-        | Discontinuity::Temporary { .. }),
+        foreign @ (ContinuityError::WrongDatabase { .. }
+        | ContinuityError::Physical { .. }
+        | ContinuityError::Temporary { .. }),
     ) = continuity::readable(slot, server, state)
     {
         return Err(foreign.into());

@@ -7,7 +7,7 @@ use aws_types::SdkConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::client::classify;
+use super::client::{Refusal, classify};
 use crate::ports::BoxError;
 use crate::rules::column_rules::Salt;
 
@@ -33,6 +33,33 @@ struct InvalidSecret {
     column: usize,
 }
 
+/// The reason why a secret was not read.
+#[derive(Debug)]
+pub(crate) struct SecretFailure {
+    /// Whether AWS may return the secret later.
+    pub(crate) is_transient: bool,
+    pub(crate) source: BoxError,
+}
+
+impl SecretFailure {
+    fn definite(source: impl Into<BoxError>) -> Self {
+        SecretFailure {
+            is_transient: false,
+            source: source.into(),
+        }
+    }
+
+    fn of_aws((refusal, source): (Refusal, BoxError)) -> Self {
+        SecretFailure {
+            is_transient: matches!(
+                refusal,
+                Refusal::Throttled | Refusal::Unavailable | Refusal::Expired
+            ),
+            source,
+        }
+    }
+}
+
 /// Reads a secret by its name or ARN.
 ///
 /// # Errors
@@ -41,8 +68,8 @@ pub(crate) async fn fetch(
     config: &SdkConfig,
     ssm: &aws_sdk_ssm::Client,
     name: &str,
-) -> Result<Secret, BoxError> {
-    Ok(parse(&read(config, ssm, name).await?, "password")?)
+) -> Result<Secret, SecretFailure> {
+    parse(&read(config, ssm, name).await?, "password").map_err(SecretFailure::definite)
 }
 
 /// Reads the salt of a secret by its name or ARN.
@@ -53,13 +80,14 @@ pub(crate) async fn fetch_salt(
     config: &SdkConfig,
     ssm: &aws_sdk_ssm::Client,
     name: &str,
-) -> Result<Salt, BoxError> {
-    let SaltSecret { salt } = parse(&read(config, ssm, name).await?, "salt")?;
-    Ok(Salt::new(salt)?)
+) -> Result<Salt, SecretFailure> {
+    let parsed = parse(&read(config, ssm, name).await?, "salt");
+    let SaltSecret { salt } = parsed.map_err(SecretFailure::definite)?;
+    Salt::new(salt).map_err(SecretFailure::definite)
 }
 
 /// Reads the text of a secret by its name or ARN.
-async fn read(config: &SdkConfig, ssm: &aws_sdk_ssm::Client, name: &str) -> Result<String, BoxError> {
+async fn read(config: &SdkConfig, ssm: &aws_sdk_ssm::Client, name: &str) -> Result<String, SecretFailure> {
     match name.contains('!') {
         true => read_directly(&aws_sdk_secretsmanager::Client::new(config), name).await,
         false => read_by_parameter(ssm, name_of(name)).await,
@@ -67,19 +95,20 @@ async fn read(config: &SdkConfig, ssm: &aws_sdk_ssm::Client, name: &str) -> Resu
 }
 
 /// Reads a secret by its name or ARN from Secrets Manager.
-async fn read_directly(client: &aws_sdk_secretsmanager::Client, name: &str) -> Result<String, BoxError> {
+async fn read_directly(client: &aws_sdk_secretsmanager::Client, name: &str) -> Result<String, SecretFailure> {
     let answer = client.get_secret_value().secret_id(name).send().await;
-    let secret = answer.map_err(|error| classify(&error).1)?;
+    let secret = answer.map_err(|error| SecretFailure::of_aws(classify(&error)))?;
     Ok(secret.secret_string.unwrap_or_default())
 }
 
 /// Reads a secret by its name through SSM.
-async fn read_by_parameter(client: &aws_sdk_ssm::Client, name: &str) -> Result<String, BoxError> {
+async fn read_by_parameter(client: &aws_sdk_ssm::Client, name: &str) -> Result<String, SecretFailure> {
     let request = client.get_parameter();
     let request = request.name(format!("/aws/reference/secretsmanager/{name}"));
     let answer = request.with_decryption(true).send().await;
-    let parameter = answer.map_err(|error| classify(&error).1)?.parameter;
-    Ok(parameter
+    let answer = answer.map_err(|error| SecretFailure::of_aws(classify(&error)))?;
+    Ok(answer
+        .parameter
         .and_then(|parameter| parameter.value)
         .unwrap_or_default())
 }

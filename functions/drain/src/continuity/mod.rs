@@ -5,12 +5,14 @@
 //! checkpoint is stored, and only flushed log is read.
 
 pub mod checkpoint;
+mod error;
 mod loss;
 pub mod marker;
 
 use serde::Deserialize;
 use serde_json::Map;
 
+pub use error::ContinuityError;
 pub use loss::SlotLoss;
 
 use crate::base::lsn::Lsn;
@@ -97,6 +99,16 @@ pub struct SlotState {
     pub two_phase: bool,
 }
 
+impl SlotState {
+    /// Whether a session has begun to create the slot.
+    ///
+    /// The server gives it a position after all transactions that are writing have ended.
+    fn is_being_created(&self) -> bool {
+        let is_intact = self.invalidation_reason.is_none() && self.wal_status.as_deref() != Some("lost");
+        is_intact && self.confirmed_flush_lsn.is_none()
+    }
+}
+
 /// Start of a drain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartPosition {
@@ -125,222 +137,49 @@ pub struct StartPosition {
     pub stored: bool,
 }
 
-/// Reason why the slot cannot be used, or cannot continue the stream.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // The message of each variant is its documentation.
-pub enum Discontinuity {
-    #[error("there is no slot {slot}: run {{\"action\":\"setup\"}}")]
-    NotSetUp { slot: String },
-    #[error(
-        "slot {slot} does not exist, and the checkpoint says that it was drained to {checkpoint}: changes \
-         that were committed after that may be lost. Create it again ({{\"action\":\"setup\"}}), then accept \
-         the gap with {{\"action\":\"drain\",\"accept_gap\":\"<the new slot's confirmed_flush_lsn>\"}} and \
-         read the tables again with {{\"action\":\"backfill\",\"repair\":true}}"
-    )]
-    SlotMissing { slot: String, checkpoint: Lsn },
-    #[error(
-        "slot {slot} is lost ({loss}): the server cannot decode the changes after {confirmed} that were not \
-         drained. Drop the slot, create it again, accept the gap, and read the tables again with \
-         {{\"action\":\"backfill\",\"repair\":true}}{advice}",
-        advice = .loss.advice()
-    )]
-    SlotLost {
-        slot: String,
-        loss: SlotLoss,
-        confirmed: Lsn,
-    },
-    #[error(
-        "slot {slot} belongs to database {actual}, and PGDATABASE is {expected}: set PGDATABASE={actual}, or \
-         SLOT_NAME to a slot of {expected}"
-    )]
-    WrongDatabase {
-        slot: String,
-        actual: String,
-        expected: String,
-    },
-    #[error("slot {slot} is a physical slot: set SLOT_NAME to a logical one")]
-    Physical { slot: String },
-    #[error(
-        "slot {slot} is a temporary slot, which ends with the session that created it: set SLOT_NAME to \
-         another slot"
-    )]
-    Temporary { slot: String },
-    #[error(
-        "slot {slot} was created with two_phase=true: it sends prepared transactions before they are \
-         committed, and they may still be rolled back. Drop it with select \
-         pg_drop_replication_slot('{slot}'), and create it again with {{\"action\":\"setup\"}}; if it was \
-         drained before, accept the gap and read the tables again with \
-         {{\"action\":\"backfill\",\"repair\":true}}"
-    )]
-    TwoPhase { slot: String },
-    #[error(
-        "setup names the plugin {given}, and slot {slot} uses {plugin}, which cannot be changed: send setup \
-         without plugin, or drop the slot first"
-    )]
-    OtherPlugin {
-        slot: String,
-        given: Plugin,
-        plugin: Plugin,
-    },
-    #[error("slot {slot} uses the plugin {plugin}: Spillway reads pgoutput, wal2json and test_decoding")]
-    PluginUnsupported { slot: String, plugin: String },
-    #[error(
-        "database {database} is encoded in {encoding}, and {plugin} does not convert it: use pgoutput, which \
-         converts to UTF-8"
-    )]
-    Encoding {
-        database: String,
-        encoding: String,
-        plugin: Plugin,
-    },
-    #[error(
-        "the checkpoint belongs to slot {slot} ({plugin}) of database {database}, and this is slot \
-         {this_slot} ({this_plugin}) of database {this_database}: set another CHECKPOINT_PARAMETER for each \
-         slot, or accept the gap if the slot was created again or its database was renamed"
-    )]
-    CheckpointMismatch {
-        slot: String,
-        plugin: String,
-        database: String,
-        this_slot: String,
-        this_plugin: Plugin,
-        this_database: String,
-    },
-    #[error(
-        "slot {slot} is on the cluster {actual}, and the checkpoint at {checkpoint} was made on the cluster \
-         {expected}: this is another database server, and its history is not the one in the stream. Correct \
-         PGHOST, or accept the gap at {confirmed} and read the tables again with \
-         {{\"action\":\"backfill\",\"repair\":true}}"
-    )]
-    SystemChanged {
-        slot: String,
-        actual: String,
-        expected: String,
-        checkpoint: Lsn,
-        confirmed: Lsn,
-    },
-    #[error(
-        "slot {slot}: the server's log ends at {flush}, and the checkpoint is already at {checkpoint}. The \
-         server was set back (restored, or failed over to a standby that lacked commits), and the stream \
-         contains changes that the server no longer has. To continue, accept the gap at {confirmed}, and \
-         repair the stream with {{\"action\":\"backfill\",\"repair\":true}}"
-    )]
-    Divergence {
-        slot: String,
-        flush: Lsn,
-        checkpoint: Lsn,
-        confirmed: Lsn,
-    },
-    #[error(
-        "slot {slot} was confirmed to {confirmed}, beyond the checkpoint at {checkpoint}: another program \
-         read it, or it was created again. The changes in between are not in the stream. Accept the gap with \
-         {{\"action\":\"drain\",\"accept_gap\":\"{confirmed}\"}}, then read the tables again with \
-         {{\"action\":\"backfill\",\"repair\":true}}"
-    )]
-    Gap {
-        slot: String,
-        confirmed: Lsn,
-        checkpoint: Lsn,
-    },
-    #[error(
-        "slot {slot} does not send marker {number}, which was written at {marker}, after the checkpoint at \
-         {acknowledged}: the slot lost its position in a failover, or the server lost commits. Changes after \
-         {acknowledged} may be lost. Read the slot's confirmed_flush_lsn with {{\"action\":\"status\"}}, \
-         accept the gap there with {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and read the tables \
-         again with {{\"action\":\"backfill\",\"repair\":true}}"
-    )]
-    MarkerMissing {
-        slot: String,
-        number: u64,
-        marker: Lsn,
-        acknowledged: Lsn,
-    },
-    #[error(
-        "accept_gap names {given}, and slot {slot} is at {confirmed}: it may have advanced. Read its \
-         confirmed_flush_lsn again with {{\"action\":\"status\"}}"
-    )]
-    AcceptedElsewhere {
-        slot: String,
-        given: Lsn,
-        confirmed: Lsn,
-    },
-}
-
-impl Discontinuity {
-    /// Whether the slot does not continue where the stream ended.
-    ///
-    /// The other errors are a missing setup, an unusable slot, a wrong setting or a wrong event.
-    pub fn is_break(&self) -> bool {
-        matches!(
-            self,
-            Discontinuity::SlotMissing { .. }
-                | Discontinuity::SlotLost { .. }
-                | Discontinuity::CheckpointMismatch { .. }
-                | Discontinuity::SystemChanged { .. }
-                | Discontinuity::Divergence { .. }
-                | Discontinuity::Gap { .. }
-                | Discontinuity::MarkerMissing { .. }
-        )
-    }
-
-    /// The stable `errorType`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Discontinuity::NotSetUp { .. } => "NotSetUp",
-            Discontinuity::SlotMissing { .. } => "SlotMissing",
-            Discontinuity::SlotLost { .. } => "SlotLost",
-            Discontinuity::WrongDatabase { .. } => "SlotWrongDatabase",
-            Discontinuity::Physical { .. }
-            | Discontinuity::Temporary { .. }
-            | Discontinuity::Encoding { .. } => "SlotUnusable",
-            Discontinuity::TwoPhase { .. } => "SlotTwoPhase",
-            Discontinuity::PluginUnsupported { .. } => "PluginUnsupported",
-            Discontinuity::CheckpointMismatch { .. } => "CheckpointMismatch",
-            Discontinuity::SystemChanged { .. } => "SystemChanged",
-            Discontinuity::Divergence { .. } => "Divergence",
-            Discontinuity::Gap { .. } => "Gap",
-            Discontinuity::MarkerMissing { .. } => "MarkerMissing",
-            Discontinuity::AcceptedElsewhere { .. } | Discontinuity::OtherPlugin { .. } => "EventInvalid",
-        }
-    }
-}
-
 /// Plugin and position of a slot that Spillway can read. The checkpoint is not considered.
 ///
 /// # Errors
 /// The slot is lost, or Spillway cannot read slots of this kind.
-pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(Plugin, Lsn), Discontinuity> {
+pub fn readable(
+    slot: &str,
+    server: &ServerInfo,
+    state: &SlotState,
+) -> Result<(Plugin, Lsn), ContinuityError> {
     let slot = slot.to_owned();
     let (Some(plugin), Some(database)) = (&state.plugin, &state.database) else {
-        return Err(Discontinuity::Physical { slot });
+        return Err(ContinuityError::Physical { slot });
     };
     if *database != server.database {
-        return Err(Discontinuity::WrongDatabase {
+        return Err(ContinuityError::WrongDatabase {
             slot,
             actual: database.clone(),
             expected: server.database.clone(),
         });
     }
     if state.temporary {
-        return Err(Discontinuity::Temporary { slot });
+        return Err(ContinuityError::Temporary { slot });
     }
     let confirmed = state.confirmed_flush_lsn.unwrap_or(Lsn::ZERO);
+    if let Some(pid) = state.active_pid.filter(|_| state.is_being_created()) {
+        return Err(ContinuityError::BeingCreated { slot, pid });
+    }
     if let Some(loss) = SlotLoss::of(state) {
-        return Err(Discontinuity::SlotLost {
+        return Err(ContinuityError::SlotLost {
             slot,
             loss,
             confirmed,
         });
     }
-    let plugin: Plugin = plugin.parse().map_err(|()| Discontinuity::PluginUnsupported {
+    let plugin: Plugin = plugin.parse().map_err(|()| ContinuityError::PluginUnsupported {
         slot: slot.clone(),
         plugin: plugin.clone(),
     })?;
     if state.two_phase {
-        return Err(Discontinuity::TwoPhase { slot });
+        return Err(ContinuityError::TwoPhase { slot });
     }
     if !plugin.converts_encoding() && server.encoding != "UTF8" && server.encoding != "SQL_ASCII" {
-        return Err(Discontinuity::Encoding {
+        return Err(ContinuityError::Encoding {
             database: server.database.clone(),
             encoding: server.encoding.clone(),
             plugin,
@@ -355,14 +194,14 @@ pub fn readable(slot: &str, server: &ServerInfo, state: &SlotState) -> Result<(P
 /// the drain starts there.
 ///
 /// # Errors
-/// Each break of continuity has its own definite error; see [`Discontinuity`].
+/// Each break of continuity has its own definite error; see [`ContinuityError`].
 pub fn check(
     slot: &str,
     server: &ServerInfo,
     state: Option<&SlotState>,
     checkpoint: Option<&Checkpoint>,
     accept_gap: Option<Lsn>,
-) -> Result<StartPosition, Discontinuity> {
+) -> Result<StartPosition, ContinuityError> {
     let Some(state) = state else {
         return Err(missing_slot(slot, checkpoint));
     };
@@ -378,7 +217,7 @@ pub fn check(
         stored: false,
     };
     match (accept_gap, checkpoint) {
-        (Some(given), _) if given != confirmed => Err(Discontinuity::AcceptedElsewhere {
+        (Some(given), _) if given != confirmed => Err(ContinuityError::AcceptedElsewhere {
             slot: slot.to_owned(),
             given,
             confirmed,
@@ -392,11 +231,11 @@ pub fn check(
     }
 }
 
-fn missing_slot(slot: &str, checkpoint: Option<&Checkpoint>) -> Discontinuity {
+fn missing_slot(slot: &str, checkpoint: Option<&Checkpoint>) -> ContinuityError {
     let slot = slot.to_owned();
     match checkpoint {
-        None => Discontinuity::NotSetUp { slot },
-        Some(stored) => Discontinuity::SlotMissing {
+        None => ContinuityError::NotSetUp { slot },
+        Some(stored) => ContinuityError::SlotMissing {
             slot,
             checkpoint: stored.commit_end,
         },
@@ -412,12 +251,12 @@ fn check_owner(
     server: &ServerInfo,
     plugin: Plugin,
     stored: &Checkpoint,
-) -> Result<(), Discontinuity> {
+) -> Result<(), ContinuityError> {
     let is_database = stored.database == server.database || stored.database_oid == Some(server.database_oid);
     if stored.slot == slot && is_database && stored.plugin == plugin.name() {
         return Ok(());
     }
-    Err(Discontinuity::CheckpointMismatch {
+    Err(ContinuityError::CheckpointMismatch {
         slot: stored.slot.clone(),
         plugin: stored.plugin.clone(),
         database: stored.database.clone(),
@@ -435,10 +274,10 @@ fn check_history(
     server: &ServerInfo,
     confirmed: Lsn,
     stored: &Checkpoint,
-) -> Result<(), Discontinuity> {
+) -> Result<(), ContinuityError> {
     let (slot, checkpoint) = (slot.to_owned(), stored.commit_end);
     if stored.system_identifier != server.system_identifier {
-        return Err(Discontinuity::SystemChanged {
+        return Err(ContinuityError::SystemChanged {
             slot,
             actual: server.system_identifier.clone(),
             expected: stored.system_identifier.clone(),
@@ -447,7 +286,7 @@ fn check_history(
         });
     }
     if server.flush < checkpoint {
-        return Err(Discontinuity::Divergence {
+        return Err(ContinuityError::Divergence {
             slot,
             flush: server.flush,
             checkpoint,
@@ -455,7 +294,7 @@ fn check_history(
         });
     }
     if confirmed > checkpoint {
-        return Err(Discontinuity::Gap {
+        return Err(ContinuityError::Gap {
             slot,
             confirmed,
             checkpoint,
@@ -472,13 +311,13 @@ fn continue_at(
     server: &ServerInfo,
     start: StartPosition,
     stored: &Checkpoint,
-) -> Result<StartPosition, Discontinuity> {
+) -> Result<StartPosition, ContinuityError> {
     let (confirmed, checkpoint) = (start.confirmed, stored.commit_end);
     let promoted = stored.timeline != server.timeline;
     // The slot never returns a marker before its confirmed position. No checkpoint should have one.
     let expected = stored.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
-        return Err(Discontinuity::MarkerMissing {
+        return Err(ContinuityError::MarkerMissing {
             slot: slot.to_owned(),
             number: marker.number,
             marker: marker.lsn,

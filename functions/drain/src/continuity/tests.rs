@@ -29,7 +29,7 @@ fn checkpoint() -> Checkpoint {
     .unwrap()
 }
 
-fn verdict(server: &ServerInfo, state: Option<&SlotState>, checkpoint: &Checkpoint) -> Discontinuity {
+fn verdict(server: &ServerInfo, state: Option<&SlotState>, checkpoint: &Checkpoint) -> ContinuityError {
     check("s", server, state, Some(checkpoint), None).unwrap_err()
 }
 
@@ -61,7 +61,7 @@ fn a_drain_without_a_checkpoint_starts_at_the_slots_position() {
 
 #[test]
 fn each_break_of_continuity_is_its_own_error() {
-    use Discontinuity as D;
+    use ContinuityError as D;
     let (server, state, checkpoint) = (server(), state("0/60"), checkpoint());
     assert!(matches!(
         check("s", &server, None, None, None),
@@ -179,7 +179,7 @@ fn a_renamed_database_is_the_same_database() {
     for oid in [None, Some(6)] {
         assert!(matches!(
             verdict(&renamed, Some(&state), &stored(oid)),
-            Discontinuity::CheckpointMismatch { .. }
+            ContinuityError::CheckpointMismatch { .. }
         ));
     }
 }
@@ -227,6 +227,6 @@ fn an_accepted_gap_must_name_the_slots_position() {
     assert_eq!(accept(0x60).unwrap().acknowledged, Lsn(0x60));
     assert!(matches!(
         accept(0x61),
-        Err(Discontinuity::AcceptedElsewhere { .. })
+        Err(ContinuityError::AcceptedElsewhere { .. })
     ));
 }

@@ -27,7 +27,7 @@ use crate::backfill::{ChunkContext, RowRequest, WATERMARK};
 use crate::base::lsn::Lsn;
 use crate::catalog::{Catalog, TableRequest};
 use crate::change::{Change, Item};
-use crate::continuity::Discontinuity;
+use crate::continuity::ContinuityError;
 use crate::continuity::checkpoint::{AckAhead, ResumePoint};
 use crate::continuity::marker::{Marker, PREFIX};
 use crate::decode::Decoder;
@@ -488,7 +488,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
 
 /// The error of a marker that the slot does not return.
 pub(super) fn missing_marker(slot: &str, marker: &Marker, acknowledged: Lsn) -> Error {
-    Error::from(Discontinuity::MarkerMissing {
+    Error::from(ContinuityError::MarkerMissing {
         slot: slot.to_owned(),
         number: marker.number,
         marker: marker.lsn,

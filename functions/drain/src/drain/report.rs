@@ -8,7 +8,7 @@ use crate::backfill::state::{BackfillPhase, BackfillState};
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::pack::AcknowledgedCounts;
-use crate::ports::{LockHolder, OldestTransaction, Retention};
+use crate::ports::{LockHolder, OldestTransaction, Retention, SlotFigures};
 
 /// The report of one invocation.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -58,8 +58,8 @@ pub struct Report {
     pub peeks: u64,
     /// Warnings of the server; the log has each distinct text once.
     pub notices: u64,
-    /// Bytes of log that are not confirmed yet, of any table.
-    pub lag_bytes: u64,
+    /// Bytes of log that are not confirmed yet, of any table. Null if they are not known.
+    pub lag_bytes: Option<u64>,
     /// Bytes of log that the server keeps for the slot: from its `restart_lsn` on. Null if they are not
     /// known.
     pub retained_bytes: Option<u64>,
@@ -155,10 +155,16 @@ impl Report {
     }
 
     /// Sets the figures of the slot's retained log.
-    pub fn retain(&mut self, retention: Retention) {
+    pub fn set_retention(&mut self, retention: Retention) {
         self.retained_bytes = retention.retained_bytes;
         self.wal_status = retention.wal_status;
         self.safe_wal_size = retention.safe_wal_size;
+    }
+
+    /// Sets what the slot lags behind, and what the server retains.
+    pub fn set_figures(&mut self, figures: SlotFigures) {
+        self.lag_bytes = figures.lag_bytes;
+        self.set_retention(figures.retention);
     }
 }
 

@@ -134,7 +134,7 @@ where
     /// Reports the bytes that are unconfirmed, and those not readable yet.
     pub(super) fn report_lag(&mut self, positions: WalPositions) {
         let confirmed = self.confirmer.confirmed();
-        self.report.lag_bytes = positions.flush.bytes_since(confirmed);
+        self.report.lag_bytes = Some(positions.flush.bytes_since(confirmed));
         let readable = positions.readable.max(confirmed);
         self.report.held_bytes = positions.flush.bytes_since(readable);
     }

@@ -161,7 +161,7 @@ fn add_metrics(
 mod tests {
     use super::*;
     use crate::base::lsn::Lsn;
-    use crate::continuity::Discontinuity;
+    use crate::continuity::ContinuityError;
 
     fn names(line: &Value) -> Vec<&str> {
         let metrics = line["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array();
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_failure_has_the_figures_of_its_drain() {
-        let error = Error::from(Discontinuity::SlotMissing {
+        let error = Error::from(ContinuityError::SlotMissing {
             slot: "s".to_owned(),
             checkpoint: Lsn(1),
         });

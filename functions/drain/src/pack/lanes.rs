@@ -20,37 +20,13 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use super::lane::Lane;
 use super::outstanding::{OutstandingEvent, OutstandingEvents};
 use super::record::{Aggregation, LaneKey, QueuedEvent, Record, RequestLimits};
 use super::shard_pacing::ShardPacing;
 use super::shards::{HashKey, ShardMap};
 use super::stream_shards::{MAIN_STREAM, StreamShards};
 use crate::base::position::Position;
-
-/// A queue of events that are sent in order.
-///
-/// A lane exists while it has events that wait or are in flight. Its states are:
-/// - In flight: it has a record in flight.
-/// - Delayed: its last record failed. [`Lanes::delayed`] lists the lane until the delay ends.
-/// - Ready: the pacing of its shard lists the lane, even while the shard pauses.
-#[derive(Debug, Default)]
-struct Lane {
-    waiting: VecDeque<QueuedEvent>,
-    /// Bytes of all waiting events.
-    bytes: usize,
-    /// Consecutive failures.
-    failures: u32,
-}
-
-impl Lane {
-    /// Number of records that the waiting events need; approximate with aggregation.
-    fn records(&self, aggregation: Aggregation) -> usize {
-        match aggregation {
-            Aggregation::None => self.waiting.len(),
-            Aggregation::Kpl { bytes } => self.bytes.div_ceil(bytes),
-        }
-    }
-}
 
 /// All lanes of a drain.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 mod acknowledgements;
 mod aggregate;
 mod forecast;
+mod lane;
 mod lanes;
 mod outstanding;
 mod record;

@@ -20,8 +20,8 @@ pub enum ErrorKind {
 
 /// Error of PostgreSQL, the slot, its tables, or a secret.
 ///
-/// [`SlotError::Secret`] and [`SlotError::Salt`] are failures of AWS: Secrets Manager or Parameter Store did
-/// not return a usable value. [`SlotError::Authentication`] may also be an IAM token that could not be
+/// [`SlotError::Secret`], [`SlotError::Salt`] and [`SlotError::SecretUnavailable`] are failures of AWS: Secrets
+/// Manager or Parameter Store did not return a usable value. [`SlotError::Authentication`] may also be an IAM token that could not be
 /// signed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each means.
@@ -58,6 +58,15 @@ pub enum SlotError {
          to read it"
     )]
     Salt { secret: String, source: BoxError },
+    #[error(
+        "cannot get {variable}={secret} now: Secrets Manager did not answer, or throttled. The next tick tries \
+         again. If it happens again, check the function's subnets and VPC endpoints"
+    )]
+    SecretUnavailable {
+        variable: &'static str,
+        secret: String,
+        source: BoxError,
+    },
     #[error("there is no database {database}: check PGDATABASE")]
     DatabaseMissing { database: String, source: BoxError },
     #[error("{host} is a reader, or is just being promoted: PGHOST must be the cluster's writer endpoint")]
@@ -183,6 +192,7 @@ impl SlotError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             SlotError::Unreachable { .. }
+            | SlotError::SecretUnavailable { .. }
             | SlotError::NotWriter { .. }
             | SlotError::Busy { .. }
             | SlotError::Timeout { .. }
@@ -202,6 +212,7 @@ impl SlotError {
             SlotError::Unreachable { .. } | SlotError::Starting { .. } => "PostgresUnreachable",
             SlotError::Authentication { .. } | SlotError::Secret { .. } => "PostgresAuthentication",
             SlotError::Salt { .. } => "SaltUnreadable",
+            SlotError::SecretUnavailable { .. } => "SecretUnavailable",
             SlotError::Tls { .. } | SlotError::RootCertificates { .. } => "PostgresTls",
             SlotError::DatabaseMissing { .. } => "DatabaseMissing",
             SlotError::NotWriter { .. } | SlotError::TwoServers => "NotWriter",

@@ -13,7 +13,7 @@ pub use error::{BoxError, ErrorKind, SlotError, StateStoreError, StreamError};
 pub use lock_holder::LockHolder;
 pub use slot::{
     CommitRows, EmittedMessage, OldestTransaction, PEEK_ROW_BYTES, PeekRow, PeekRows, Retention, Slot,
-    WalPositions,
+    SlotFigures, WalPositions,
 };
 pub use state_store::StateStore;
 pub use stream::{PutAnswer, RecordOutcome, Stream, StreamInfo};

@@ -159,6 +159,15 @@ pub struct Retention {
     pub safe_wal_size: Option<i64>,
 }
 
+/// Log that is not confirmed, and log that the server retains.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlotFigures {
+    /// Bytes of log from the confirmed to the flush position; `None` without a confirmed position.
+    pub lag_bytes: Option<u64>,
+    /// What the server retains.
+    pub retention: Retention,
+}
+
 /// A transaction that keeps the slot's `restart_lsn` from moving.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OldestTransaction {

@@ -8,7 +8,9 @@ use postgres_types::PgLsn;
 use super::connection::{Connector, Session};
 use crate::base::lsn::Lsn;
 use crate::continuity::{ServerInfo, SlotState};
-use crate::ports::{BoxError, EmittedMessage, LockHolder, OldestTransaction, Retention, SlotError};
+use crate::ports::{
+    BoxError, EmittedMessage, LockHolder, OldestTransaction, Retention, SlotError, SlotFigures,
+};
 
 /// State of the server and of one slot.
 #[derive(Debug)]
@@ -17,6 +19,22 @@ pub(crate) struct Inspection {
     pub server: ServerInfo,
     /// The slot; `None` when the server has no slot of this name.
     pub slot: Option<SlotState>,
+}
+
+impl Inspection {
+    /// What the slot lags behind, and what the server retains for it.
+    pub(crate) fn figures(&self) -> SlotFigures {
+        let slot = self.slot.as_ref();
+        let bytes_since = |lsn: Lsn| self.server.flush.bytes_since(lsn);
+        SlotFigures {
+            lag_bytes: slot.and_then(|slot| slot.confirmed_flush_lsn).map(bytes_since),
+            retention: Retention {
+                retained_bytes: slot.and_then(|slot| slot.restart_lsn).map(bytes_since),
+                wal_status: slot.and_then(|slot| slot.wal_status.clone()),
+                safe_wal_size: slot.and_then(|slot| slot.safe_wal_size),
+            },
+        }
+    }
 }
 
 /// Reads the state of the server and of a slot.
@@ -342,15 +360,19 @@ pub(crate) async fn oldest_transaction(
     connector: &Connector,
     session: &Session,
 ) -> Result<Option<OldestTransaction>, SlotError> {
-    // Every role may read the locks. Only members of pg_monitor may read when a transaction began.
+    // Every role may read the locks. Only members of pg_monitor may read when a transaction began. A prepared
+    // transaction has no process, and every role may read when it was prepared.
     let row = session
         .client
         .query_opt(
-            "select l.pid as pid, extract(epoch from clock_timestamp() - a.xact_start)::int8 as age_seconds
-             from pg_locks l left join pg_stat_activity a using (pid)
+            "select l.pid as pid, extract(epoch from clock_timestamp() - b.began)::int8 as age_seconds
+             from pg_locks l
+             left join pg_stat_activity a using (pid)
+             left join pg_prepared_xacts p on p.transaction = l.transactionid
+             cross join lateral (select coalesce(a.xact_start, p.prepared) as began) b
              where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
                and l.pid is distinct from pg_backend_pid()
-               and coalesce(clock_timestamp() - a.xact_start >= interval '5 seconds', true)
+               and coalesce(clock_timestamp() - b.began >= interval '5 seconds', true)
              order by age(l.transactionid) desc limit 1",
             &[],
         )

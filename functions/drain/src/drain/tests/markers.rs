@@ -35,7 +35,7 @@ async fn log_that_no_standby_has_is_left_to_a_later_tick() {
             .any(|entry| matches!(entry, LogEntry::Advanced(_)))
     );
     assert!(
-        report.held_bytes > 0 && report.held_bytes == report.lag_bytes,
+        report.held_bytes > 0 && Some(report.held_bytes) == report.lag_bytes,
         "{report:?}"
     );
     assert_eq!(report.behind_seconds, None);

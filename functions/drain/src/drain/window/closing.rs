@@ -67,7 +67,7 @@ where
             failure = self.overdue_marker(window);
         }
         // After a discontinuity, neither the checkpoint nor the slot may advance.
-        if let Some(error @ Error::Discontinuity(_)) = failure {
+        if let Some(error) = failure.take_if(|error| error.is_discontinuity()) {
             return Err(error);
         }
         let is_sent = is_all_sent && failure.is_none();
