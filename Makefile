@@ -23,6 +23,8 @@ EVENT ?= events/status.json
 # the start file of a shell.
 ENV := default
 SETTINGS := deploy/$(ENV).toml
+# Empty, unless ENV was given with the command. An exported STACK is then refused, because it names another stack.
+GIVEN_ENV := $(if $(filter command,$(origin ENV)),$(ENV))
 # Architecture of the function, by Lambda's name: arm64 or x86_64. The template deploys arm64.
 ARCH ?= arm64
 TARGET_OF_arm64 := aarch64-unknown-linux-gnu
@@ -138,13 +140,13 @@ mutants: tools-rust tools-demo ## check that the scenarios catch each deliberate
 	@scripts/mutants.sh $(MUTANTS)
 
 invoke: tools-check ## send EVENT (events/status.json, or the JSON itself in single quotes) to the deployed function, and wait for its answer (ENV)
-	@.tools/aws/bin/python scripts/invoke.py '$(subst ','\'',$(EVENT))' $(SETTINGS)
+	@.tools/aws/bin/python scripts/invoke.py '$(subst ','\'',$(EVENT))' $(SETTINGS) $(GIVEN_ENV)
 
 status: tools-check ## report the state of the deployed function's slot, checkpoint and stream, with problems (ENV)
-	@.tools/aws/bin/python scripts/invoke.py events/status.json $(SETTINGS)
+	@.tools/aws/bin/python scripts/invoke.py events/status.json $(SETTINGS) $(GIVEN_ENV)
 
 plan: tools-check ## show what a drain of the deployed function would send now (ENV, KEYS=1 names partition keys)
-	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json $(SETTINGS) | python3 scripts/plan.py
+	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json $(SETTINGS) $(GIVEN_ENV) | python3 scripts/plan.py
 
 certs: tools-check ## replace the certificate authorities of RDS that the function carries (BUNDLE=global-bundle.pem)
 	@.tools/aws/bin/python scripts/certs.py "$(BUNDLE)"

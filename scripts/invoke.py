@@ -1,14 +1,17 @@
 """Invoke the deployed function with an event, wait as long as it may run, and print its answer.
 
-invoke.py EVENT SETTINGS. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute, and sends
-the event again. This sends it once.
-The stack and the region are those of SETTINGS, deploy/NAME.toml; STACK and AWS_REGION name one without a file.
+invoke.py EVENT SETTINGS [ENV]. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute, and
+sends the event again. This sends it once.
+The stack, its region and its profile are those of SETTINGS, deploy/NAME.toml. STACK names a stack without a file. ENV
+is the NAME of SETTINGS, if the user gave it.
 """
 
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import boto3
 from botocore.config import Config
@@ -18,6 +21,37 @@ from stack import stack_settings
 
 # Longer than any invocation: Lambda ends one after 900 s.
 READ_SECONDS = 910
+
+
+class Target(NamedTuple):
+    """Stack of the function, with its region and the profile of its account.
+
+    Without a region or profile, those of the environment and of the user's configuration of AWS apply.
+    """
+
+    stack: str
+    region: str | None
+    profile: str | None
+
+
+def target(file: Path, given_env: str, environment: Mapping[str, str]) -> Target:
+    """The stack that the event is for. Exits if there is none, or if two are named."""
+    stack = environment.get("STACK")
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    if stack and given_env:
+        # An exported STACK is easily forgotten, and the event may be a teardown.
+        sys.exit(f"two stacks: STACK is {stack}, and ENV={given_env} is that of {file}. Nothing was sent. Run "
+                 "`unset STACK`, or leave out ENV")
+    if stack:
+        # The file is of another stack, which may be in another region and account.
+        return Target(stack, region, None)
+    settings = stack_settings(file)
+    if "stack_name" not in settings:
+        sys.exit(f"no stack: {file} does not exist. ENV=NAME reads deploy/NAME.toml, which `make deploy ENV=NAME` "
+                 "uses, and STACK=… names a stack without a file")
+    # As `make deploy` does: for SAM, the file's region and profile take precedence over those of the environment. The
+    # stack of the same name in another region or account is another stack.
+    return Target(settings["stack_name"], settings.get("region") or region, settings.get("profile"))
 
 
 def read_event(argument: str) -> str:
@@ -32,24 +66,20 @@ def read_event(argument: str) -> str:
     return event
 
 
-def main():
+def main() -> None:
     event = read_event(sys.argv[1])
-    file = Path(sys.argv[2])
-    settings = stack_settings(file)
-    stack = os.environ.get("STACK") or settings.get("stack_name")
-    # As `make deploy` does: the stack of the same name in another region is another stack.
-    region = settings.get("region") or os.environ.get("AWS_REGION")
-    if not stack:
-        sys.exit(f"no stack: {file} {'has no stack_name' if file.exists() else 'does not exist'}. ENV=NAME reads "
-                 "deploy/NAME.toml, which `make deploy ENV=NAME` uses, and STACK=… names a stack without a file")
+    stack, region, profile = target(Path(sys.argv[2]), "".join(sys.argv[3:]), os.environ)
     once = Config(read_timeout=READ_SECONDS, tcp_keepalive=True, retries={"total_max_attempts": 1})
     try:
-        resource = boto3.client("cloudformation", region_name=region).describe_stack_resource(
+        session = boto3.Session(region_name=region, profile_name=profile)
+        # Standard output has the answer only.
+        print(f"stack {stack}, region {session.region_name}{f', profile {profile}' if profile else ''}",
+              file=sys.stderr)
+        resource = session.client("cloudformation").describe_stack_resource(
             StackName=stack, LogicalResourceId="DrainFunction"
         )
         function = resource["StackResourceDetail"]["PhysicalResourceId"]
-        client = boto3.client("lambda", region_name=region, config=once)
-        answer = client.invoke(FunctionName=function, Payload=event)
+        answer = session.client("lambda", config=once).invoke(FunctionName=function, Payload=event)
     except ClientError as error:
         if error.response["Error"]["Code"] == "TooManyRequestsException":
             sys.exit(
