@@ -1,4 +1,4 @@
-"""The network of the function: which parameters the template accepts, and which security groups follow."""
+"""Parameters that the template accepts, the security groups of the function, and alarms that could not fire."""
 
 import unittest
 from pathlib import Path
@@ -37,6 +37,7 @@ class Stack:
 
     def __init__(self, *given: dict):
         self.values = {name: parameter.get("Default") for name, parameter in TEMPLATE["Parameters"].items()}
+        self.values["AWS::Region"] = "eu-central-1"
         for parameters in (NEEDED, *given):
             self.values.update(parameters)
 
@@ -60,6 +61,9 @@ class Stack:
                 return any(self.value(argument))
             case "Fn::If":
                 return self.value(argument[1 if self.holds(argument[0]) else 2])
+            case "Fn::Contains":
+                texts, text = self.value(argument)
+                return str(text) in texts
             case "Fn::Split":
                 return self.value(argument[1]).split(argument[0])
             case _:
@@ -109,11 +113,34 @@ class Network(unittest.TestCase):
         self.assertIn("VpcId", Stack(GROUP, {"CreateVpcEndpoints": "true"}).refusals()[0])
         self.assertIn("DbResourceId", Stack(GROUP, {"DbResourceId": ""}).refusals()[0])
         self.assertIn("DbSecret", Stack(GROUP, {"DbAuth": "secret"}).refusals()[0])
+        self.assertIn("SslRootCertificates", Stack(GROUP, {"AWS::Region": "il-central-1"}).refusals()[0])
 
     def test_the_walk_through_gives_known_parameters_that_fit_together(self):
         given = WALK_THROUGH["Resources"]["Spillway"]["Properties"]["Parameters"]
         self.assertEqual(set(given) - set(TEMPLATE["Parameters"]), set())
         self.assertEqual(Stack(given).refusals(), [])
+
+
+class LateConsumers(unittest.TestCase):
+    def refusals(self, hours, **given) -> list[str]:
+        return Stack(GROUP, {"StreamRetentionHours": hours, **given}).refusals()
+
+    def test_a_retention_that_ends_before_the_default_of_the_alarm_is_refused(self):
+        for hours in range(24, 85):
+            [refusal] = self.refusals(hours)
+            self.assertIn("AlarmConsumerMilliseconds", refusal)
+        for hours in (85, 168, 8760):
+            self.assertEqual(self.refusals(hours), [])
+
+    def test_the_rule_has_the_default_of_the_alarm(self):
+        milliseconds = TEMPLATE["Parameters"]["AlarmConsumerMilliseconds"]["Default"]
+        self.assertEqual(milliseconds, 84 * 3_600_000)
+
+    def test_half_of_the_retention_is_accepted(self):
+        self.assertEqual(self.refusals(24, AlarmConsumerMilliseconds=43_200_000), [])
+
+    def test_the_retention_of_another_stream_is_not_compared(self):
+        self.assertEqual(self.refusals(24, CreateStream="false"), [])
 
 
 if __name__ == "__main__":
