@@ -1,29 +1,34 @@
-"""Prints the alarms of template.yaml as JSON, with the defaults of the parameters or NAME=VALUE arguments."""
+"""Prints the alarms that template.yaml creates as JSON.
+
+Arguments are NAME=VALUE for parameters. The others have their defaults.
+"""
 
 import json
 import sys
 
-from cloudformation import read_template
+from cloudformation import Stack, read_template
 
 
 def main():
     template = read_template()
-    values = {name: it.get("Default") for name, it in template["Parameters"].items()}
-    for argument in sys.argv[1:]:
-        name, value = argument.split("=")
-        least = template["Parameters"][name].get("MinValue", 0)
-        if float(value) < least:
-            sys.exit(f"{name} is at least {least}")
-        values[name] = float(value)
+    given = dict(argument.split("=") for argument in sys.argv[1:])
+    for name, value in given.items():
+        parameter = template["Parameters"][name]
+        if parameter["Type"] == "Number":
+            given[name] = float(value)
+            least = parameter.get("MinValue", 0)
+            if given[name] < least:
+                sys.exit(f"{name} is at least {least}")
+    stack = Stack(template, given)
 
     def resolved(value):
-        if isinstance(value, dict) and "Ref" in value:
-            return values[value["Ref"]]
-        return value
+        return stack.values[value["Ref"]] if isinstance(value, dict) and "Ref" in value else value
 
     alarms = {}
     for name, resource in template["Resources"].items():
         if resource["Type"] != "AWS::CloudWatch::Alarm":
+            continue
+        if "Condition" in resource and not stack.holds(resource["Condition"]):
             continue
         properties = {key: resolved(value) for key, value in resource["Properties"].items()}
         namespace = properties["Namespace"]

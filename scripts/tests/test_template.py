@@ -143,5 +143,17 @@ class LateConsumers(unittest.TestCase):
         self.assertEqual(self.refusals(24, CreateStream="false"), [])
 
 
+class Storage(unittest.TestCase):
+    ALARM = TEMPLATE["Resources"]["StorageAlarm"]["Properties"]
+
+    def test_a_wrong_identifier_of_the_cluster_is_not_silent(self):
+        self.assertEqual(self.ALARM["TreatMissingData"], "breaching")
+        self.assertIn("check that DbClusterIdentifier", self.ALARM["AlarmDescription"]["Fn::Sub"])
+
+    def test_without_the_identifier_there_is_no_alarm(self):
+        self.assertFalse(Stack(GROUP).creates("StorageAlarm"))
+        self.assertTrue(Stack(GROUP, {"DbClusterIdentifier": "orders"}).creates("StorageAlarm"))
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -23,11 +23,15 @@ crate::scenarios![
     slow_failures_ring_and_a_single_one_does_not,
     nothing_rings_before_setup_and_silence_rings_after_it,
     a_failed_table_of_a_backfill_rings,
+    a_wrong_identifier_of_the_cluster_rings,
     metrics_of_aws_ring_beyond_their_thresholds,
     each_alarm_and_each_error_is_documented,
 ];
 
 const MINUTE: u64 = 60;
+
+/// The parameter that creates the alarm on storage.
+const CLUSTER: &str = "DbClusterIdentifier=orders";
 
 /// A fixture whose function is invoked, with the metrics of its ticks.
 struct AlarmFixture {
@@ -273,6 +277,13 @@ async fn a_failed_table_of_a_backfill_rings() {
     assert_eq!(watched.ringing(&[]), ["BackfillAlarm"]);
 }
 
+/// RDS writes no metric for a name that no cluster has.
+async fn a_wrong_identifier_of_the_cluster_rings() {
+    let without_metric = Metrics::default();
+    assert!(alarms(&[CLUSTER])["StorageAlarm"].fires(&without_metric, 7_200));
+    assert!(!alarms(&[]).contains_key("StorageAlarm"));
+}
+
 /// RDS and Kinesis write these metrics, so the scenario writes them here.
 async fn metrics_of_aws_ring_beyond_their_thresholds() {
     let day = 24.0 * 3_600_000.0;
@@ -285,7 +296,7 @@ async fn metrics_of_aws_ring_beyond_their_thresholds() {
             4.0 * day,
         ),
     ] {
-        let all = alarms(&[]);
+        let all = alarms(&[CLUSTER]);
         for (value, rings) in [(quiet, false), (ringing, true)] {
             let mut metrics = Metrics::default();
             for minute in 0..20 {
@@ -308,7 +319,7 @@ fn read_file(path: &str) -> String {
 
 async fn each_alarm_and_each_error_is_documented() {
     let runbook = read_file("docs/runbook.md").to_lowercase();
-    for name in alarms(&[]).keys() {
+    for name in alarms(&[CLUSTER]).keys() {
         // `OldTransactionAlarm` has the section "Old transaction".
         let words = name.trim_end_matches("Alarm").chars();
         let words = words.flat_map(|c| [c.is_uppercase().then_some(' '), Some(c.to_ascii_lowercase())]);
