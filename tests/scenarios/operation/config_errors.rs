@@ -270,7 +270,12 @@ async fn a_denied_parameter_call_names_the_missing_permission() {
     assert_tick_fails(
         &fixture,
         "CheckpointDenied",
-        &[&fixture.parameter, "ssm:PutParameter", "is not authorized"],
+        &[
+            &fixture.parameter,
+            "ssm:PutParameter",
+            "ssm:DeleteParameter",
+            "is not authorized",
+        ],
     )
     .await;
     assert_eq!(

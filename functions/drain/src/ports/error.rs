@@ -366,8 +366,8 @@ impl StreamError {
 #[allow(missing_docs)] // The messages say what each means.
 pub enum StateStoreError {
     #[error(
-        "may not read or write the parameter {parameter}: allow ssm:GetParameter and \
-         ssm:PutParameter on it to the function's role"
+        "may not use the parameter {parameter}: allow ssm:GetParameter, ssm:PutParameter and \
+         ssm:DeleteParameter on it to the function's role"
     )]
     Denied { parameter: String, source: BoxError },
     #[error("the parameter {parameter} cannot be used")]
