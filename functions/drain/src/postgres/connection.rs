@@ -298,7 +298,10 @@ impl Connector {
                     && *state == SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
                 let hint = match self.database.auth {
                     _ if lacks_tls => "PGSSLMODE: the server may require TLS, or the role may not log in",
-                    Auth::Iam => "grant rds_iam to the role and rds-db:connect to the function",
+                    Auth::Iam => {
+                        "grant rds_iam to the role and rds-db:connect to the function; PGHOST must be the \
+                         endpoint of RDS, not an alias"
+                    }
                     Auth::Secret(_) => "that DB_SECRET holds the role's present password",
                     Auth::Password(_) => "PGPASSWORD",
                 };
