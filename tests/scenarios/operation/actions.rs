@@ -25,6 +25,9 @@ crate::scenarios![
     status_reports_the_slot_and_consumes_nothing,
     status_reports_problems_without_an_error,
     teardown_drops_slot_and_checkpoint_and_may_be_repeated,
+    teardown_keeps_the_checkpoint_of_another_slot,
+    status_and_setup_name_rights_and_secrets_that_are_missing,
+    a_slot_that_is_being_created_is_busy,
     an_event_of_eventbridge_is_a_tick,
     a_lingering_function_sends_new_commits,
     setup_names_the_transaction_that_delays_the_slot,
@@ -236,6 +239,78 @@ async fn assert_teardown(builder: FixtureBuilder) {
     assert_eq!(again["dropped"], json!([]), "nothing is left to drop: {again}");
     let tick = fixture.invoke(json!({})).await.answer();
     assert_eq!(tick["stopped"], "not_set_up", "{tick}");
+}
+
+async fn teardown_keeps_the_checkpoint_of_another_slot() {
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    fixture.drain().await;
+    let own = fixture.checkpoint().await.expect("a drain stores a checkpoint");
+    for (field, value) in [
+        ("system_identifier", json!("7")),
+        ("database_oid", json!(1)),
+        ("slot", json!("x")),
+    ] {
+        let mut other = own.clone();
+        other[field] = value;
+        fixture.put_checkpoint(&other).await;
+        let report = fixture.invoke(json!({"action": "teardown"})).await.answer();
+        let kept = report["kept"].to_string();
+        assert!(kept.contains(&fixture.parameter), "{field}: {report}");
+        assert_eq!(fixture.checkpoint().await, Some(other), "{field}");
+    }
+}
+
+async fn status_and_setup_name_rights_and_secrets_that_are_missing() {
+    let postgres = Postgres::start(PostgresSettings::default()).await;
+    let builder = Fixture::builder(Plugin::Pgoutput).on_server(postgres);
+    let mut fixture = builder.build().await;
+    fixture.tick().await;
+    let function = &mut fixture.function;
+    function.set("COLUMN_RULES", "*.*.ssn:hash").await;
+    function.set("COLUMN_SALT_SECRET", "no/such/secret").await;
+    let salt = "COLUMN_SALT_SECRET=no/such/secret";
+    let setup = fixture.invoke(json!({"action": "setup"})).await.answer();
+    assert!(setup["problems"].to_string().contains(salt), "{setup}");
+    fixture
+        .sql(&format!("alter role {} noreplication", REPLUSER.0))
+        .await;
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let problems = status["problems"].to_string();
+    for problem in [salt, "grant rds_replication"] {
+        assert!(problems.contains(problem), "{problem}: {status}");
+    }
+}
+
+async fn a_slot_that_is_being_created_is_busy() {
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
+    fixture
+        .sql("create table t (id int primary key); create publication spillway for table t")
+        .await;
+    let writer = fixture.connect().await;
+    writer
+        .batch_execute("begin; insert into t values (1)")
+        .await
+        .expect("a transaction begins");
+    let creator = fixture.connect().await;
+    let create = format!(
+        "select pg_create_logical_replication_slot('{}', 'pgoutput')",
+        fixture.slot
+    );
+    let creating = tokio::spawn(async move { creator.batch_execute(&create).await });
+    let pending = format!(
+        "select count(*) from pg_replication_slots where slot_name = '{}' and active_pid is not null",
+        fixture.slot
+    );
+    wait::until("the slot exists", Duration::from_secs(60), || async {
+        fixture.value(&pending).await.as_deref() == Some("1")
+    })
+    .await;
+    let (kind, message) = fixture.failing_tick().await;
+    assert_eq!(kind, "Busy", "{message}");
+    assert!(message.contains("is creating it"), "{message}");
+    writer.batch_execute("rollback").await.expect("it ends");
+    creating.await.expect("no panic").expect("the slot is created");
+    fixture.tick().await;
 }
 
 async fn an_event_of_eventbridge_is_a_tick() {

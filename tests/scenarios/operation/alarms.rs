@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use scenarios::aws::alarms::{Metrics, alarms};
-use scenarios::fixture::{Fixture, Plugin};
+use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait;
@@ -19,6 +19,9 @@ crate::scenarios![
     an_open_transaction_rings_before_the_lag_moves,
     a_slot_in_danger_of_invalidation_rings,
     a_backlog_rings,
+    busy_ticks_do_not_silence_a_backlog,
+    log_rings_that_a_slot_retains_which_cannot_be_opened,
+    a_forgotten_prepared_transaction_rings,
     a_slot_that_vanished_rings_at_once,
     slow_failures_ring_and_a_single_one_does_not,
     nothing_rings_before_setup_and_silence_rings_after_it,
@@ -56,6 +59,11 @@ impl AlarmFixture {
     /// Invokes the function, and collects its metrics. A minute passes.
     async fn invoke(&mut self, event: Value) -> Outcome {
         let outcome = self.fixture.invoke(event).await;
+        self.collect(outcome).await
+    }
+
+    /// Collects the metrics of an invocation. A minute passes.
+    async fn collect(&mut self, outcome: Outcome) -> Outcome {
         let lines = wait::until_some(
             "the summary line is in the log",
             Duration::from_secs(20),
@@ -79,6 +87,12 @@ impl AlarmFixture {
 
     async fn tick(&mut self) -> Value {
         self.invoke(json!({})).await.answer()
+    }
+
+    /// A tick that does not wait for the end of another drainer.
+    async fn impatient_tick(&mut self) -> Value {
+        let outcome = self.fixture.function.invoke(&json!({}), DEADLINE).await;
+        self.collect(outcome).await.answer()
     }
 
     /// Names of the alarms that fire now.
@@ -209,6 +223,72 @@ async fn a_backlog_rings() {
     assert_eq!(kind, "StandbyUnseen");
     let lag = watched.metrics.values("RetainedBytes");
     assert!(lag.last() > Some(&1e6), "{lag:?}");
+}
+
+async fn busy_ticks_do_not_silence_a_backlog() {
+    let parameters = ["AlarmLagBytes=1048576"];
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    fixture.sql(TABLES).await;
+    let mut watched = AlarmFixture::new(fixture);
+    watched.tick().await;
+    write_log(&watched.fixture, 4).await;
+    let drainer = watched.fixture.postgres.admin(&watched.fixture.database).await;
+    let lock = "select pg_advisory_lock(hashtextextended('spillway:' || $1, 0))";
+    let slot = watched.fixture.slot.clone();
+    drainer.query(lock, &[&slot]).await.expect("the lock is free");
+    for _ in 0..15 {
+        let report = watched.impatient_tick().await;
+        assert_eq!(report["stopped"], "busy", "{report}");
+        assert!(report["lag_bytes"].as_u64() > Some(1 << 20), "{report}");
+    }
+    let ringing = watched.ringing(&parameters);
+    assert!(ringing.contains(&"LagAlarm".to_owned()), "{ringing:?}");
+}
+
+async fn log_rings_that_a_slot_retains_which_cannot_be_opened() {
+    let parameters = ["AlarmRetainedBytes=8388608"];
+    let fixture = Fixture::new(Plugin::Pgoutput).await;
+    fixture.sql(TABLES).await;
+    let mut watched = AlarmFixture::new(fixture);
+    watched.tick().await;
+    let function = &mut watched.fixture.function;
+    function.set("STREAM_NAME", "no_such_stream").await;
+    watched.lines = watched.fixture.function.log().len();
+    write_log(&watched.fixture, 12).await;
+    for _ in 0..6 {
+        let (kind, _) = watched.invoke(json!({})).await.error();
+        assert_eq!(kind, "StreamMissing");
+    }
+    let ringing = watched.ringing(&parameters);
+    assert!(ringing.contains(&"RetainedAlarm".to_owned()), "{ringing:?}");
+}
+
+async fn a_forgotten_prepared_transaction_rings() {
+    let postgres = Postgres::start(PostgresSettings {
+        conf: "max_prepared_transactions = 2\n".to_owned(),
+        ..PostgresSettings::default()
+    })
+    .await;
+    let parameters = ["AlarmTransactionSeconds=5"];
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .on_server(postgres)
+        .build()
+        .await;
+    fixture.sql(TABLES).await;
+    let mut watched = AlarmFixture::new(fixture);
+    watched.tick().await;
+    let prepare = "begin; insert into t values (1); prepare transaction 'forgotten'";
+    watched.fixture.sql(prepare).await;
+    let is_old = "select (clock_timestamp() - prepared > interval '6 seconds')::text from pg_prepared_xacts";
+    wait::until("it is old", Duration::from_secs(60), || async {
+        watched.fixture.value(is_old).await.as_deref() == Some("true")
+    })
+    .await;
+    for _ in 0..6 {
+        watched.tick().await;
+    }
+    assert_eq!(watched.ringing(&parameters), ["OldTransactionAlarm"]);
+    watched.fixture.sql("rollback prepared 'forgotten'").await;
 }
 
 async fn a_slot_that_vanished_rings_at_once() {

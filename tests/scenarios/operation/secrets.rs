@@ -1,6 +1,6 @@
 //! The role and its password are read from Secrets Manager: through SSM, or directly if RDS named the secret.
 
-use scenarios::aws::fault_proxy::FaultProxy;
+use scenarios::aws::fault_proxy::{Fault, FaultProxy};
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
 use serde_json::json;
@@ -10,6 +10,8 @@ use crate::support::expected_errors::{assert_not_logged, assert_tick_fails};
 crate::scenarios![
     a_secret_is_read_by_name_and_by_arn,
     a_secret_that_is_missing_or_invalid_is_named_and_not_quoted,
+    a_secret_that_cannot_be_read_now_is_read_by_a_later_tick,
+    a_secret_without_a_user_needs_the_variable,
 ];
 
 /// Fixture without a password, and a proxy for Secrets Manager requests.
@@ -57,4 +59,27 @@ async fn a_secret_that_is_missing_or_invalid_is_named_and_not_quoted() {
         fixture.ssm.create_secret(&name, &secret).await;
         assert_tick_fails(&fixture, "PostgresAuthentication", &[&name, "\"password\""]).await;
     }
+}
+
+async fn a_secret_that_cannot_be_read_now_is_read_by_a_later_tick() {
+    let (mut fixture, proxy) = fixture().await;
+    let secret = json!({"username": REPLUSER.0, "password": REPLUSER.1}).to_string();
+    let name = format!("rds!cluster-{}", fixture.slot);
+    fixture.ssm.create_secret(&name, &secret).await;
+    fixture.function.set("DB_SECRET", &name).await;
+    proxy.inject("GetSecretValue", Fault::internal());
+    assert_tick_fails(&fixture, "SecretUnavailable", &[&name, "DB_SECRET"]).await;
+    proxy.clear();
+    fixture.tick().await;
+}
+
+async fn a_secret_without_a_user_needs_the_variable() {
+    let (mut fixture, _proxy) = fixture().await;
+    let name = format!("app/{}", fixture.slot);
+    let secret = json!({"password": REPLUSER.1}).to_string();
+    fixture.ssm.create_secret(&name, &secret).await;
+    fixture.function.set("DB_SECRET", &name).await;
+    assert_tick_fails(&fixture, "PostgresAuthentication", &[&name, "username", "PGUSER"]).await;
+    fixture.function.set("PGUSER", REPLUSER.0).await;
+    fixture.tick().await;
 }
