@@ -5,6 +5,8 @@ import json
 import random
 
 UNAVAILABLE = "__debezium_unavailable_value"
+# What the stores write in place of a value that OVERSIZE=omit left out.
+OMITTED = "__omitted_because_of_its_size"
 
 
 def place(commit, change=0, index=0):
@@ -39,9 +41,14 @@ class History:
             self.step()
 
     def say(self, op, key=None, body=None, known=True, index=0):
-        after = row(key, str(self.at), body=body if known else UNAVAILABLE) if op in "cur" else None
+        is_omitted = known and body == OMITTED
+        after = row(key, str(self.at), body=body if known and not is_omitted else UNAVAILABLE) if op in "cur" else None
         before = {"id": key} if op == "d" else None
-        self.events.append((key, event(op, place(self.at, self.at, index), before, after, self.source)))
+        omitted = {"omitted": ["body"]} if is_omitted else {}
+        self.events.append((key, event(op, place(self.at, self.at, index), before, after, self.source, **omitted)))
+
+    def new_body(self):
+        return self.random.choice([f"body {self.at}", f"body {self.at}", f"body {self.at}", None, OMITTED])
 
     def step(self):
         self.at += 1
@@ -51,21 +58,21 @@ class History:
             self.say("t")
             self.rows.clear()
         elif key not in self.rows:
-            self.rows[key] = (self.at, self.random.choice([None, f"body {self.at}"]))
+            self.rows[key] = (self.at, self.new_body())
             self.say("c", key, self.rows[key][1])
         elif chance < 0.15:
             self.say("d", key)
             del self.rows[key]
         elif chance < 0.45 and other not in self.rows:
             known = chance < 0.25
-            body = f"body {self.at}" if known else self.rows[key][1]
+            body = self.new_body() if known else self.rows[key][1]
             self.say("d", key)
             self.say("c", other, body, known, index=1)
             del self.rows[key]
             self.rows[other] = (self.at, body)
         else:
             known = chance < 0.6
-            body = f"body {self.at}" if known else self.rows[key][1]
+            body = self.new_body() if known else self.rows[key][1]
             self.say("u", key, body, known)
             self.rows[key] = (self.at, body)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import sqlglot
 import yaml
-from events import UNAVAILABLE, History, deliver, event, message, place, row
+from events import OMITTED, UNAVAILABLE, History, deliver, event, message, place, row
 from sqlglot import exp
 
 CONSUMERS = Path(__file__).resolve().parents[2] / "examples" / "consumers"
@@ -113,7 +113,12 @@ class PresentRows(unittest.TestCase):
     def test_an_omitted_value_is_not_the_former_one(self):
         changed = event("u", place(2), after=row(1, body=UNAVAILABLE), omitted=["body"])
         rows = self.rows_of(event("c", place(1), after=row(1)), changed)
-        self.assertEqual(rows[0][4], UNAVAILABLE)
+        self.assertEqual(rows[0][4], OMITTED)
+
+    def test_a_changed_key_does_not_take_the_former_value_of_an_omitted_one(self):
+        events = [event("c", place(1), after=row(1)), event("d", place(2, 2, 0), before={"id": 1})]
+        events.append(event("c", place(2, 2, 1), after=row(2, body=UNAVAILABLE), omitted=["body"]))
+        self.assertEqual([r[4] for r in self.rows_of(*events)], [OMITTED])
 
     def test_a_changed_key_takes_the_large_value_of_the_old_row(self):
         events = [event("c", place(1), after=row(1)), event("c", place(2), after=row(2, body="former"))]

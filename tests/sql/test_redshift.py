@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
-from events import UNAVAILABLE, History, deliver, event, message, place, row
+from events import OMITTED, UNAVAILABLE, History, deliver, event, message, place, row
 from redshift_on_duckdb import Redshift, parse, statements
 from sqlglot import exp
 
@@ -186,9 +186,20 @@ class Merge(unittest.TestCase):
         stream = Stream()
         stream.merge(event("c", place(1), after=row(1)))
         stream.merge(event("u", place(2), after=row(1, body=UNAVAILABLE), omitted=["body"]))
-        self.assertEqual(stream.bodies(), {("orders", 1): UNAVAILABLE})
+        self.assertEqual(stream.bodies(), {("orders", 1): OMITTED})
         stream.merge(event("u", place(3), after=row(1, body=UNAVAILABLE)))
-        self.assertEqual(stream.bodies(), {("orders", 1): UNAVAILABLE})
+        self.assertEqual(stream.bodies(), {("orders", 1): OMITTED})
+        self.assertEqual(stream.redshift.run((FILES / "check.sql").read_text())[5], [(1,)])
+
+    def test_a_changed_key_does_not_take_the_former_value_of_an_omitted_one(self):
+        deleted = event("d", place(9, 8, 0), before={"id": 1})
+        created = event("c", place(9, 8, 1), after=row(2, body=UNAVAILABLE), omitted=["body"])
+        for batches in ([[deleted, created]], [[created], [deleted]]):
+            stream = Stream()
+            stream.merge(event("c", place(1), after=row(1)))
+            for number, batch in enumerate(batches):
+                stream.merge(*batch, shard=f"shardId-00000000000{number}")
+            self.assertEqual(stream.bodies(), {("orders", 2): OMITTED})
 
     def test_a_truncate_ends_the_rows_before_it_and_of_its_source(self):
         stream = Stream()

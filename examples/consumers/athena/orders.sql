@@ -6,7 +6,8 @@
 create or replace view spillway.orders as
 with recursive changes as (
     -- body_at is null where the change does not say what the body is. A create without its body takes it from
-    -- the old key's row. A body that was omitted for its size (OVERSIZE=omit) is not the former one.
+    -- the old key's row. A body that was omitted for its size (OVERSIZE=omit) did change: it has its own mark,
+    -- and the former body is not valid.
     select
         source_name,
         op,
@@ -17,13 +18,17 @@ with recursive changes as (
         json_extract_scalar(event, '$.after.customer') as customer,
         cast(json_extract_scalar(event, '$.after.amount') as decimal(12, 2)) as amount,
         from_iso8601_timestamp(json_extract_scalar(event, '$.after.placed')) as placed,
-        json_extract_scalar(event, '$.after.body') as body,
+        case
+            when json_array_contains(json_extract(event, '$.source.omitted'), 'body')
+                then '__omitted_because_of_its_size'
+            else json_extract_scalar(event, '$.after.body')
+        end as body,
         case
             when op not in ('c', 'u', 'r') then null
+            when json_array_contains(json_extract(event, '$.source.omitted'), 'body') then position
             when coalesce(json_extract_scalar(event, '$.after.body'), '') <> '__debezium_unavailable_value'
                 then position
             when op = 'c' then position
-            when json_array_contains(json_extract(event, '$.source.omitted'), 'body') then position
         end as body_at
     from spillway.changes
     where schema_name = 'public' and table_name = 'orders' and op in ('c', 'u', 'r', 'd', 't')

@@ -45,8 +45,8 @@ from spillway.orders
 where op <> 'd';
 
 -- The changes of the table. Where a change does not say what a large value is, its position (…_at) is null. A
--- create without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) is
--- not the former one.
+-- create without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) did
+-- change: it has its own mark, and the former value is not valid.
 create or replace view spillway.orders_changes as
 select
     e.shard_id::varchar(128) as shard_id,
@@ -62,13 +62,16 @@ select
     e.event.after.customer::varchar(65535) as customer,
     e.event.after.amount::varchar(64)::decimal(12, 2) as amount,
     e.event.after.placed::varchar(64)::timestamptz as placed,
-    e.event.after.body::varchar(65535) as body,
+    case
+        when json_serialize(e.event.source.omitted) like '%"body"%' then '__omitted_because_of_its_size'
+        else e.event.after.body::varchar(65535)
+    end as body,
     case
         when e.event.op::varchar(1) not in ('c', 'u', 'r') then null
+        when json_serialize(e.event.source.omitted) like '%"body"%' then e.event.source.position::varchar(64)
         when coalesce(e.event.after.body::varchar(65535), '') <> '__debezium_unavailable_value'
             then e.event.source.position::varchar(64)
         when e.event.op::varchar(1) = 'c' then e.event.source.position::varchar(64)
-        when json_serialize(e.event.source.omitted) like '%"body"%' then e.event.source.position::varchar(64)
     end as body_at
 from spillway.events as e
 where e.event.source."schema"::varchar(128) = 'public'

@@ -12,6 +12,8 @@ import argparse
 import re
 
 UNAVAILABLE = "'__debezium_unavailable_value'"
+# Our own mark of a value that OVERSIZE=omit left out.
+OMITTED = "'__omitted_because_of_its_size'"
 NUMBERS = ("smallint", "int", "integer", "bigint", "boolean", "real", "double precision")
 
 HEAD = """\
@@ -54,8 +56,8 @@ from spillway.{table}
 where op <> 'd';
 
 -- The changes of the table. Where a change does not say what a large value is, its position (…_at) is null. A
--- create without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) is
--- not the former one.
+-- create without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) did
+-- change: it has its own mark, and the former value is not valid.
 create or replace view spillway.{table}_changes as
 select
     e.shard_id::varchar(128) as shard_id,
@@ -72,13 +74,16 @@ where e.event.source."schema"::varchar(128) = '{schema}'
 """
 
 LARGE_OF_CHANGES = """\
-e.event.after.{large}::varchar(65535) as {large},
+case
+        when json_serialize(e.event.source.omitted) like '%"{large}"%' then {omitted}
+        else e.event.after.{large}::varchar(65535)
+    end as {large},
     case
         when e.event.op::varchar(1) not in ('c', 'u', 'r') then null
+        when json_serialize(e.event.source.omitted) like '%"{large}"%' then e.event.source.position::varchar(64)
         when coalesce(e.event.after.{large}::varchar(65535), '') <> {unavailable}
             then e.event.source.position::varchar(64)
         when e.event.op::varchar(1) = 'c' then e.event.source.position::varchar(64)
-        when json_serialize(e.event.source.omitted) like '%"{large}"%' then e.event.source.position::varchar(64)
     end as {large}_at"""
 
 BEGIN = """
@@ -251,7 +256,7 @@ def words_of(schema, table, keys, columns, large):
     definitions += [f"{name} varchar(65535),\n    {at} varchar(64)" for name, at in pairs]
     changes = [key_of_change(*key) for key in keys]
     changes += [f"{cast(f'e.event.after.{name}', kind)} as {name}" for name, kind in columns]
-    changes += [LARGE_OF_CHANGES.format(large=name, unavailable=UNAVAILABLE) for name in large]
+    changes += [LARGE_OF_CHANGES.format(large=name, unavailable=UNAVAILABLE, omitted=OMITTED) for name in large]
     options = [f"--key '{name} {kind}'" for name, kind in keys]
     options += [f"--column '{name} {kind}'" for name, kind in columns] + [f"--large {name}" for name in large]
     return large_words(table, identity, large) | {
