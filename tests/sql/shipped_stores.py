@@ -1,16 +1,20 @@
-"""The schema changes of docs/consume.md, on the stores of examples/consumers: DuckDB and Iceberg.
+"""The stores of examples/consumers: DuckDB, a warehouse and Iceberg.
 
-`make check` runs this file with the libraries of the examples. The steps and the events are those of test_consume.py.
+`make check` runs this file with the libraries of the examples. The steps and the events of the schema changes are those
+of test_consume.py.
 """
 
 import contextlib
 import json
 import sys
 import tempfile
+import unittest
 from pathlib import Path
+from unittest import mock
 
 import duckdb
 import test_consume
+from events import event, place, row
 from pyiceberg.catalog.sql import SqlCatalog
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "consumers"
@@ -72,3 +76,32 @@ class OnDuckDb(test_consume.SchemaChanges):
 
 class OnIceberg(test_consume.SchemaChanges):
     make_store = ShippedIceberg
+
+
+def changes_of(one, partition_key=None):
+    """Changes of an event. Its partition key is the key of its row, if no other is named."""
+    image = one["after"] or one["before"] or {}
+    return changes.of_event(partition_key or json.dumps({"id": image.get("id")}), json.dumps(one).encode())
+
+
+class RowsWithoutKey(unittest.TestCase):
+    def test_an_event_whose_key_is_not_known_is_refused(self):
+        for op in "curd":
+            before, after = ({"id": 1}, None) if op == "d" else (None, row(1))
+            with self.subTest(op=op), self.assertRaisesRegex(ValueError, "public.orders.*KEYLESS_TABLES"):
+                changes_of(event(op, place(1), before, after), "public.orders")
+
+    def test_an_event_whose_key_is_not_known_is_refused_also_with_row_keys(self):
+        with mock.patch.object(changes, "ROW_KEYS", {"public.orders": ["id"]}), self.assertRaises(ValueError):
+            changes_of(event("u", place(1), after=row(1)), "public.orders")
+
+    def test_an_insert_into_a_table_without_a_key_is_a_row_of_its_own(self):
+        (change,) = changes_of(event("c", place(1), after={"line": "a"}, table="log"), "public.log#3fa2")
+        self.assertEqual(change.id.key, place(1))
+
+    def test_a_table_with_inserts_only_is_named_where_its_rows_are_not_spread(self):
+        with mock.patch.object(changes, "KEYLESS_TABLES", ["public.log"]):
+            (change,) = changes_of(event("c", place(1), after={"line": "a"}, table="log"), "public.log")
+            self.assertEqual(change.id.key, place(1))
+            with self.assertRaises(ValueError):
+                changes_of(event("u", place(2), after={"line": "b"}, table="log"), "public.log")

@@ -20,6 +20,10 @@ OMITTED = "__omitted_because_of_its_size"
 # Columns of the key of each table that has an entry in PARTITION_KEYS: {"public.orders": ["id"]}.
 ROW_KEYS = json.loads(os.environ.get("ROW_KEYS", "{}"))
 
+# Tables without a key that have inserts only, and whose rows have the bare name of the table as partition key. That is
+# so with KEYLESS=table: public.log,public.audit
+KEYLESS_TABLES = os.environ.get("KEYLESS_TABLES", "").split(",")
+
 
 class RowId(NamedTuple):
     """Identity of a row. `{"id":1}` alone names neither the database nor the table."""
@@ -72,13 +76,17 @@ def of_event(partition_key, data):
     row = {column: value for column, value in (event["after"] or event["before"] or {}).items()}
     row |= {column: OMITTED for column in source.get("omitted", []) if column in row}
     key = partition_key
-    if table in ROW_KEYS:
-        key = json.dumps({column: row[column] for column in ROW_KEYS[table]}, ensure_ascii=False)
-    elif key == table or key.startswith(f"{table}#"):
-        if op in "ud":
-            raise ValueError(f"{table} has no key, so this consumer cannot apply updates and deletes")
+    if key == table or key.startswith(f"{table}#"):
+        # With the bare name, the row may have a key that is not known. No later change would find the appended row.
+        if op in "ud" or (key == table and table not in KEYLESS_TABLES):
+            raise ValueError(
+                f"{table}: the key of this row is not known. Give the table a key if it has none, and repair it. "
+                "If it has inserts only, add it to KEYLESS_TABLES"
+            )
         # Only its position tells such a row from its duplicate.
         key = position
+    elif table in ROW_KEYS:
+        key = json.dumps({column: row[column] for column in ROW_KEYS[table]}, ensure_ascii=False)
     return [Change(RowId(name, source["schema"], source["table"], key), position, op, row)]
 
 

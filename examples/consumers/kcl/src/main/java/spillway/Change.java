@@ -36,6 +36,14 @@ record Change(RowId id, String position, String op, ObjectNode row) {
     /** Our mark of a value that OVERSIZE=omit left out. It did change, so the stored value is no longer valid. */
     static final String OMITTED = "__omitted_because_of_its_size";
 
+    /**
+     * Tables without a key that have inserts only, and whose rows have the bare name of the table as partition key.
+     *
+     * <p>That is so with KEYLESS=table: public.log,public.audit
+     */
+    private static final List<String> KEYLESS_TABLES =
+            List.of(System.getenv().getOrDefault("KEYLESS_TABLES", "").split(","));
+
     /** Numbers keep all their digits. */
     static final ObjectMapper JSON = JsonMapper.builder()
             .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
@@ -45,7 +53,7 @@ record Change(RowId id, String position, String op, ObjectNode row) {
     /**
      * Changes of one event: one as a rule, none for a message of an application.
      *
-     * @throws IOException Spillway did not write this event, or it changes a row without a key
+     * @throws IOException Spillway did not write this event, or the key of its row is not known
      */
     static List<Change> of(String partitionKey, byte[] data) throws IOException {
         if (data.length == 0) { // a tombstone of TOMBSTONES_ON_DELETE
@@ -69,9 +77,13 @@ record Change(RowId id, String position, String op, ObjectNode row) {
             return List.of(new Change(RowId.ofTable(name, tableName), position, op, JSON.createObjectNode()));
         }
         String key = partitionKey;
-        if (key.equals(tableName) || key.startsWith(tableName + "#")) {
-            if (op.equals("u") || op.equals("d")) {
-                throw new IOException(tableName + " has no key, so updates and deletes cannot be applied");
+        boolean isBareName = key.equals(tableName);
+        if (isBareName || key.startsWith(tableName + "#")) {
+            // With the bare name, the row may have a key that is not known. No later change would find the appended
+            // row.
+            if (op.equals("u") || op.equals("d") || (isBareName && !KEYLESS_TABLES.contains(tableName))) {
+                throw new IOException(tableName + ": the key of this row is not known. Give the table a key if it has"
+                        + " none, and repair it. If it has inserts only, add it to KEYLESS_TABLES");
             }
             // Only its position distinguishes such a row from its duplicate.
             key = position;
