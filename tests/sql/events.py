@@ -34,8 +34,10 @@ def message(prefix, position, content, source="orders"):
 class History:
     """A random history of a table, as events and as the rows that it leaves."""
 
-    def __init__(self, seed, source):
+    def __init__(self, seed, source, identity_full=False):
         self.random, self.source = random.Random(f"{seed} {source}"), source
+        # Whether a delete has the whole old row (replica identity full).
+        self.identity_full = identity_full
         self.rows, self.events, self.at = {}, [], 0
         for _ in range(40):
             self.step()
@@ -44,6 +46,8 @@ class History:
         is_omitted = known and body == OMITTED
         after = row(key, str(self.at), body=body if known and not is_omitted else UNAVAILABLE) if op in "cur" else None
         before = {"id": key} if op == "d" else None
+        if before and self.identity_full:
+            before = row(key, str(self.rows[key][0]), body=self.rows[key][1])
         omitted = {"omitted": ["body"]} if is_omitted else {}
         self.events.append((key, event(op, place(self.at, self.at, index), before, after, self.source, **omitted)))
 

@@ -6,6 +6,7 @@ of test_consume.py.
 
 import contextlib
 import json
+import random
 import sys
 import tempfile
 import unittest
@@ -14,7 +15,7 @@ from unittest import mock
 
 import duckdb
 import test_consume
-from events import event, place, row
+from events import UNAVAILABLE, History, deliver, event, place, row
 from pyiceberg.catalog.sql import SqlCatalog
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "consumers"
@@ -23,7 +24,7 @@ sys.path += [str(EXAMPLES / "lambda_duckdb"), str(EXAMPLES / "iceberg")]
 import changes  # noqa: E402
 import consumer  # noqa: E402
 from iceberg_store import IcebergStore  # noqa: E402
-from store import DuckDbStore  # noqa: E402
+from store import DuckDbStore, MergeStore  # noqa: E402
 
 FOLDERS = contextlib.ExitStack()
 
@@ -51,11 +52,14 @@ class ShippedDuckDb(Shipped):
         self.database.execute("set timezone = 'UTC'")
 
 
+def iceberg_store():
+    folder = FOLDERS.enter_context(tempfile.TemporaryDirectory())
+    return IcebergStore(SqlCatalog("local", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}"))
+
+
 class ShippedIceberg(Shipped):
     def __init__(self):
-        folder = FOLDERS.enter_context(tempfile.TemporaryDirectory())
-        catalog = SqlCatalog("local", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}")
-        self.store = IcebergStore(catalog)
+        self.store = iceberg_store()
         self.database = duckdb.connect()
         self.database.execute("set timezone = 'UTC'")
         self.read()
@@ -105,3 +109,91 @@ class RowsWithoutKey(unittest.TestCase):
             self.assertEqual(change.id.key, place(1))
             with self.assertRaises(ValueError):
                 changes_of(event("u", place(2), after={"line": "b"}, table="log"), "public.log")
+
+
+class Rules(unittest.TestCase):
+    """The rules, on the table `rows` of DuckDB. Other stores run the same tests below."""
+
+    def make_store(self):
+        return DuckDbStore(":memory:")
+
+    def apply(self, store, *events):
+        consumer.apply(store, [change for one in events for change in changes_of(one)])
+
+    def rows(self, store):
+        rows = [(source, json.loads(data)) for source, _, _, _, data in store.existing()]
+        return sorted((s, d["id"], d["customer"], d["amount"], d["body"]) for s, d in rows)
+
+    def bodies(self, store):
+        return {id: body for _, id, _, _, body in self.rows(store)}
+
+    def test_a_large_value_of_an_older_event_that_is_read_later_counts(self):
+        created = event("c", place(1), after=row(1, "7", body="A"))
+        changed = event("u", place(2), after=row(1, "7", body="B"))
+        moved = event("u", place(3), after=row(1, "8", body=UNAVAILABLE))
+        last = event("u", place(4), after=row(1, "9", body=UNAVAILABLE))
+        for order in ([created, moved, changed], [moved, created, changed], [moved, changed, created],
+                      [created, last, moved, changed], [last, changed, created, moved]):  # fmt: skip
+            store = self.make_store()
+            for one in order:
+                self.apply(store, one)
+            customer = max(one["after"]["customer"] for one in order)
+            self.assertEqual(self.rows(store), [("orders", 1, customer, "12.50", "B")])
+
+    def test_an_omitted_value_of_an_older_event_counts(self):
+        store = self.make_store()
+        self.apply(store, event("c", place(1), after=row(1)), event("u", place(3), after=row(1, body=UNAVAILABLE)))
+        self.apply(store, event("u", place(2), after=row(1, body=UNAVAILABLE), omitted=["body"]))
+        self.assertEqual(self.bodies(store), {1: changes.OMITTED})
+
+    def test_a_value_that_only_one_of_two_equal_events_has_is_kept(self):
+        for bodies in (("new", UNAVAILABLE), (UNAVAILABLE, "new")):
+            store = self.make_store()
+            self.apply(store, event("c", place(1), after=row(1, body="old")))
+            for body in bodies:
+                self.apply(store, event("u", place(2), after=row(1, body=body)))
+            self.assertEqual(self.bodies(store), {1: "new"})
+
+    def test_a_delete_of_a_former_row_that_is_read_late_completes_the_row_of_its_new_key(self):
+        store = self.make_store()
+        self.apply(store, event("c", place(9), after=row(1, body="again")))
+        self.apply(store, event("c", place(5, 5, 1), after=row(2, body=UNAVAILABLE)))
+        self.apply(store, event("d", place(5, 5, 0), before=row(1, body="long")))
+        self.assertEqual(self.bodies(store), {1: "again", 2: "long"})
+
+
+class RulesOnMerge(Rules):
+    """`merge.sql`, run by DuckDB."""
+
+    def make_store(self):
+        return MergeStore(duckdb.connect(), "?")
+
+
+class RulesOnIceberg(Rules):
+    def make_store(self):
+        return iceberg_store()
+
+
+class RandomHistories(unittest.TestCase):
+    def check(self, seed, histories, batches):
+        store = DuckDbStore(":memory:")
+        for batch in batches:
+            consumer.apply(store, [change for one in batch for change in changes_of(one)])
+        expected = sorted(sum((history.expected() for history in histories), []), key=lambda r: r[:2])
+        self.assertEqual(Rules.rows(self, store), expected, seed)
+
+    def test_the_rows_are_those_of_the_sources(self):
+        for seed in range(20):
+            chance = random.Random(seed)
+            histories = [History(seed, source) for source in ("orders", "billing")]
+            queues = [deliver(history, chance) for history in histories]
+            self.check(seed, histories, [[one for _, one in batch] for queue in queues for batch in queue])
+
+    def test_the_rows_are_those_of_the_sources_if_the_events_of_a_row_are_read_in_any_order(self):
+        for seed in range(40):
+            chance = random.Random(seed)
+            histories = [History(seed, source, identity_full=True) for source in ("orders", "billing")]
+            events = [one for history in histories for _, one in history.events]
+            events += chance.sample(events, 10)
+            chance.shuffle(events)
+            self.check(seed, histories, [events[at : at + 5] for at in range(0, len(events), 5)])

@@ -25,6 +25,7 @@ SCHEMA = pyarrow.schema(
         pyarrow.field("position", pyarrow.string(), nullable=False),
         pyarrow.field("deleted", pyarrow.bool_(), nullable=False),
         pyarrow.field("waits_for", pyarrow.string()),
+        pyarrow.field("values_at", pyarrow.string(), nullable=False),
         pyarrow.field("data", pyarrow.string(), nullable=False),
     ]
 )
@@ -100,9 +101,11 @@ def row_id(id):
 def record_of(id, row):
     names = {"source_name": id.source, "schema_name": id.schema, "table_name": id.table, "row_key": id.key}
     state = {"position": row.position, "deleted": row.deleted, "waits_for": row.waits_for}
-    return {"row_id": row_id(id), **names, **state, "data": json.dumps(row.data, ensure_ascii=False)}
+    values_at, data = (json.dumps(object, ensure_ascii=False) for object in (row.values_at, row.data))
+    return {"row_id": row_id(id), **names, **state, "values_at": values_at, "data": data}
 
 
 def row_of(record):
     id = RowId(record["source_name"], record["schema_name"], record["table_name"], record["row_key"])
-    return id, Row(record["position"], record["deleted"], json.loads(record["data"]), record["waits_for"])
+    values_at, data = json.loads(record["values_at"]), json.loads(record["data"])
+    return id, Row(record["position"], record["deleted"], data, record["waits_for"], values_at)

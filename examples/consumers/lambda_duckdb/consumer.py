@@ -1,10 +1,11 @@
 """Changes applied to a store, so that each row ends in the state of its last change.
 
-Changes of one key come in the order of their positions, perhaps more than once. Changes of different keys come in any
-order, because different shards are read at the same time. So each decision depends on positions only.
+Changes of one partition key come in the order of their positions, perhaps more than once. Others come in any order,
+because different shards are read at the same time. With PARTITION_KEYS, these may be changes of one row. So each
+decision depends on positions only.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from changes import UNAVAILABLE, table_id
 
@@ -19,6 +20,15 @@ class Row:
     data: dict
     # Key of the row that has the values which are unavailable in `data`: see `moved_row`.
     waits_for: str | None = None
+    # Positions of the values that are older than the row, because its last change did not contain them. An older
+    # change that is read later may have a newer value.
+    values_at: dict = field(default_factory=dict)
+
+    def recency(self, column):
+        """Order of the values of a column: that of a later change is greater."""
+        if column not in self.data:
+            return "", False
+        return self.values_at.get(column, self.position), self.data[column] != UNAVAILABLE
 
 
 def apply(store, changes):
@@ -40,44 +50,58 @@ def apply(store, changes):
 def merge(store, changes):
     """Merge changes of rows into the store."""
     ids = {change.id for change in changes} | {table_of(change) for change in changes}
-    ids |= {moved_row(change) for change in changes if change.op == "c" and is_incomplete(change.row)}
+    ids |= {moved_row(change) for change in changes if change.op == "d"}
     rows = store.load(ids) if ids else {}
     changed = {}
     for change in changes:
-        old, truncate = rows.get(change.id), rows.get(table_of(change))
+        truncate = rows.get(table_of(change))
         if truncate and change.position < truncate.position:
             continue
-        if old and change.position < old.position:
-            continue
-        if old and change.position == old.position:
-            # A duplicate. During a backfill it may have a value that the first one had not.
-            new = {change.id: with_values(old, change.row)} if is_incomplete(old.data) else {}
-        else:
-            new = next_rows(change, old, rows.get(moved_row(change)))
+        new = {id: row for id, row in next_rows(change, rows).items() if row != rows.get(id)}
         rows |= new
         changed |= new
     if changed:
         store.save(changed)
 
 
-def next_rows(change, old, moved):
+def next_rows(change, rows):
     """The rows after a change, by their identity."""
-    if change.op == "d":
-        # A key change is a delete and a create. The created row may need values of the deleted one, and may
-        # be read later, from another shard, when the old key has got a new row. So the deleted row is kept
-        # twice.
-        data, waits_for = (change.row | old.data, old.waits_for) if old else (change.row, None)
-        row = Row(change.position, True, data, waits_for)
-        return {change.id: row, moved_row(change): row}
-    row = Row(change.position, False, change.row)
-    if not is_incomplete(change.row):
+    old, new = rows.get(change.id), row_of(change)
+    if old and change.position <= old.position:
+        # Older, or a duplicate: only its values may count. During a backfill a duplicate may have more values.
+        row = with_values(old, new, old.data)
+    elif old and change.op == "d":
+        # A delete may have the key only.
+        row = with_values(new, old, old.data)
+    else:
+        row = with_values(new, old, new.data) if old else new
+    if change.op != "d" or moved_row(change) in rows:
         return {change.id: row}
-    if change.op == "u" and old:
-        return {change.id: with_values(replace(row, waits_for=old.waits_for), old.data)}
+    # A key change is a delete and a create. The created row may need values of the deleted one, and may be read later,
+    # from another shard, when the old key has got a new row. So the deleted row is kept twice.
+    return {change.id: row, moved_row(change): row if row.position == change.position else new}
+
+
+def row_of(change):
+    """The row as the change alone describes it."""
+    row = Row(change.position, change.op == "d", change.row)
+    if not is_incomplete(change.row):
+        return row
     if change.op == "c":
-        row = replace(row, waits_for=moved_row(change).key)
-        return {change.id: with_values(row, moved.data if moved else {})}
-    return {change.id: row}
+        return replace(row, waits_for=moved_row(change).key)
+    return replace(row, values_at={column: "" for column, value in change.row.items() if value == UNAVAILABLE})
+
+
+def with_values(row, other, columns):
+    """The row with the values of these columns that are newer in the other row."""
+    newer = [column for column in columns if row.recency(column) < other.recency(column)]
+    if not newer:
+        return row
+    values = {column: other.data[column] for column in newer}
+    waits_for = other.waits_for if is_incomplete(values) else row.waits_for
+    data = row.data | values
+    values_at = row.values_at | {column: other.recency(column)[0] for column in newer}
+    return replace(row, data=data, values_at=values_at, waits_for=waits_for if is_incomplete(data) else None)
 
 
 def table_of(change):
@@ -93,14 +117,14 @@ def moved_row(change):
 def complete(store):
     """Complete rows whose large values have arrived with a row that was deleted under another key."""
     while waiting := store.waiting():
-        store.save({id: replace(with_values(row, data), waits_for=None) for id, row, data in waiting})
+        store.save({id: completed(row, deleted) for id, row, deleted in waiting})
+
+
+def completed(row, deleted):
+    """The row with its unavailable values taken from the data of the deleted row."""
+    known = {column: deleted.get(column, value) for column, value in row.data.items() if value == UNAVAILABLE}
+    return replace(row, data=row.data | known, waits_for=None)
 
 
 def is_incomplete(data):
     return UNAVAILABLE in data.values()
-
-
-def with_values(row, known):
-    """The row with its unavailable values taken from `known`."""
-    data = {column: known.get(column, value) if value == UNAVAILABLE else value for column, value in row.data.items()}
-    return replace(row, data=data, waits_for=row.waits_for if is_incomplete(data) else None)

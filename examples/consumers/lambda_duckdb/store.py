@@ -22,10 +22,12 @@ create table if not exists rows (
     position varchar not null,
     deleted boolean not null,
     waits_for varchar,
+    values_at varchar not null,
     data varchar not null,
     primary key (source_name, schema_name, table_name, row_key))
 """
-COLUMNS = ["source_name", "schema_name", "table_name", "row_key", "position", "deleted", "waits_for", "data"]
+KEY = ["source_name", "schema_name", "table_name", "row_key"]
+COLUMNS = [*KEY, "position", "deleted", "waits_for", "values_at", "data"]
 
 
 class Store:
@@ -72,7 +74,7 @@ class Store:
 
     def existing(self):
         """The rows that exist: source, schema, table, key, and data as JSON."""
-        columns = ", ".join([*COLUMNS[:4], "data"])
+        columns = ", ".join([*KEY, "data"])
         return self.execute(f"select {columns} from rows where not deleted").fetchall()
 
 
@@ -84,10 +86,9 @@ class DuckDbStore(Store):
 
     def load(self, ids):
         """The stored rows of these identities."""
-        names = COLUMNS[:4]
         found = self.execute(
-            f"select {', '.join(COLUMNS)} from rows join ({json_rows(names)}) using ({', '.join(names)})",
-            [json.dumps([dict(zip(names, id)) for id in ids])],
+            f"select {', '.join(COLUMNS)} from rows join ({json_rows(KEY)}) using ({', '.join(KEY)})",
+            [json.dumps([dict(zip(KEY, id)) for id in ids])],
         )
         return dict(row_of(values) for values in found.fetchall())
 
@@ -95,8 +96,8 @@ class DuckDbStore(Store):
         """Insert or update these rows."""
         self.execute(
             f"insert into rows by name {json_rows(COLUMNS)} on conflict do update set position = excluded.position, "
-            "deleted = excluded.deleted, waits_for = excluded.waits_for, data = excluded.data "
-            "where excluded.position >= rows.position",
+            "deleted = excluded.deleted, waits_for = excluded.waits_for, values_at = excluded.values_at, "
+            "data = excluded.data where excluded.position >= rows.position",
             [json.dumps([dict(zip(COLUMNS, values_of(id, row))) for id, row in rows.items()])],
         )
 
@@ -124,7 +125,7 @@ class MergeStore(Store):
     def save(self, rows):
         """Insert or update these rows."""
         for some in chunks([values_of(id, row) for id, row in rows.items()], self.MOST):
-            marks = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(some))
+            marks = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(some))
             self.execute(self.MERGE.replace("(:rows)", marks), [value for values in some for value in values])
 
 
@@ -135,12 +136,13 @@ def json_rows(names):
 
 
 def values_of(id, row):
-    return [*id, row.position, row.deleted, row.waits_for, json.dumps(row.data, ensure_ascii=False)]
+    values_at, data = (json.dumps(object, ensure_ascii=False) for object in (row.values_at, row.data))
+    return [*id, row.position, row.deleted, row.waits_for, values_at, data]
 
 
 def row_of(values):
-    *id, position, deleted, waits_for, data = values
-    return RowId(*id), Row(position, deleted, json.loads(data), waits_for)
+    *id, position, deleted, waits_for, values_at, data = values
+    return RowId(*id), Row(position, deleted, json.loads(data), waits_for, json.loads(values_at))
 
 
 def chunks(values, size):
