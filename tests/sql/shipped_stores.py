@@ -161,6 +161,28 @@ class Rules(unittest.TestCase):
         self.apply(store, event("d", place(5, 5, 0), before=row(1, body="long")))
         self.assertEqual(self.bodies(store), {1: "again", 2: "long"})
 
+    def test_a_row_of_a_backfill_keeps_the_columns_that_it_does_not_have(self):
+        store = self.make_store()
+        self.apply(store, event("c", place(1), after=row(1, "Ada")))
+        self.apply(store, event("r", place(2), after={"id": 1, "amount": "7.00"}))
+        self.assertEqual(self.rows(store), [("orders", 1, "Ada", "7.00", "long")])
+        # Values are not older than their event because a backfill kept them.
+        self.apply(store, event("u", place(3), after=row(1, "Bo", body=UNAVAILABLE)))
+        self.assertEqual(self.rows(store), [("orders", 1, "Bo", "12.50", "long")])
+
+    def test_a_row_of_a_backfill_has_no_columns_of_a_deleted_row(self):
+        store = self.make_store()
+        self.apply(store, event("c", place(1), after=row(1)), event("d", place(2), before={"id": 1}))
+        self.apply(store, event("r", place(3), after={"id": 1, "amount": "7.00"}))
+        self.assertEqual([json.loads(one[-1]) for one in store.existing()], [{"id": 1, "amount": "7.00"}])
+
+    def test_a_column_of_a_backfill_that_is_read_before_an_update_is_not_older(self):
+        store = self.make_store()
+        self.apply(store, event("c", place(1), after=row(1)))
+        self.apply(store, event("r", place(3), after={"id": 1, "amount": "7.00"}))
+        self.apply(store, event("u", place(2), after=row(1, "Bo", amount="1.00")))
+        self.assertEqual(self.rows(store), [("orders", 1, "Bo", "7.00", "long")])
+
 
 class RulesOnMerge(Rules):
     """`merge.sql`, run by DuckDB."""

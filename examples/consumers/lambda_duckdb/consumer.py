@@ -70,8 +70,8 @@ def next_rows(change, rows):
     if old and change.position <= old.position:
         # Older, or a duplicate: only its values may count. During a backfill a duplicate may have more values.
         row = with_values(old, new, old.data)
-    elif old and change.op == "d":
-        # A delete may have the key only.
+    elif old and (change.op == "d" or (change.op == "r" and not old.deleted)):
+        # A delete may have the key only, and a backfill some columns only.
         row = with_values(new, old, old.data)
     else:
         row = with_values(new, old, new.data) if old else new

@@ -103,8 +103,14 @@ final class Rules {
         if (change.op().equals("d")) {
             return deleted(change, old);
         }
-        Row row = new Row(change.position(), false, null, change.row());
-        if (row.isIncomplete() && change.op().equals("u") && old != null) {
+        ObjectNode data = change.row();
+        if (change.op().equals("r") && old != null && !old.deleted()) {
+            // A backfill may send some columns only. The others stay as they are.
+            data = old.data().deepCopy();
+            data.setAll(change.row());
+        }
+        Row row = new Row(change.position(), false, null, data);
+        if (row.isIncomplete() && !change.op().equals("c") && old != null) {
             row = row.waitingFor(old.waitsFor()).withValues(old.data());
         } else if (row.isIncomplete() && change.op().equals("c")) {
             Row moved = rows.get(change.movedId());
