@@ -25,7 +25,7 @@ use crate::encode::Event;
 use crate::error::Error;
 use crate::ports::SlotError;
 use crate::postgres::connection::Connector;
-use crate::postgres::server;
+use crate::postgres::retention;
 use crate::postgres::slot::PgSlot;
 use crate::rules::pattern::TablePattern;
 use crate::rules::stream_pattern::StreamPattern;
@@ -202,11 +202,11 @@ fn ack_ahead(stored: &Checkpoint, rules_hash: &str) -> Option<AckAhead> {
 /// Each is left out if the server does not answer in time.
 async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgSlot<'_>, budget: Budget) {
     let limit = || budget.answering_deadline().min(Instant::now() + SUMMARY_TIME);
-    let retention = server::retention(connector, slot.control(), &report.slot);
-    if let Ok(Ok(retention)) = tokio::time::timeout_at(limit().into(), retention).await {
+    let retained = retention::retention(connector, slot.control(), &report.slot);
+    if let Ok(Ok(retention)) = tokio::time::timeout_at(limit().into(), retained).await {
         report.set_retention(retention);
     }
-    let oldest = server::oldest_transaction(connector, slot.control());
+    let oldest = retention::oldest_transaction(connector, slot.control());
     if let Ok(Ok(oldest)) = tokio::time::timeout_at(limit().into(), oldest).await {
         report.oldest_transaction = oldest;
     }

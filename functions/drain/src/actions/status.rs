@@ -14,8 +14,8 @@ use crate::continuity::{self, ServerInfo, SlotState};
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::provisioning;
 use crate::postgres::server::{self, Inspection, StandbyInfo};
+use crate::postgres::{provisioning, retention};
 use crate::rules::stream_pattern::StreamPattern;
 
 /// Most times that the slot is read again beside a running drain.
@@ -34,7 +34,7 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     let Inspection { server, slot: state } = &inspection;
     let mut problems: Vec<String> = Vec::new();
     let stream_status = app.stream.status().await;
-    let oldest = server::oldest_transaction(connector, &session).await?;
+    let oldest = retention::oldest_transaction(connector, &session).await?;
     let standbys = server::standbys(connector, &session).await?;
     let checked = continuity::check(&config.slot, server, state.as_ref(), stored.as_ref(), None);
     let plugin = match checked {
@@ -77,7 +77,7 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     Ok(answer)
 }
 
-/// The server, the slot and the checkpoint, all of one moment if possible.
+/// The server, the slot and the checkpoint of one moment.
 ///
 /// Beside a running drain, a checkpoint that is read later than the slot may be beyond it, and an earlier one
 /// behind it. Both look like a break. So the slot is read between two reads of the same checkpoint.
@@ -105,7 +105,7 @@ async fn inspect_with_checkpoint(
     Ok((inspection, stored))
 }
 
-/// Rights and secrets that a drain needs, and this invocation could not use.
+/// Rights and secrets that a drain needs, and does not have.
 async fn access_problems(
     app: &App,
     connector: &Connector,

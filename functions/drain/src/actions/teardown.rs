@@ -15,8 +15,8 @@ use crate::postgres::server::{self, Inspection};
 
 /// Drops the slot, and deletes the stored documents.
 ///
-/// Without the slot, the server may remove its log. Documents of another slot stay. Publications stay: they cost nothing, and others may use
-/// them.
+/// Without the slot, the server may remove its log. Documents of another slot stay. Publications stay, too:
+/// they cost nothing, and others may use them.
 ///
 /// # Errors
 /// Another drainer has the slot for too long, or PostgreSQL or SSM refused.

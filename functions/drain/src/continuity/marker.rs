@@ -1,8 +1,8 @@
 //! Markers: numbered logical messages that a drain writes into the WAL and expects back from the slot.
 //!
 //! A marker that the slot returns proves that the slot continues where the last drain ended. A marker that
-//! it does not return proves that the slot lost changes. Without markers, a slot that lost changes in a failover
-//! and sends nothing looks like a slot without changes.
+//! it does not return proves that the slot lost changes. Without markers, a slot that lost changes in a
+//! failover and sends nothing looks like a slot without changes.
 //!
 //! The slot is only confirmed below a marker that is in the checkpoint: `confirmed_flush <= marker`. So after
 //! any failover the first message that the slot has to send is known. Markers are Spillway's own and are not

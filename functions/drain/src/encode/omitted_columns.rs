@@ -7,7 +7,9 @@ pub(super) enum Image {
     New,
 }
 
-/// Columns omitted from each image of an event, as indexes into the relation's columns.
+/// Columns omitted from each image of an event.
+///
+/// They are indexes into the relation's columns.
 #[derive(Debug, Default)]
 pub(super) struct OmittedColumns {
     old: Vec<usize>,

@@ -18,7 +18,7 @@ struct OmissionCandidate {
 }
 
 impl RowEvent<'_> {
-    /// Names of the columns that are omitted from the current row, in table order.
+    /// Names of the columns omitted from the current row, in table order.
     pub(super) fn omitted_names(&self) -> impl Iterator<Item = &str> {
         let (columns, image) = (self.relation.columns.iter().enumerate(), self.current_image());
         columns
@@ -67,7 +67,7 @@ impl Envelope {
         omitted
     }
 
-    /// Columns whose values were not kept, in the images that the event has.
+    /// Columns of the event's images whose values were not kept.
     fn missing_columns(&self, row: &RowEvent<'_>) -> OmittedColumns {
         let mut missing = OmittedColumns::default();
         for (image, tuple) in self.form.written_images(row) {

@@ -200,7 +200,7 @@ impl Lanes {
         self.queue_again(at, record);
     }
 
-    /// Queues the events of a record again that its shard refused because of its quota.
+    /// Queues the events of a throttled record again.
     ///
     /// The lane did not fail: [`Lanes::pause_shard`] decides when the shard may send again.
     pub fn retry_throttled(&mut self, now: Instant, record: Record) {

@@ -95,8 +95,8 @@ fn missing_before(mut events: Vec<OutstandingEvent>, queued_to: Position) -> (Ve
     events.dedup_by_key(|event| event.position);
     let record = |event: &OutstandingEvent| (event.position.commit_end, event.position.lsn);
     let mut changes = events.chunk_by(|one, other| record(one) == record(other));
-    // A message of a transaction has the LSN of the next record. So changes with different numbers of positions
-    // are several, and how many events each of them lacks is not known.
+    // A message of a transaction has the LSN of the next record. So changes with different numbers of
+    // positions are several, and how many events each of them lacks is not known.
     let is_partial = |change: &&[OutstandingEvent]| {
         let positions = || change.iter().map(|event| event.change_positions);
         let (fewest, most) = (positions().min(), positions().max());

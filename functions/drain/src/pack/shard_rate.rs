@@ -44,9 +44,9 @@ const MAX_LIMIT: f64 = 0.97;
 const MOST_REFUSED_LOAD: f64 = 0.25;
 /// Load that shows at the first refusal how much the shard accepts.
 const ENOUGH_LOAD: f64 = 0.5;
-/// Longest pause for a large record, besides its time at the highest limit.
+/// Longest pause for a large record, in seconds.
 ///
-/// The shard's limit may grow meanwhile.
+/// Its time at the highest limit is added. The limit may grow during the pause.
 const MOST_PAUSE: f64 = 1.0;
 /// Load that may be sent at once.
 const BURST: f64 = 0.05;

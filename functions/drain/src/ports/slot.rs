@@ -162,7 +162,9 @@ pub struct Retention {
 /// Log that is not confirmed, and log that the server retains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotFigures {
-    /// Bytes of log from the confirmed to the flush position; `None` without a confirmed position.
+    /// Bytes of log from the confirmed to the flush position.
+    ///
+    /// `None` without a confirmed position.
     pub lag_bytes: Option<u64>,
     /// What the server retains.
     pub retention: Retention,

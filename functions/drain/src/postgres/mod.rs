@@ -5,6 +5,7 @@ pub(crate) mod checks;
 pub(crate) mod chunk_reader;
 pub(crate) mod connection;
 pub(crate) mod provisioning;
+pub(crate) mod retention;
 pub(crate) mod server;
 pub(crate) mod slot;
 mod sql_error;

@@ -1,7 +1,7 @@
 //! Creates and drops the slot and its publications.
 
 use super::connection::{Connector, Session};
-use super::server;
+use super::retention;
 use super::sql_error::SlotContext;
 use super::sql_state::is_lock_timeout;
 use crate::base::table_name::{TableName, quoted};
@@ -118,7 +118,7 @@ pub(crate) async fn create_slot(
         return Ok(());
     };
     if is_lock_timeout(&error) {
-        let oldest = server::oldest_transaction(connector, session).await?;
+        let oldest = retention::oldest_transaction(connector, session).await?;
         if let Some(pid) = oldest.and_then(|oldest| oldest.pid) {
             return Err(SlotError::CreationWaits {
                 slot: slot.to_owned(),
