@@ -21,8 +21,8 @@ pub enum ErrorKind {
 /// Error of PostgreSQL, the slot, its tables, or a secret.
 ///
 /// [`SlotError::Secret`], [`SlotError::Salt`] and [`SlotError::SecretUnavailable`] are failures of AWS:
-/// Secrets Manager or Parameter Store did not return a usable value. [`SlotError::Authentication`] may also be
-/// an IAM token that could not be signed.
+/// Secrets Manager or Parameter Store did not return a usable value. [`SlotError::Authentication`] may also
+/// be an IAM token that could not be signed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each means.
 pub enum SlotError {

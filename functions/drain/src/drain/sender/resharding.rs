@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::ports::{ErrorKind, Stream, StreamError};
 
-/// Time for which a stale map is used, if ListShards has no other.
+/// Time for which a stale map is used without a new one.
 const KEPT_MAP_TIME: Duration = Duration::from_secs(30);
 
 impl<K: Stream> Sender<K> {
