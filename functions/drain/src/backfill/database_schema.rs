@@ -212,14 +212,13 @@ impl DatabaseSchema {
         let mut selected = Vec::new();
         for relation in matching {
             match relation.kind {
-                _ if has_wildcard && relation.is_below(&roots) => {}
+                _ if has_wildcard && (relation.is_below(&roots) || !self.is_included(relation)) => {}
                 'p' if self.is_published(relation) => selected.push(relation),
                 'p' if has_wildcard => {}
                 'p' => selected.extend(self.unpublished_root_leaves(relation, &roots)),
                 'r' if has_wildcard => {
                     let has_values = relation.is_permanent && !relation.lacks_columns;
-                    let is_sent = self.is_included(relation) && has_values;
-                    if is_sent && self.is_published(relation) {
+                    if has_values && self.is_published(relation) {
                         selected.push(relation);
                     }
                 }

@@ -143,6 +143,26 @@ fn a_partitioned_table_selects_its_partitions_unless_its_changes_have_its_own_na
 }
 
 #[test]
+fn a_pattern_skips_a_partitioned_table_that_is_not_included() {
+    let root = RelationInfo {
+        kind: 'p',
+        ..table_info("p", 1)
+    };
+    let leaf = RelationInfo {
+        roots: vec![1],
+        ..table_info("p1", 2)
+    };
+    let schema = DatabaseSchema {
+        tables: vec!["public.t".parse().unwrap()],
+        ..schema(vec![root, leaf, table_info("t", 3)], Some(&["p", "t"]))
+    };
+    assert_eq!(names(&schema, &[]), ["t"]);
+    assert_eq!(names(&schema, &["public.*"]), ["t"]);
+    assert_eq!(schema.table_names(&request(&[])), [TableName::new("public", "t")]);
+    assert!(refusals(&schema, &request(&["public.p"])).contains("TABLES does not include it"));
+}
+
+#[test]
 fn only_published_columns_and_rows_are_read() {
     let mut info = table_info("t", 1);
     info.columns.push(ColumnInfo {
