@@ -6,7 +6,7 @@ use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::REPLUSER;
 use serde_json::{Value, json};
 
-use crate::support::backfill::{fixture_with_tables, run_backfill, start_event};
+use crate::support::backfill::{fixture_with_tables, read_events, run_backfill, start_event};
 use crate::support::expected_errors::assert_invocation_fails;
 
 crate::scenarios![
@@ -19,6 +19,8 @@ crate::scenarios![
     a_missing_column_is_refused,
     one_refused_table_refuses_the_whole_backfill,
 ];
+
+crate::version_scenarios![since 18: a_key_without_overlaps_is_no_order_to_read_by];
 
 async fn fixture(sql: &str) -> Fixture {
     fixture_of(Fixture::builder(Plugin::Pgoutput), sql).await
@@ -70,6 +72,27 @@ async fn a_table_without_a_usable_key_is_refused() {
         &["public.bare", "public.nullable"],
     )
     .await;
+}
+
+/// The index of such a key is not a B-tree.
+///
+/// Another unique index replaces it only if the log has whole old rows.
+async fn a_key_without_overlaps_is_no_order_to_read_by(version: u32) {
+    let key = "id int4range, during daterange, n int not null unique, \
+               primary key (id, during without overlaps)";
+    let fixture = fixture_of(
+        Fixture::builder(Plugin::Pgoutput).version(version),
+        &format!(
+            "create table booked ({key}); create table whole ({key});
+             alter table whole replica identity full;
+             insert into whole select int4range(i, i + 1), '[2026-01-01,)', i from generate_series(1, 7) i"
+        ),
+    )
+    .await;
+    assert_table_refused(&fixture, "public.booked", "no primary key, and no unique index").await;
+    run_backfill(&fixture, start_event(&["public.whole"], 2)).await;
+    let read = read_events(&fixture.consume().await, "public.whole");
+    assert_eq!(read.len(), 7);
 }
 
 async fn relations_without_a_log_are_refused() {

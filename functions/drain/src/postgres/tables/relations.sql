@@ -4,6 +4,10 @@
 -- partial, not over expressions, and over not-null columns only. Among those, the index of the replica
 -- identity is the best one, because updates always log its old key. A not-null constraint that is not
 -- validated does not count: rows may still be null.
+--
+-- An index that is not a B-tree has no order to read by: such is the GiST index of a key without overlaps
+-- (PostgreSQL 18). It stays the best index even so. If it is the replica identity, the log does not have the
+-- old key of another index, and a changed row of that key could not be found.
 select
   l.schema,
   l.name,
@@ -53,8 +57,10 @@ cross join lateral (
   left join pg_collation co on co.oid = k.coll
   left join pg_namespace cn on cn.oid = co.collnamespace
   where k.place <= i.indnkeyatts and i.indexrelid = (
-    select u.indexrelid
+    select case am.amname when 'btree' then u.indexrelid end
     from pg_index u
+    join pg_class uc on uc.oid = u.indexrelid
+    join pg_am am on am.oid = uc.relam
     where u.indrelid = c.oid and u.indisunique and u.indisvalid and u.indimmediate
       and u.indpred is null and u.indexprs is null
       and not exists (
@@ -65,7 +71,8 @@ cross join lateral (
           where nn.conrelid = c.oid and nn.contype = 'n' and not nn.convalidated
             and ua.attnum = any(nn.conkey))))
     order by
-      case c.relreplident when 'i' then u.indisreplident else u.indisprimary end desc,
+      case c.relreplident
+        when 'i' then u.indisreplident when 'd' then u.indisprimary else am.amname = 'btree' end desc,
       u.indisprimary desc, u.indnkeyatts, u.indexrelid
     limit 1)) k(names, operators, collations, identities)
 cross join lateral (
