@@ -17,6 +17,9 @@ use super::table::BackfillTable;
 /// It is the memory of the row's entry and of the map's entry.
 const CHUNK_ROW_BYTES: usize = 96;
 
+/// Reason why a chunk is invalid: the change may be of any row.
+const UNKNOWN_ROW: &str = "a change does not name its row";
+
 /// The rows of a chunk, in the order of their keys.
 #[derive(Debug)]
 pub struct ChunkRows {
@@ -28,7 +31,7 @@ pub struct ChunkRows {
     by_key: FxHashMap<Box<[u8]>, u32>,
     key_bytes: usize,
     overtaken: u64,
-    is_invalid: bool,
+    invalid_reason: Option<&'static str>,
 }
 
 /// A row's place in the text, in bytes.
@@ -62,21 +65,22 @@ impl ChunkRows {
             by_key: FxHashMap::default(),
             key_bytes: 0,
             overtaken: 0,
-            is_invalid: false,
+            invalid_reason: None,
         }
     }
 
-    /// Whether the chunk must be read again.
+    /// The reason why the chunk must be read again.
     ///
-    /// That is so after a change whose row is not known, and after a change that no record holds with the
-    /// values that were filled in.
-    pub fn is_invalid(&self) -> bool {
-        self.is_invalid
+    /// `None` for a valid chunk. An invalid chunk has no rows to send.
+    pub fn invalid_reason(&self) -> Option<&'static str> {
+        self.invalid_reason
     }
 
     /// Requires that the chunk is read again.
-    pub fn invalidate(&mut self) {
-        self.is_invalid = true;
+    ///
+    /// `reason` is short, since the stored state keeps 120 bytes of a failure.
+    pub fn invalidate(&mut self, reason: &'static str) {
+        self.invalid_reason = Some(reason);
     }
 
     /// The table.
@@ -143,8 +147,11 @@ impl ChunkRows {
 
     /// The index of the next row to send, at or after `from`.
     ///
-    /// `None` if all these rows were dropped.
+    /// `None` if all these rows were dropped, or if the chunk is invalid.
     pub fn next_row(&self, from: usize) -> Option<usize> {
+        if self.invalid_reason.is_some() {
+            return None;
+        }
         (from..self.rows.len()).find(|index| self.rows.get(*index).is_some_and(|row| !row.is_dropped))
     }
 
@@ -183,8 +190,7 @@ impl ChunkRows {
                     (None, Some(after)) if relation.has_key() => {
                         filled = self.fill_from_row(after, relation, new)
                     }
-                    // The updated row is not known.
-                    _ => self.is_invalid = true,
+                    _ => self.invalidate(UNKNOWN_ROW),
                 }
                 for key in [before, after].into_iter().flatten() {
                     self.drop_row(&key);
@@ -205,7 +211,7 @@ impl ChunkRows {
     fn drop_row_of(&mut self, relation: &Relation, tuple: &Tuple<'_>) {
         match key_of(relation, &self.table.key, tuple) {
             Some(key) => self.drop_row(&key),
-            None => self.is_invalid = true,
+            None => self.invalidate(UNKNOWN_ROW),
         }
     }
 

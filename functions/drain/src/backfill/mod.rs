@@ -76,6 +76,9 @@ pub const WATERMARK: &str = "spillway.watermark";
 /// The prefix of the message that ends a repair.
 pub const REPAIRED: &str = "spillway.repaired";
 
+/// Reason why a chunk is invalid: a change of one of its rows was sent without large values of the row.
+const TOO_LARGE: &str = "a change exceeds a record with the values of its row";
+
 /// Rows or a message that wait for their watermark.
 #[derive(Debug)]
 pub struct Chunk {
@@ -211,7 +214,7 @@ impl ChunkContext {
             self.clear();
             self.must_restart_table = true;
         } else if let Some(rows) = self.chunk.as_mut().and_then(Chunk::rows_mut) {
-            rows.invalidate();
+            rows.invalidate(TOO_LARGE);
         }
     }
 

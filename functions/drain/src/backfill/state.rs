@@ -100,13 +100,16 @@ pub struct TableProgress {
     /// The number of consecutive chunks that were not acknowledged in time.
     #[serde(default)]
     pub late: u32,
+    /// The number of consecutive chunks that a change made invalid.
+    #[serde(default)]
+    pub invalid: u32,
 }
 
 impl TableProgress {
     /// The number of rows of the next chunk, 1 to `most`.
     ///
     /// These are the rows that take `time` at the rate so far, but at most as many as were read before. Each
-    /// consecutive chunk that was not acknowledged in time halves the number.
+    /// consecutive chunk that was invalid, or not acknowledged in time, halves the number.
     pub fn next_rows(&self, most: u64, time: Duration) -> u64 {
         let rows = match self.ms {
             0 => FIRST_CHUNK_ROWS,
@@ -114,7 +117,8 @@ impl TableProgress {
         };
         let rows = rows.min(self.rows.max(FIRST_CHUNK_ROWS)).max(SLOW_CHUNK_ROWS);
         let rows = rows.min(if self.slow { SLOW_CHUNK_ROWS } else { most }).min(most);
-        rows.checked_shr(self.late).unwrap_or(0).max(1)
+        let halvings = self.late.saturating_add(self.invalid);
+        rows.checked_shr(halvings).unwrap_or(0).max(1)
     }
 }
 
@@ -262,6 +266,7 @@ impl BackfillState {
             ms: 0,
             slow: false,
             late: 0,
+            invalid: 0,
         }))
     }
 
@@ -346,6 +351,7 @@ mod tests {
             ms: 3,
             slow: true,
             late: 0,
+            invalid: 0,
         });
         assert_eq!(BackfillState::parse(&state.to_text()).unwrap(), state);
         let other = state.to_text().replace("\"version\":1", "\"version\":2");
@@ -367,6 +373,7 @@ mod tests {
             ms,
             slow,
             late: 0,
+            invalid: 0,
         };
         for (rows, ms, slow, most, expected) in [
             // The rate is not known yet.
@@ -387,14 +394,15 @@ mod tests {
             let next = progress(rows, ms, slow).next_rows(most, Duration::from_secs(3));
             assert_eq!(next, expected, "{rows} rows in {ms} ms, at most {most}");
         }
-        // Each chunk that is not acknowledged makes the next one smaller, down to one row.
-        for (late, expected) in [(1, 50), (3, 12), (6, 1), (200, 1)] {
+        // Each chunk that is not acknowledged, or invalid, makes the next one smaller, down to one row.
+        for (late, invalid, expected) in [(1, 0, 50), (0, 1, 50), (2, 1, 12), (0, 6, 1), (200, 0, 1)] {
             let progress = TableProgress {
                 late,
+                invalid,
                 ..progress(10, 10_000, false)
             };
             let next = progress.next_rows(1_000_000, Duration::from_secs(3));
-            assert_eq!(next, expected, "{late} chunks were not acknowledged");
+            assert_eq!(next, expected, "{late} late and {invalid} invalid chunks");
         }
     }
 
@@ -410,6 +418,7 @@ mod tests {
                 ms: 60_000,
                 slow: false,
                 late: 0,
+                invalid: 0,
             });
             state.finish_table();
             assert!(state.fits());
@@ -426,6 +435,7 @@ mod tests {
             ms: 1,
             slow: false,
             late: 0,
+            invalid: 0,
         });
         assert!(!state.fits(), "the key is larger than a parameter");
         state.fail_table(name(1000), "too long".into());
@@ -443,6 +453,7 @@ mod tests {
             ms: 3,
             slow: false,
             late: 0,
+            invalid: 0,
         });
         assert!(!state.to_text().contains("{{"));
         assert_eq!(BackfillState::parse(&state.to_text()).unwrap(), state);

@@ -301,7 +301,10 @@ impl<C: StateStore> BackfillRunner<C> {
         let waits_for = match read {
             // An empty chunk also needs a watermark: a change before the watermark may need a row lookup.
             ChunkRead::Rows { rows, more } => {
-                self.waits_for = None;
+                // The reason of an invalid chunk stays until a chunk is valid.
+                if progress.invalid == 0 {
+                    self.waits_for = None;
+                }
                 self.context.table = Some(Arc::new(table));
                 let payload = ChunkPayload::Rows { rows, first, more };
                 self.emit_watermark(slot, payload, began, environment).await?;

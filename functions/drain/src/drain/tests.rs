@@ -29,6 +29,7 @@ use crate::rules::projection::ProjectionRules;
 use crate::rules::skipped_operations::SkippedOperations;
 
 mod ack_ahead;
+mod chunks;
 mod fakes;
 mod lingering;
 mod markers;

@@ -8,13 +8,19 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{BackfillRunner, BackfillStep, ChunkEnvironment};
-use crate::backfill::{BackfillState, Chunk, ChunkPayload};
+use crate::backfill::{BackfillState, Chunk, ChunkPayload, ChunkRows};
 use crate::base::budget::Budget;
 use crate::base::clock::now_text;
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::error::Error;
 use crate::ports::{Slot, StateStore, TableSource};
+
+/// Number of consecutive invalid chunks after which a table fails.
+///
+/// The last of them must have one row. Each of them halves the next chunk. Twenty halvings reduce any chunk
+/// to one row, so several chunks of one row were invalid.
+const MOST_INVALID_CHUNKS: u32 = 32;
 
 impl<C: StateStore> BackfillRunner<C> {
     /// Finishes the backfill after its last table.
@@ -64,16 +70,15 @@ impl<C: StateStore> BackfillRunner<C> {
         let Some(chunk) = self.context.chunk.take() else {
             return Ok(());
         };
-        if chunk.rows().is_some_and(|rows| rows.is_invalid()) {
-            tracing::info!(
-                slot = self.state.slot,
-                "a change made the chunk invalid: the chunk is read again"
-            );
-            return Ok(());
-        }
         if let (Some(why), Some(rows)) = (&chunk.failure, chunk.rows()) {
             let name = rows.table().relation.table.clone();
             return self.fail_table(slot, &name, why.clone(), budget).await;
+        }
+        if let Some(rows) = chunk.rows()
+            && let Some(reason) = rows.invalid_reason()
+        {
+            let ms = millis(chunk.started.elapsed());
+            return self.drop_invalid_chunk(slot, rows, reason, ms, budget).await;
         }
         self.apply_acknowledged(&chunk, acknowledged);
         match &self.state.table {
@@ -86,6 +91,39 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
+    /// Drops an invalid chunk, which took `ms`. The next chunk is smaller.
+    ///
+    /// The fewer rows a chunk has, the less likely is a change of one of them. If even chunks of one row stay
+    /// invalid, the table fails.
+    async fn drop_invalid_chunk<S: Slot>(
+        &mut self,
+        slot: &mut S,
+        rows: &ChunkRows,
+        reason: &str,
+        ms: u64,
+        budget: Budget,
+    ) -> Result<(), Error> {
+        let progress = self.state.table_progress(rows.table());
+        progress.ms = progress.ms.saturating_add(ms);
+        progress.invalid += 1;
+        let invalid = progress.invalid;
+        tracing::info!(
+            slot = self.state.slot,
+            reason,
+            invalid,
+            "an invalid chunk is read again"
+        );
+        if invalid >= MOST_INVALID_CHUNKS && rows.len() <= 1 {
+            self.waits_for = None;
+            let why = format!("{reason}, in each of {invalid} reads of its next rows");
+            return self.fail_table(slot, rows.table().name(), why, budget).await;
+        }
+        self.waits_for = Some(format!(
+            "a chunk that no change makes invalid: {reason}, in {invalid} consecutive chunks"
+        ));
+        self.store_state(slot, budget).await
+    }
+
     /// Drops a chunk that was not acknowledged. The next chunk is smaller.
     ///
     /// Either the chunk was too large for the time that was left, or its window failed.
@@ -96,12 +134,14 @@ impl<C: StateStore> BackfillRunner<C> {
         if let Some(progress) = &mut self.state.table {
             progress.ms = progress.ms.saturating_add(millis(chunk.started.elapsed()));
             progress.late += 1;
-            self.waits_for = (progress.late > 1).then(|| {
-                format!(
-                    "the stream, or a longer Timeout: {} consecutive chunks were not acknowledged",
-                    progress.late
-                )
-            });
+            let late = progress.late;
+            if late > 1 || progress.invalid == 0 {
+                self.waits_for = (late > 1).then(|| {
+                    format!(
+                        "the stream, or a longer Timeout: {late} consecutive chunks were not acknowledged"
+                    )
+                });
+            }
         }
     }
 
@@ -121,7 +161,7 @@ impl<C: StateStore> BackfillRunner<C> {
         let progress = self.state.table_progress(rows.table());
         progress.key = rows.last_key().or(progress.key.take());
         progress.rows += chunk.rows_sent;
-        (progress.slow, progress.late) = (false, 0);
+        (progress.slow, progress.late, progress.invalid) = (false, 0, 0);
         progress.ms += ms;
         tracing::info!(
             table = %progress.name,
