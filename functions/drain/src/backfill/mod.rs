@@ -23,9 +23,9 @@
 //!    the table when this invocation reached it. A writer keeps its lock on the table until its changes are
 //!    visible.
 //!
-//! A commit after the watermark follows the read, in the stream and in position. Two changes of one key
-//! become visible in the order of the log, since the second waits for the first one's row lock. So the last
-//! event of each key has the values that PostgreSQL holds.
+//! A commit after the watermark follows the read, in the stream and in position. So it leaves the rows alone.
+//! Two changes of one key become visible in the order of the log, since the second waits for the first one's
+//! row lock. So the last event of each key has the values that PostgreSQL holds.
 //!
 //! # Large values
 //! An update does not log a large value that it left unchanged (TOAST). A consumer that never received the
@@ -136,6 +136,13 @@ impl Chunk {
         }
     }
 
+    /// Its rows that are still to be sent.
+    ///
+    /// `None` after the last row, and if it is a message.
+    pub fn pending_rows(&self) -> Option<&ChunkRows> {
+        self.rows().filter(|_| self.next_row.is_some())
+    }
+
     /// Its rows; `None` if it is a message.
     pub fn rows_mut(&mut self) -> Option<&mut ChunkRows> {
         match &mut self.payload {
@@ -171,6 +178,15 @@ impl ChunkContext {
             .is_some_and(|chunk| chunk.watermark_lsn.is_some())
     }
 
+    /// The rows of its chunk that are still to be sent.
+    ///
+    /// A change after the last of them follows the rows in the stream. It neither drops a row nor makes the
+    /// chunk invalid.
+    fn pending_rows(&mut self) -> Option<&mut ChunkRows> {
+        let chunk = self.chunk.as_mut().filter(|chunk| chunk.next_row.is_some());
+        chunk.and_then(Chunk::rows_mut)
+    }
+
     /// Adds the server's answer to a [`RowRequest`].
     pub fn add_lookup(&mut self, lookup: RowLookup) {
         match lookup {
@@ -190,8 +206,8 @@ impl ChunkContext {
         if self.visible.as_ref().is_some_and(|visible| !visible.shows(xid)) {
             self.delivered.insert(xid);
         }
-        let rows = self.chunk.as_mut().and_then(Chunk::rows_mut);
-        let mut filled = rows
+        let mut filled = self
+            .pending_rows()
             .map(|rows| rows.apply_change(xid, change))
             .unwrap_or_default();
         if let (Some(line), Some(table)) = (self.looked_up_row.take(), &self.table)
@@ -213,7 +229,7 @@ impl ChunkContext {
         if fails && self.table.as_ref().is_some_and(is_moved) {
             self.clear();
             self.must_restart_table = true;
-        } else if let Some(rows) = self.chunk.as_mut().and_then(Chunk::rows_mut) {
+        } else if let Some(rows) = self.pending_rows() {
             rows.invalidate(TOO_LARGE);
         }
     }
@@ -234,6 +250,9 @@ impl ChunkContext {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backfill::database_schema::DatabaseSchema;
+    use crate::backfill::database_schema::tests::{request, table_info};
+    use crate::change::Datum;
 
     #[test]
     fn a_sent_transaction_is_remembered_if_it_is_not_visible_and_a_chunk_may_follow() {
@@ -252,5 +271,46 @@ mod tests {
         };
         assert_eq!(remembered(Some("100:110:103")), [103, 110]);
         assert!(remembered(None).is_empty());
+    }
+
+    #[test]
+    fn a_change_after_the_last_row_of_a_chunk_leaves_its_rows_alone() {
+        let schema = DatabaseSchema::default();
+        let table = schema.backfill_table(&table_info("t", 1), &request(&["public.t"]));
+        let table = table.unwrap();
+        let text = |text: &'static str| Datum::Text(text.into());
+        // The relation of these updates has no key, so they do not name their row.
+        let update = || Change::Update {
+            relation: Arc::clone(&table.relation),
+            old: None,
+            new: vec![text("a"), Datum::Unchanged],
+        };
+        let delete = || Change::Delete {
+            relation: Arc::clone(&table.relation),
+            old: vec![text("a"), Datum::Absent],
+        };
+        let mut rows = ChunkRows::new(table.clone(), "100:100:".parse().unwrap());
+        rows.push(b"0\ta\tn").unwrap();
+        let payload = ChunkPayload::Rows {
+            rows: Box::new(rows),
+            first: true,
+            more: false,
+        };
+        let mut context = ChunkContext {
+            chunk: Some(Chunk::new("w".into(), payload, Instant::now())),
+            visible: Some("100:100:".parse().unwrap()),
+            ..ChunkContext::default()
+        };
+        let apply = |context: &mut ChunkContext| {
+            context.apply_change(100, &mut delete());
+            context.apply_change(101, &mut update());
+            let rows = context.chunk.as_ref().and_then(Chunk::rows).unwrap();
+            (rows.overtaken(), rows.invalid_reason().is_some())
+        };
+        context.chunk.as_mut().unwrap().next_row = None;
+        assert_eq!(apply(&mut context), (0, false));
+        assert_eq!(context.delivered, BTreeSet::from([100, 101]));
+        context.chunk.as_mut().unwrap().next_row = Some(0);
+        assert_eq!(apply(&mut context), (1, true));
     }
 }

@@ -29,7 +29,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         if open.is_sent || open.left_out || open.resumes.is_some() || is_skipped {
             return None;
         }
-        let rows = context.chunk.as_ref().and_then(|chunk| chunk.rows());
+        let rows = context.chunk.as_ref().and_then(|chunk| chunk.pending_rows());
         ChunkRows::row_request(context.table.as_ref()?, rows, open.transaction.xid, change)
     }
 
