@@ -221,12 +221,10 @@ impl ChunkContext {
 
     /// Requires another read of the row that a change concerns.
     ///
-    /// No record can hold the values that were filled in. `fails` says whether a row that fits no record
-    /// fails its table. Otherwise the row would lose columns, as the change does now, and the whole table
-    /// need not be read again.
-    pub fn discard_filled(&mut self, change: &Change<'_>, fails: bool) {
+    /// No record can hold the values that were filled in.
+    pub fn discard_filled(&mut self, change: &Change<'_>) {
         let is_moved = |table: &Arc<BackfillTable>| changes_key(table, change);
-        if fails && self.table.as_ref().is_some_and(is_moved) {
+        if self.table.as_ref().is_some_and(is_moved) {
             self.clear();
             self.must_restart_table = true;
         } else if let Some(rows) = self.pending_rows() {

@@ -6,7 +6,7 @@ use crate::base::lsn::Lsn;
 use crate::base::position::Position;
 use crate::change::{Change, Datum};
 use crate::continuity::checkpoint::AckAhead;
-use crate::encode::{EncodedEvents, Event, OversizePolicy, Progress};
+use crate::encode::{EncodedEvents, Event, Progress};
 use crate::error::Error;
 use crate::pack::{MAIN_STREAM, QueuedEvent, SpanId};
 use crate::ports::PeekRow;
@@ -74,16 +74,17 @@ impl<R: PeekRow> WindowReader<'_, R> {
             )
         };
         let omitted = encode(progress, &change, &mut self.events);
-        let is_too_large = omitted > 0 || self.events.events.iter().any(|event| event.bytes() > limit);
+        let is_too_large = self.events.events.iter().any(|event| event.bytes() > limit);
         let Some(before) = before.filter(|_| is_too_large) else {
             self.decoder.recycle(change);
             return Ok(omitted);
         };
         // The filled-in values make the change too large for a record. They must not stop the drain, so the
         // change is encoded without them, and its row is read again in the backfill. If the row is too large,
-        // its table fails then, and not the drain.
+        // its table fails then, and not the drain. With `OVERSIZE=omit` the change fits, and names the
+        // columns that it lacks: a row that is read again would lack them, too.
         if let Some(chunk) = chunk {
-            chunk.discard_filled(&change, self.envelope.oversize == OversizePolicy::Fail);
+            chunk.discard_filled(&change);
         }
         *progress = before;
         self.events.events.clear();

@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::backfill::RowLookup;
+use crate::backfill::database_schema::tests::{request, table_info};
+use crate::backfill::database_schema::{ColumnInfo, DatabaseSchema};
 use crate::base::table_name::TableName;
 use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, KeylessRows, OversizePolicy, PartitionBy};
 use crate::pack::{Aggregation, ShardMap};
@@ -297,4 +300,56 @@ fn a_commit_that_was_sent_first_is_not_requested() {
         assert_eq!(needs.last(), Some(&ReaderNeed::LargeCommits));
         assert!(rows_only(&needs[..8]));
     }
+}
+
+/// An update that moves a row to another key.
+///
+/// Two of its values are looked up. Both values together exceed a record.
+#[test]
+fn a_moved_row_keeps_the_looked_up_values_that_fit_into_its_record() {
+    let mut info = table_info("t", 1);
+    info.columns.push(ColumnInfo {
+        name: "m".into(),
+        ..info.columns[1].clone()
+    });
+    let table = DatabaseSchema::default().backfill_table(&info, &request(&["public.t"]));
+    let mut context = ChunkContext::default();
+    context.table = Some(std::sync::Arc::new(table.unwrap()));
+    let (settings, mut envelope) = (settings(), envelope());
+    envelope.oversize = OversizePolicy::Omit;
+    let mut catalog = Catalog::default();
+    let table_of = crate::catalog::CatalogTable {
+        key: vec!["id".into()],
+        primary_key: vec!["id".into()],
+        ..crate::catalog::CatalogTable::default()
+    };
+    catalog.insert(TableName::new("public", "t"), table_of);
+    let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
+    let (mut queued, mut report) = (Vec::new(), Report::default());
+    let mut reader = WindowReader::new(&settings, &envelope, catalog, history(None), 0);
+    let update = "table public.t: UPDATE: old-key: id[integer]:1 new-tuple: id[integer]:2 \
+                  n[text]:unchanged-toast-datum m[text]:unchanged-toast-datum";
+    let mut rows = transaction(&[100]);
+    rows[1].1 = update.to_owned();
+    let looked_up = format!("0\t2\t{}\t{}", "n".repeat(700_000), "m".repeat(600_000));
+    for row in rows {
+        reader.push_row(row).unwrap();
+        while reader.has_rows(Some(&context)) {
+            let mut out = ReaderOutput {
+                acknowledgements: &mut acknowledgements,
+                events: &mut queued,
+                report: &mut report,
+                chunk: Some(&mut context),
+            };
+            if let Some(ReaderRequest::Row(_)) = reader.next(&mut out).unwrap() {
+                context.add_lookup(RowLookup::Row(looked_up.clone().into_bytes()));
+            }
+        }
+    }
+    let created = queued.last().unwrap().event.bytes();
+    assert!(
+        (600_000..700_000).contains(&created),
+        "the event has {created} bytes"
+    );
+    assert_eq!(report.omitted, 1);
 }
