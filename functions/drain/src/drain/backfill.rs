@@ -70,6 +70,8 @@ pub struct BackfillRunner<C> {
     /// The reader's state for the backfill.
     pub(super) context: ChunkContext,
     waits_for: Option<String>,
+    /// Whether this invocation has read a chunk.
+    has_read: bool,
     chunks: u64,
     read: u64,
     overtaken: u64,
@@ -114,6 +116,7 @@ impl<C> BackfillRunner<C> {
             writers: None,
             context: ChunkContext::default(),
             waits_for: None,
+            has_read: false,
             chunks: 0,
             read: 0,
             overtaken: 0,
@@ -238,13 +241,23 @@ impl<C: StateStore> BackfillRunner<C> {
     /// the last one.
     fn has_time(&mut self, environment: &ChunkEnvironment<'_>, time_left: Duration) -> bool {
         let needed = CHUNK_MIN_TIME.max(environment.peek_took * 3);
-        if time_left < needed && environment.reading_time < environment.peek_took * 3 {
+        if time_left >= needed {
+            return true;
+        }
+        // A window precedes the first chunk of an invocation.
+        if environment.reading_time < needed + environment.peek_took {
             self.waits_for = Some(format!(
                 "a longer Timeout, or the end of a long transaction: decoding the log again takes {} ms",
                 environment.peek_took.as_millis()
             ));
+        } else if !self.has_read && self.waits_for.is_none() {
+            self.waits_for = Some(format!(
+                "more time in an invocation: the drain of the log left {} ms, and a chunk needs {} ms",
+                time_left.as_millis(),
+                needed.as_millis()
+            ));
         }
-        time_left >= needed
+        false
     }
 
     /// Whether the table's earlier writers have ended.
@@ -301,6 +314,7 @@ impl<C: StateStore> BackfillRunner<C> {
         let waits_for = match read {
             // An empty chunk also needs a watermark: a change before the watermark may need a row lookup.
             ChunkRead::Rows { rows, more } => {
+                self.has_read = true;
                 // The reason of an invalid chunk stays until a chunk is valid.
                 if progress.invalid == 0 {
                     self.waits_for = None;

@@ -94,3 +94,43 @@ async fn a_row_that_cannot_be_sent_fails_its_table_also_in_an_invalid_chunk() {
     close(&mut runner, &mut slot, failed).await;
     assert_eq!(runner.report().tables.failed, 1);
 }
+
+#[tokio::test]
+async fn an_invocation_without_time_for_its_first_chunk_names_the_cause() {
+    let settings = settings(Aggregation::None);
+    // The times in ms: that of the invocation, that of a peek, and that which is left after the windows.
+    for (reading, peek, left, cause) in [
+        (
+            1_000,
+            400,
+            500,
+            "a longer Timeout, or the end of a long transaction",
+        ),
+        // A window precedes the chunk: 1000 ms are too short for four peeks.
+        (
+            1_000,
+            300,
+            650,
+            "a longer Timeout, or the end of a long transaction",
+        ),
+        (300, 20, 250, "a longer Timeout"),
+        (60_000, 200, 500, "more time in an invocation"),
+    ] {
+        let (mut runner, mut slot) = runner();
+        let deadline = Instant::now() + Duration::from_millis(left);
+        let environment = ChunkEnvironment {
+            settings: &settings,
+            budget: Budget::new(Instant::now(), deadline),
+            acknowledged: Lsn(1),
+            reading_time: Duration::from_millis(reading),
+            peek_took: Duration::from_millis(peek),
+        };
+        let step = runner.next_chunk(&mut slot, &environment).await.unwrap();
+        assert_eq!(step, BackfillStep::OutOfTime);
+        let waits_for = runner.report().waits_for.unwrap_or_default();
+        assert!(
+            waits_for.starts_with(cause),
+            "{reading} {peek} {left}: {waits_for}"
+        );
+    }
+}
