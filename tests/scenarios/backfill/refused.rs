@@ -174,6 +174,10 @@ async fn an_invalid_condition_is_refused() {
             json!({"action": "backfill", "wait": true, "tables": ["public.good"], "where": condition});
         assert_refused(&fixture, event, &["public.good", "PostgreSQL says"]).await;
     }
+    for condition in ["n > $1", "n = $2"] {
+        let event = json!({"action": "backfill", "tables": ["public.good"], "where": condition});
+        assert_refused(&fixture, event, &["public.good", "with this where", "parameter"]).await;
+    }
     assert_eq!(
         fixture.value("select count(*) from good").await.as_deref(),
         Some("1")

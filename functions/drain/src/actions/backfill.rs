@@ -194,7 +194,7 @@ async fn check(
     for table in &meant {
         if let Err(why) = chunk_reader::check_query(connector, session, table).await? {
             let with = request.condition.as_ref().map_or("", |_| "with this where, ");
-            reasons.push(format!("{table}: {with}PostgreSQL says: {why}"));
+            reasons.push(format!("{table}: {with}{why}"));
         }
     }
     match reasons.is_empty() {

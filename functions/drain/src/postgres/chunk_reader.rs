@@ -75,7 +75,7 @@ const IS_REWRITTEN: &str = "
 /// Checks the query of a table's chunks without reading a row.
 ///
 /// # Errors
-/// The outer error: the server cannot be asked. The inner error: PostgreSQL's message about this query.
+/// The outer error: the server cannot be asked. The inner error: the reason why this query is refused.
 pub(crate) async fn check_query(
     connector: &Connector,
     session: &Session,
@@ -87,13 +87,27 @@ pub(crate) async fn check_query(
         .batch_execute(&begin(table))
         .await
         .map_err(failed)?;
-    // The extended protocol accepts only one statement. So the request's condition cannot add another.
-    let explained = session.client.query(&query::explain_table(table), &[]).await;
+    let explained = explain(session, &query::explain_table(table)).await;
     session.client.batch_execute("rollback").await.map_err(failed)?;
     match explained {
-        Ok(_) => Ok(Ok(())),
-        Err(error) => table_refusal(connector, error).map(Err),
+        Ok(true) => Ok(Ok(())),
+        Ok(false) => Ok(Err(
+            "it has a parameter, such as $1, and there is no value for it".to_owned(),
+        )),
+        Err(error) => table_refusal(connector, error).map(|why| Err(format!("PostgreSQL says: {why}"))),
     }
+}
+
+/// Runs an `EXPLAIN` statement. Returns `false` if it has parameters.
+///
+/// The extended protocol accepts only one statement. So the request's condition cannot add another. It
+/// accepts parameters, whose values would be missing.
+async fn explain(session: &Session, sql: &str) -> Result<bool, tokio_postgres::Error> {
+    let statement = session.client.prepare(sql).await?;
+    if !statement.params().is_empty() {
+        return Ok(false);
+    }
+    session.client.query(&statement, &[]).await.map(|_| true)
 }
 
 /// The statements that begin a transaction for reading a table's chunks.
