@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
-use crate::change::{Change, Datum, Relation, Tuple, Type};
+use crate::change::{Change, ColumnCoverage, Datum, Relation, Tuple, Type};
 
 use super::row_lookup::RowRequest;
 use super::snapshot::Snapshot;
@@ -19,6 +19,9 @@ const CHUNK_ROW_BYTES: usize = 96;
 
 /// Reason why a chunk is invalid: the change may be of any row.
 const UNKNOWN_ROW: &str = "a change does not name its row";
+
+/// Reason why a chunk is invalid: the change may lack values that only the chunk had.
+const LACKS_COLUMNS: &str = "an update lacks columns of its table, which is being altered";
 
 /// The rows of a chunk, in the order of their keys.
 #[derive(Debug)]
@@ -182,6 +185,9 @@ impl ChunkRows {
                 self.drop_row_of(relation, new);
             }
             Change::Update { relation, old, new } if is_ours(relation) => {
+                if lacks_columns(&self.table, relation) {
+                    self.invalidate(LACKS_COLUMNS);
+                }
                 let key = |tuple: &Tuple<'_>| key_of(relation, &self.table.key, tuple);
                 let (before, after) = (old.as_ref().and_then(key), key(new));
                 match (&before, &after) {
@@ -296,6 +302,18 @@ impl ChunkRows {
         let (tuple, table) = (self.tuple(row)?, &self.table);
         key_of(&table.relation, &table.key, &tuple).ok_or(RowError::Malformed)
     }
+}
+
+/// Whether an update's relation lacks columns that are read of its table.
+///
+/// wal2json omits large values that an update left unchanged. If the column was altered since, the catalog
+/// does not show that it existed at the time of the update. Then the relation lacks it, and nothing is filled
+/// in.
+pub(super) fn lacks_columns(table: &BackfillTable, relation: &Relation) -> bool {
+    let columns = table.relation.columns.iter().enumerate();
+    let mut read = columns.filter(|(index, _)| table.selects(*index));
+    relation.coverage != ColumnCoverage::Whole
+        && read.any(|(_, column)| !relation.columns.iter().any(|it| it.name == column.name))
 }
 
 /// Whether a change of this table gives its row another key.

@@ -68,7 +68,7 @@ use std::time::Instant;
 
 use crate::base::lsn::Lsn;
 use crate::change::Change;
-use chunk_rows::{changes_key, fields, fill};
+use chunk_rows::{changes_key, fields, fill, lacks_columns};
 
 /// The prefix of the logical messages that are watermarks. They are not sent.
 pub const WATERMARK: &str = "spillway.watermark";
@@ -78,6 +78,13 @@ pub const REPAIRED: &str = "spillway.repaired";
 
 /// Reason why a chunk is invalid: a change of one of its rows was sent without large values of the row.
 const TOO_LARGE: &str = "a change exceeds a record with the values of its row";
+
+/// Reason why a table is read again: a moved row was sent without large values.
+const MOVED_TOO_LARGE: &str = "a row with a new key exceeds a record with the values that were filled in";
+
+/// Reason why a table is read again: the values of a moved row are not known.
+const MOVED_WITHOUT_COLUMNS: &str =
+    "a row has a new key, and its update lacks columns that were altered since";
 
 /// Rows or a message that wait for their watermark.
 #[derive(Debug)]
@@ -167,7 +174,8 @@ pub struct ChunkContext {
     pub delivered: BTreeSet<u32>,
     /// The looked-up row for the next change, as `COPY` wrote it.
     looked_up_row: Option<Vec<u8>>,
-    must_restart_table: bool,
+    /// The reason why the whole table must be read again.
+    restart_reason: Option<&'static str>,
 }
 
 impl ChunkContext {
@@ -216,6 +224,12 @@ impl ChunkContext {
         {
             filled.extend(fill(table, &read, relation, new));
         }
+        if let (Some(table), Change::Update { relation, .. }) = (&self.table, &*change)
+            && lacks_columns(table, relation)
+            && changes_key(table, change)
+        {
+            self.restart_table(MOVED_WITHOUT_COLUMNS);
+        }
         filled
     }
 
@@ -225,18 +239,23 @@ impl ChunkContext {
     pub fn discard_filled(&mut self, change: &Change<'_>) {
         let is_moved = |table: &Arc<BackfillTable>| changes_key(table, change);
         if self.table.as_ref().is_some_and(is_moved) {
-            self.clear();
-            self.must_restart_table = true;
+            self.restart_table(MOVED_TOO_LARGE);
         } else if let Some(rows) = self.pending_rows() {
             rows.invalidate(TOO_LARGE);
         }
     }
 
-    /// Whether the last change requires another read of its whole table.
+    /// The reason why the whole table must be read again.
     ///
-    /// Returns `true` once, and resets the flag.
-    pub fn take_table_restart(&mut self) -> bool {
-        std::mem::take(&mut self.must_restart_table)
+    /// The last change is the cause. Returns the reason once.
+    pub fn take_restart_reason(&mut self) -> Option<&'static str> {
+        self.restart_reason.take()
+    }
+
+    /// Drops the chunk, and requires another read of the whole table.
+    fn restart_table(&mut self, reason: &'static str) {
+        self.clear();
+        self.restart_reason = Some(reason);
     }
 
     /// Drops the chunk and the table.

@@ -331,9 +331,8 @@ where
             };
             let next = reader.next(&mut out);
             if let Some(backfill) = &mut self.backfill
-                && backfill.context.take_table_restart()
+                && let Some(why) = backfill.context.take_restart_reason()
             {
-                let why = "a row with a new key exceeds a record with the values that the backfill filled in";
                 backfill.restart_table(self.slot, why, self.budget).await?;
             }
             // The events are queued after an error, too: those of the rows before the failed one are valid.

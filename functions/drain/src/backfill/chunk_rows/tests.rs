@@ -144,6 +144,30 @@ fn a_truncate_drops_all_rows_and_an_update_of_an_unknown_row_invalidates_the_chu
 }
 
 #[test]
+fn an_update_that_lacks_a_column_of_the_table_invalidates_the_chunk() {
+    for (coverage, is_invalid) in [
+        (ColumnCoverage::Row, true),
+        (ColumnCoverage::Completed, true),
+        (ColumnCoverage::Whole, false),
+    ] {
+        let mut rows = chunk_rows(&ROWS);
+        let altered = Relation {
+            coverage,
+            ..(*relation(&[("id", true), ("n", false)])).clone()
+        };
+        let mut change = Change::Update {
+            relation: Arc::new(altered),
+            old: None,
+            new: vec![text("a"), text("new")],
+        };
+        rows.apply_change(99, &mut change);
+        assert_eq!(rows.invalid_reason(), None, "the snapshot shows the change");
+        rows.apply_change(100, &mut change);
+        assert_eq!(rows.invalid_reason().is_some(), is_invalid, "{coverage:?}");
+    }
+}
+
+#[test]
 fn a_boolean_in_a_key_is_the_same_in_both_spellings() {
     let column = |name: &str, kind: &str, key| Column::new(name.into(), kind.into(), key);
     let columns = vec![
