@@ -23,7 +23,7 @@ crate::scenarios![
 ];
 
 /// Columns of a table, its key, and SQL whose rows are keys.
-const KEYS: [(&str, &str, &str); 17] = [
+const KEYS: [(&str, &str, &str); 19] = [
     (
         "id smallint",
         "id",
@@ -97,6 +97,17 @@ const KEYS: [(&str, &str, &str); 17] = [
     ),
     ("id boolean", "id", "select unnest(array[true, false])"),
     (
+        "id regclass",
+        "id",
+        "select oid::regclass from pg_class where relkind = 'r' and relnamespace = 'pg_catalog'::regnamespace
+         order by oid limit 9",
+    ),
+    (
+        "id place",
+        "id",
+        "select row(i % 3, 'it''s ' || i)::place from generate_series(1, 23) i",
+    ),
+    (
         "id interval",
         "id",
         "select unnest(array['1 day', '2 days', '-1 day', '1 month', '29 days', '1 year 2 mons',
@@ -112,7 +123,8 @@ const KEYS: [(&str, &str, &str); 17] = [
 async fn rows_are_read_in_the_order_of_every_key_type() {
     Plugin::each(|plugin| async move {
         let mut sql = "create type mood as enum ('sad', 'ok', 'happy', 'Angry');
-                       create domain positive as int check (value > 0);"
+                       create domain positive as int check (value > 0);
+                       create type place as (floor int, room text);"
             .to_owned();
         // The rows are inserted in any order. Their column `n` has their place in the order of the key.
         for (at, (columns, key, values)) in KEYS.iter().enumerate() {

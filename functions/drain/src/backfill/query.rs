@@ -36,7 +36,10 @@ pub fn explain_table(table: &BackfillTable) -> String {
         .iter()
         .map(|condition| format!("(array[{condition}\n])[1]"));
     // A comparison with null selects no row. The server still has to find the operators.
-    let nulls = vec!["null".to_owned(); table.key.len()];
+    let casts = table.key_order.iter().map(|order| order.cast.as_ref());
+    let nulls: Vec<String> = casts
+        .map(|cast| cast.map_or_else(|| "null".to_owned(), |name| format!("null::{name}")))
+        .collect();
     let table = BackfillTable {
         conditions: table
             .conditions
@@ -54,7 +57,7 @@ pub fn explain_table(table: &BackfillTable) -> String {
 fn rows_after(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
     let mut conditions = table.conditions.clone();
     if let Some(key) = after {
-        conditions.push(after_key(table, &literals(key)));
+        conditions.push(after_key(table, &literals(table, key)));
     }
     format!(
         "{}{} order by {} limit {rows}",
@@ -69,7 +72,7 @@ pub fn copy_row(table: &BackfillTable, key: &[String]) -> String {
     let columns = key_columns(table)
         .into_iter()
         .zip(&table.key_order)
-        .zip(literals(key));
+        .zip(literals(table, key));
     let is_equal: Vec<String> = columns
         .map(|((column, order), value)| format!("{column} {} {value}", order.equal))
         .collect();
@@ -229,11 +232,17 @@ fn key_columns(table: &BackfillTable) -> Vec<String> {
         .collect()
 }
 
-/// Literals without a type.
+/// The literals of a key.
 ///
-/// PostgreSQL infers the type of each from the other side of its operator.
-fn literals(values: &[String]) -> Vec<String> {
-    values.iter().map(|value| literal(value)).collect()
+/// PostgreSQL infers the type of each from the other side of its operator, unless the order names the type.
+fn literals(table: &BackfillTable, key: &[String]) -> Vec<String> {
+    let values = key.iter().zip(&table.key_order);
+    values
+        .map(|(value, order)| match &order.cast {
+            Some(name) => format!("{}::{name}", literal(value)),
+            None => literal(value),
+        })
+        .collect()
 }
 
 /// One column or value, or a row of several.
@@ -289,6 +298,7 @@ mod tests {
                         at_least: operator(">="),
                         greater: operator(">"),
                         collation: collation.map(str::to_owned),
+                        cast: None,
                         identity: String::new(),
                     }
                 })
@@ -325,6 +335,20 @@ mod tests {
                 r#") order by t."id" using operator(pg_catalog.<) limit 10) to stdout"#
             )
         );
+    }
+
+    #[test]
+    fn a_key_is_cast_to_its_type_where_the_operators_do_not_infer_it() {
+        let key = [("a", "pg_catalog", None), ("b", "pg_catalog", None)];
+        let mut table = table(&[("a", SizeProbe::No), ("b", SizeProbe::No)], &key);
+        table.key_order[0].cast = Some("pg_catalog.regclass".into());
+        let key = ["it's".to_owned(), "1".to_owned()];
+        let after = r#"(t."a", t."b") operator(pg_catalog.>) (E'it''s'::pg_catalog.regclass, E'1')"#;
+        let chunk = copy_chunk(&table, Some(&key), 1);
+        assert!(chunk.contains(after), "{chunk}");
+        let row = copy_row(&table, &key);
+        let equal = r#"t."a" operator(pg_catalog.=) E'it''s'::pg_catalog.regclass"#;
+        assert!(row.contains(equal), "{row}");
     }
 
     #[test]

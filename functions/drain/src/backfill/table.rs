@@ -53,6 +53,10 @@ pub struct KeyOrder {
     ///
     /// `None` if it is the collation of the column.
     pub collation: Option<String>,
+    /// The type that a value must be cast to, in SQL.
+    ///
+    /// `None` if the operators infer it.
+    pub cast: Option<String>,
     /// The object ids that determine the order.
     ///
     /// They are those of the type, the operator class and the collation.
@@ -81,6 +85,7 @@ impl KeyOrder {
             at_least: operator(">="),
             greater: operator(">"),
             collation,
+            cast: None,
             identity: "25 3126 100".to_owned(),
         }
     }

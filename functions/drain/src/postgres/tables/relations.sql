@@ -23,6 +23,7 @@ select
   k.names as key_names,
   k.operators as key_operators,
   k.collations as key_collations,
+  k.casts as key_casts,
   k.identities as key_identities,
   c.relreplident <> 'n' as is_identified,
   a.names as column_names,
@@ -49,6 +50,15 @@ cross join lateral (
       where oc.oid = k.class and am.amoppurpose = 's' and am.amopstrategy in (1, 3, 4, 5)) order by k.place),
     array_agg(
       case when k.coll <> a.attcollation then format('%I.%I', cn.nspname, co.collname) end order by k.place),
+    -- The operators of these types accept an oid or any record. A literal without a type would be read as one,
+    -- and the text of a regclass or of a row is not.
+    array_agg((
+      select format('%I.%I', tn.nspname, t.typname)
+      from pg_opclass oc
+      join pg_type t on t.oid = a.atttypid
+      join pg_namespace tn on tn.oid = t.typnamespace
+      where oc.oid = k.class and oc.opcintype in ('oid'::regtype, 'record'::regtype)
+        and oc.opcintype <> a.atttypid) order by k.place),
     array_agg(format('%s %s %s', a.atttypid, k.class, k.coll) order by k.place)
   from pg_index i
   cross join unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[])
@@ -74,7 +84,7 @@ cross join lateral (
       case c.relreplident
         when 'i' then u.indisreplident when 'd' then u.indisprimary else am.amname = 'btree' end desc,
       u.indisprimary desc, u.indnkeyatts, u.indexrelid
-    limit 1)) k(names, operators, collations, identities)
+    limit 1)) k(names, operators, collations, casts, identities)
 cross join lateral (
   select
     array_agg(a.attname::text order by a.attnum),

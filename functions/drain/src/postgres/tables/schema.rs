@@ -158,13 +158,15 @@ fn relation_info(row: &PgRow) -> RelationInfo {
 fn key_orders(row: &PgRow) -> Vec<KeyOrder> {
     let operators: Option<Vec<String>> = row.get("key_operators");
     let collations: Option<Vec<Option<String>>> = row.get("key_collations");
+    let casts: Option<Vec<Option<String>>> = row.get("key_casts");
     let identities: Option<Vec<String>> = row.get("key_identities");
     operators
         .into_iter()
         .flatten()
         .zip(collations.into_iter().flatten())
+        .zip(casts.into_iter().flatten())
         .zip(identities.into_iter().flatten())
-        .map(|((operators, collation), identity)| {
+        .map(|(((operators, collation), cast), identity)| {
             // The query joins the four operators of a column by this character.
             let mut operators = operators.split('\u{1}').map(str::to_owned);
             let mut next = || operators.next().unwrap_or_default();
@@ -174,6 +176,7 @@ fn key_orders(row: &PgRow) -> Vec<KeyOrder> {
                 at_least: next(),
                 greater: next(),
                 collation,
+                cast,
                 identity,
             }
         })
