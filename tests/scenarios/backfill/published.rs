@@ -3,7 +3,11 @@
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
-use crate::support::backfill::{fixture_with_tables, read_events, run_backfill, start_event};
+use crate::support::backfill::{
+    ChunkLock, backfill_state, fixture_with_tables, invoke_ok, read_events, run_backfill, start_event,
+    start_event_with_lock,
+};
+use crate::support::expected_errors::assert_invocation_fails;
 use crate::support::versions::{pgoutput, with_each_plugin};
 
 crate::scenarios![
@@ -11,6 +15,7 @@ crate::scenarios![
     the_rows_and_columns_of_several_publications_are_read,
     generated_columns_match_live_changes,
     an_excluded_table_is_not_read,
+    a_partition_with_another_identity_fails_its_root_and_is_refused,
 ];
 
 crate::version_scenarios![generated_columns_match_the_live_changes];
@@ -113,4 +118,36 @@ async fn generated_columns_match_the_live_changes(version: u32) {
 
 async fn published_rows_and_columns_are_backfilled(version: u32) {
     assert_published_part_is_read(pgoutput(version)).await;
+}
+
+/// The partition gets its identity during the backfill.
+///
+/// Its updates would have no key, so they would make each chunk invalid.
+async fn a_partition_with_another_identity_fails_its_root_and_is_refused() {
+    let sql = "create table p (id int primary key, code text not null) partition by range (id);
+               create table sub partition of p for values from (0) to (100) partition by range (id);
+               create table p1 partition of sub for values from (0) to (100);
+               create unique index by_code on p1 (code);
+               insert into p select i, 'c' || i from generate_series(1, 30) i";
+    let sql = format!("{sql}; {}", ChunkLock::SQL);
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &sql).await;
+    fixture
+        .sql("alter publication spillway set (publish_via_partition_root = true)")
+        .await;
+    let event = start_event_with_lock("public.p", 10);
+    let lock = ChunkLock::at_row(&fixture, 5).await;
+    let alter = fixture.sql("alter table p1 replica identity using index by_code");
+    let (mut report, ()) = tokio::join!(
+        invoke_ok(&fixture, event.clone()),
+        lock.release_after(&fixture, alter)
+    );
+    while ["running", "waiting"].contains(&backfill_state(&report)) {
+        report = fixture.tick().await;
+    }
+    assert_eq!(backfill_state(&report), "failed", "{report}");
+    let reason = "the replica identity of partition public.p1";
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    assert!(status["backfill"].to_string().contains(reason), "{status}");
+    assert_invocation_fails(&fixture, event, "BackfillRefused", &["public.p: ", reason]).await;
+    fixture.drain().await;
 }

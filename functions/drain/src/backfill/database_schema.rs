@@ -344,20 +344,20 @@ impl DatabaseSchema {
         }
     }
 
-    /// Checks that the log has updates and deletes of it. With publications the server refuses these itself.
+    /// Checks that updates and deletes are logged with its key.
+    ///
+    /// With publications the server itself refuses those of a table without a replica identity.
     fn check_replica_identity(&self, info: &RelationInfo) -> Result<(), String> {
         let is_bare = self
             .catalog
             .table(&info.table)
             .is_some_and(|table| table.key.is_empty() && !table.identity_full);
-        match self.published.is_none() && (is_bare || !info.is_identified) {
-            true => Err(
-                "it has no replica identity, so its updates and deletes are not sent: \
-                 alter table … replica identity using index …"
-                    .to_owned(),
-            ),
-            false => Ok(()),
+        if self.published.is_none() && (is_bare || !info.is_identified) {
+            let why = "it has no replica identity, so its updates and deletes are not sent: \
+                       alter table … replica identity using index …";
+            return Err(why.to_owned());
         }
+        self.partition_problem(info).map_or(Ok(()), Err)
     }
 
     /// Builds the table to read of a relation that passed the checks. `columns` are those that its changes

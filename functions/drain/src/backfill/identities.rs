@@ -26,23 +26,31 @@ impl DatabaseSchema {
     /// `None` if the table has no such problem.
     fn identity_problem(&self, info: &RelationInfo) -> Option<String> {
         let table = self.published_table(info)?;
-        table
+        let problem = table
             .hidden_key()
             .or_else(|| table.bare_partition())
-            .or_else(|| table.other_partition())
+            .or_else(|| table.other_partition(|_| true))?;
+        Some(format!("{}: {problem}", info.table))
+    }
+
+    /// The problem of a partition whose changes do not name their row.
+    ///
+    /// Each update of such a partition would make the chunk invalid. A whole old row has every key.
+    pub(super) fn partition_problem(&self, info: &RelationInfo) -> Option<String> {
+        self.published_table(info)?
+            .other_partition(|leaf| !leaf.identity_full)
     }
 
     /// Whether the changes of a table have its key.
     pub(super) fn sends_key(&self, info: &RelationInfo) -> bool {
         let table = self.published_table(info);
-        table.is_none_or(|table| table.hidden_key().is_none() && table.other_partition().is_none())
+        table.is_none_or(|table| table.hidden_key().is_none() && table.other_partition(|_| true).is_none())
     }
 
     /// The table, if it is published.
     fn published_table<'s>(&'s self, info: &'s RelationInfo) -> Option<PublishedTable<'s>> {
         Some(PublishedTable {
             schema: self,
-            name: &info.table,
             info,
             catalog: self.catalog.table(&info.table)?,
             publication: self.published.as_ref()?.get(&info.table)?,
@@ -52,7 +60,6 @@ impl DatabaseSchema {
 
 struct PublishedTable<'s> {
     schema: &'s DatabaseSchema,
-    name: &'s TableName,
     info: &'s RelationInfo,
     catalog: &'s CatalogTable,
     publication: &'s PublicationInfo,
@@ -69,9 +76,8 @@ impl<'s> PublishedTable<'s> {
         };
         let hidden = self.catalog.key.iter().find(|name| !is_sent(name))?;
         Some(format!(
-            "{}: pgoutput does not send column {hidden} of its key, so its events have no key: \
-             choose a replica identity without this column, or publish it",
-            self.name
+            "pgoutput does not send column {hidden} of its key, so its events have no key: \
+             choose a replica identity without this column, or publish it"
         ))
     }
 
@@ -79,30 +85,30 @@ impl<'s> PublishedTable<'s> {
     fn bare_partition(&self) -> Option<String> {
         let (leaf, _) = self.leaves().into_iter().find(|(_, leaf)| is_bare(leaf))?;
         Some(format!(
-            "{}: partition {leaf} has no replica identity, so PostgreSQL refuses its updates and deletes, \
+            "partition {leaf} has no replica identity, so PostgreSQL refuses its updates and deletes, \
              and nothing names its rows: add a primary key to it, or \
-             alter table {leaf} replica identity full",
-            self.name
+             alter table {leaf} replica identity full"
         ))
     }
 
     /// The problem of a partition with another replica identity than the key.
     ///
-    /// The key is the one of the partitioned table.
-    fn other_partition(&self) -> Option<String> {
+    /// The key is the one of the partitioned table. Only partitions with `is_relevant` count.
+    fn other_partition(&self, is_relevant: impl Fn(&CatalogTable) -> bool) -> Option<String> {
         let mut leaves = self.leaves();
         leaves.retain(|(_, leaf)| !is_bare(leaf));
         let key: BTreeSet<&String> = self.catalog.key.iter().collect();
-        let (leaf, _) = leaves.iter().find(|(_, leaf)| match key.is_empty() {
+        let mut relevant = leaves.iter().filter(|(_, leaf)| is_relevant(leaf));
+        let (leaf, _) = relevant.find(|(_, leaf)| match key.is_empty() {
             // Rows without a key and with whole old rows are as those of any table without a key.
             true if leaf.identity_full && leaf.key.is_empty() => false,
             true => !self.is_key_of_root(&leaves, leaf),
             false => !leaf.identity_full && !key.iter().all(|name| leaf.key.contains(name)),
         })?;
         Some(format!(
-            "{}: the replica identity of partition {leaf} is not a key of the partitioned table, so its \
+            "the replica identity of partition {leaf} is not a key of the partitioned table, so its \
              events have no key: add a primary key to {}, and use it in {leaf} as the replica identity",
-            self.name, self.name
+            self.info.table
         ))
     }
 

@@ -143,6 +143,44 @@ fn a_partitioned_table_selects_its_partitions_unless_its_changes_have_its_own_na
 }
 
 #[test]
+fn a_partitioned_table_is_refused_if_a_partition_logs_another_key() {
+    let root = RelationInfo {
+        kind: 'p',
+        ..table_info("p", 1)
+    };
+    let leaf = RelationInfo {
+        roots: vec![1],
+        ..table_info("p1", 2)
+    };
+    for (key, identity, identity_full, is_refused) in [
+        ("id", 'd', false, false),
+        ("n", 'i', false, true),
+        ("n", 'f', true, false),
+    ] {
+        let mut schema = schema(vec![root.clone(), leaf.clone()], Some(&["p"]));
+        let table = |key: &str, identity, identity_full| CatalogTable {
+            key: vec![key.to_owned()],
+            identity,
+            identity_full,
+            ..CatalogTable::default()
+        };
+        let name = |name: &str| TableName::new("public", name);
+        schema.catalog.insert(name("p"), table("id", 'd', false));
+        schema
+            .catalog
+            .insert(name("p1"), table(key, identity, identity_full));
+        match is_refused {
+            true => {
+                let refusals = refusals(&schema, &request(&[]));
+                let reason = "public.p: the replica identity of partition public.p1 is not a key";
+                assert!(refusals.starts_with(reason), "{refusals}");
+            }
+            false => assert_eq!(names(&schema, &[]), ["p"], "{key} {identity}"),
+        }
+    }
+}
+
+#[test]
 fn a_pattern_skips_a_partitioned_table_that_is_not_included() {
     let root = RelationInfo {
         kind: 'p',

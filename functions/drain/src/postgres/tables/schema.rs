@@ -1,6 +1,6 @@
 //! The relations of a database, and their published columns and rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postgres_types::ToSql;
 use tokio_postgres::Row as PgRow;
@@ -27,6 +27,20 @@ const RELATIONS: &str = concat!(
     include_str!("relation_list.sql"),
     ")\n",
     include_str!("relations.sql")
+);
+
+/// The partitions below the relations $1, without keys and columns.
+///
+/// The relations are given by object ids.
+const PARTITIONS: &str = concat!(
+    "with recursive listed as (\n",
+    include_str!("relation_list.sql"),
+    "),
+    below(oid) as (
+      select inhrelid from pg_inherits where inhparent = any($1::oid[])
+      union
+      select i.inhrelid from below join pg_inherits i on i.inhparent = below.oid)
+    select l.* from below join listed l using (oid)"
 );
 
 /// The tables of the publications $1 with the given names.
@@ -90,6 +104,8 @@ impl SchemaSource<'_> {
 
     /// The relations of these names, with their published columns and rows.
     ///
+    /// Partitions of them are added without keys and columns.
+    ///
     /// # Errors
     /// A query failed.
     pub(crate) async fn describe(&self, names: &[TableName]) -> Result<DatabaseSchema, SlotError> {
@@ -111,14 +127,30 @@ impl SchemaSource<'_> {
             oids: Vec::new(),
         };
         catalog::add_tables(self.connector, self.session, &mut catalog, horizon, &request).await?;
+        let mut relations: Vec<RelationInfo> = rows.iter().map(relation_info).collect();
+        self.add_partitions(&mut relations).await?;
         Ok(DatabaseSchema {
-            relations: rows.iter().map(relation_info).collect(),
+            relations,
             published,
             tables: self.tables.to_vec(),
             column_rules: self.column_rules.to_vec(),
             catalog,
             role: self.connector.user().to_owned(),
         })
+    }
+
+    /// Adds the partitions of these relations that are not among them.
+    async fn add_partitions(&self, relations: &mut Vec<RelationInfo>) -> Result<(), SlotError> {
+        let roots = relations.iter().filter(|info| info.kind == 'p');
+        let roots: Vec<u32> = roots.map(|root| root.oid).collect();
+        if roots.is_empty() {
+            return Ok(());
+        }
+        let known: BTreeSet<u32> = relations.iter().map(|info| info.oid).collect();
+        let partitions = self.rows(PARTITIONS, &[&roots]).await?;
+        let partitions = partitions.iter().map(listed_relation);
+        relations.extend(partitions.filter(|info| !known.contains(&info.oid)));
+        Ok(())
     }
 
     async fn rows(&self, sql: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<Vec<PgRow>, SlotError> {
