@@ -1,4 +1,4 @@
-//! Log that the server retains for a slot, and what delays its removal.
+//! Log that the server retains for a slot.
 
 use super::connection::{Connector, Session};
 use crate::ports::{OldestTransaction, Retention, SlotError};
