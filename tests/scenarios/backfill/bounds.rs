@@ -166,7 +166,10 @@ async fn a_pending_backfill_restarts_after_a_gap() {
         let deadline = Duration::from_secs(5);
         let first = invoke_within(&fixture, start_event(&["public.t"], 50), deadline).await;
         // On a slow machine, the time may be too short for the first chunk.
-        assert!(["running", "waiting"].contains(&backfill_state(&first)), "{first}");
+        assert!(
+            ["running", "waiting"].contains(&backfill_state(&first)),
+            "{first}"
+        );
         fixture.kinesis_proxy.clear();
         fixture
             .sql("update t set n = -1 where id <= 500; insert into t values (0, 0, null)")

@@ -25,8 +25,14 @@ use crate::ports::{LockHolder, SlotError, SlotFigures, StateStoreError, StreamIn
 use crate::postgres::connection::{Connector, Credentials, Session};
 use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
+use crate::postgres::tables::schema::SchemaSource;
 use crate::rules::column_rules::{ColumnRules, Salt};
 use crate::rules::projection::ProjectionRules;
+
+/// Longest wait of a tick or a plan for the lock.
+///
+/// When an invocation has just ended, its session ends on the server a moment later.
+pub(super) const LOCK_TIME: Duration = Duration::from_millis(500);
 
 /// Configuration, AWS clients and measurements that the invocations of a sandbox share.
 ///
@@ -158,6 +164,23 @@ impl App {
             }
         };
         Ok(ColumnRules::new(self.config.column_rules.clone(), salt))
+    }
+
+    /// Source of the database's relations and publications.
+    pub(super) fn schema_source<'a>(
+        &'a self,
+        connector: &'a Connector,
+        session: &'a Session,
+        plugin: Plugin,
+    ) -> SchemaSource<'a> {
+        SchemaSource {
+            connector,
+            session,
+            plugin,
+            publications: &self.config.publications,
+            tables: &self.config.tables,
+            column_rules: &self.config.column_rules,
+        }
     }
 
     /// Opens a session, and inspects the server and the slot through it.

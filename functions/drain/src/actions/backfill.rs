@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::app::{App, OpenedSlot};
-use super::backfill_status::schema_source;
 use super::drain::drain_opened;
 use super::pending_backfill::{load, restart_if_needed};
 use crate::backfill::BackfillState;
@@ -15,7 +14,7 @@ use crate::error::Error;
 use crate::invocation::{BackfillCommand, BackfillRequest};
 use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::{chunk_reader, server};
+use crate::postgres::{server, table_source};
 
 /// Runs a command about the backfill.
 ///
@@ -183,7 +182,7 @@ async fn check(
         return refused(vec![why.to_owned()]);
     }
     let session = opened.slot.control();
-    let source = schema_source(app, connector, session, plugin);
+    let source = app.schema_source(connector, session, plugin);
     let mut schema = source.list().await?;
     schema.add_details(source.describe(&schema.table_names(request)).await?);
     let meant = match schema.backfill_tables(request) {
@@ -192,7 +191,7 @@ async fn check(
     };
     let mut reasons = Vec::new();
     for table in &meant {
-        if let Err(why) = chunk_reader::check_query(connector, session, table).await? {
+        if let Err(why) = table_source::check_query(connector, session, table).await? {
             let with = request.condition.as_ref().map_or("", |_| "with this where, ");
             reasons.push(format!("{table}: {with}{why}"));
         }

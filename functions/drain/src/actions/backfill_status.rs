@@ -14,24 +14,6 @@ use crate::continuity::ServerInfo;
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::tables::schema::SchemaSource;
-
-/// Source of the database's relations and publications.
-pub(super) fn schema_source<'a>(
-    app: &'a App,
-    connector: &'a Connector,
-    session: &'a Session,
-    plugin: Plugin,
-) -> SchemaSource<'a> {
-    SchemaSource {
-        connector,
-        session,
-        plugin,
-        publications: &app.config.publications,
-        tables: &app.config.tables,
-        column_rules: &app.config.column_rules,
-    }
-}
 
 /// The backfill's part of the answer, null when there is none. Adds its problems to `problems`, also before a
 /// failure.
@@ -50,7 +32,7 @@ pub(super) async fn describe(
         return Ok(Value::Null);
     };
     problems.extend(state_problems(app, server, &state));
-    let schema = schema_source(app, connector, session, plugin).list().await?;
+    let schema = app.schema_source(connector, session, plugin).list().await?;
     let names = match state.is_pending() {
         true => schema.table_names(&state.request),
         false => {

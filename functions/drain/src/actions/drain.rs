@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::app::{App, OpenedSlot, SlotAccess};
+use super::app::{App, LOCK_TIME, OpenedSlot, SlotAccess};
 use super::pending_backfill::pending_runner;
 use super::rule_problems::rule_problems;
 use super::tables_no_longer_sent;
@@ -29,11 +29,6 @@ use crate::postgres::retention;
 use crate::postgres::slot::PgSlot;
 use crate::rules::pattern::TablePattern;
 use crate::rules::stream_pattern::StreamPattern;
-
-/// Longest wait of a tick or a plan for the lock.
-///
-/// When an invocation has just ended, its session ends on the server a moment later.
-pub(super) const LOCK_TIME: Duration = Duration::from_millis(500);
 
 /// Longest time of each query of the summary.
 const SUMMARY_TIME: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@ mod backfill_status;
 pub(crate) mod drain;
 mod pending_backfill;
 pub mod plan;
+mod publications;
 mod rule_problems;
 pub(crate) mod setup;
 pub(crate) mod status;

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::app::{App, OpenedSlot};
-use super::drain::LOCK_TIME;
+use super::app::{App, LOCK_TIME, OpenedSlot};
 use crate::base::budget::Budget;
 use crate::base::clock::now_micros;
 use crate::base::lsn::Lsn;
@@ -14,7 +13,7 @@ use crate::base::window_sizing::Window;
 use crate::continuity::StartPosition;
 use crate::drain::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
 use crate::drain::report::Report;
-use crate::drain::{AGGREGATE_BYTES, REQUEST, Settings, StreamOpener, StreamRoutes};
+use crate::drain::{AGGREGATE_BYTES, REQUEST_LIMITS, Settings, StreamOpener, StreamRoutes};
 use crate::encode::Envelope;
 use crate::error::Error;
 use crate::pack::{Acknowledgements, Forecast, PlanFigures};
@@ -160,7 +159,7 @@ pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, 
         changes: report.changes,
         events: report.events,
         omitted: report.omitted,
-        figures: planned.forecast.finish(report.changes, REQUEST),
+        figures: planned.forecast.finish(report.changes, REQUEST_LIMITS),
         elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }
@@ -277,7 +276,7 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
                     return Ok(false);
                 };
                 event.stream = stream;
-                self.planned.forecast.add(event, REQUEST);
+                self.planned.forecast.add(event, REQUEST_LIMITS);
             }
         }
         Ok(true)

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
+use super::publications::empty_publications;
 use super::rule_problems::rule_problems;
 use super::table_streams::stream_problems;
 use crate::base::budget::Budget;
@@ -121,25 +122,6 @@ async fn create_publications(
         }
     }
     Ok(created)
-}
-
-/// The problem that publications without tables are, if pgoutput reads such.
-pub(super) async fn empty_publications(
-    config: &Config,
-    connector: &Connector,
-    session: &Session,
-    plugin: Plugin,
-) -> Result<Option<String>, Error> {
-    if !plugin.reads_publications()
-        || server::published_tables(connector, session, &config.publications).await? > 0
-    {
-        return Ok(None);
-    }
-    let names = config.publications.join(", ");
-    Ok(Some(format!(
-        "the publications {names} hold no tables: let the tables' owner run alter publication … add \
-         table …"
-    )))
 }
 
 /// Stores the first checkpoint, at the slot's own position.

@@ -4,9 +4,10 @@
 use serde_json::{Value, json};
 
 use super::app::App;
+use super::publications::publication_problems;
 use super::rule_problems::rule_problems;
 use super::table_streams::stream_problems;
-use super::{backfill_status, setup, tables_no_longer_sent};
+use super::{backfill_status, tables_no_longer_sent};
 use crate::base::lsn::Lsn;
 use crate::config::StandbyAck;
 use crate::continuity::checkpoint::Checkpoint;
@@ -191,27 +192,4 @@ fn standby_problem(standby_ack: StandbyAck, standbys: &StandbyInfo) -> Option<St
     }
     let (why, _) = standbys.acknowledged(true).err()?;
     Some(format!("STANDBY_ACK=required, and {why}"))
-}
-
-async fn publication_problems(
-    app: &App,
-    connector: &Connector,
-    session: &Session,
-    plugin: Plugin,
-) -> Result<Vec<String>, Error> {
-    if !plugin.reads_publications() {
-        return Ok(Vec::new());
-    }
-    let missing = server::missing_publications(connector, session, &app.config.publications).await?;
-    if missing.is_empty() {
-        let empty = setup::empty_publications(&app.config, connector, session, plugin).await?;
-        let source = backfill_status::schema_source(app, connector, session, plugin);
-        let mut schema = source.list().await?;
-        let names: Vec<_> = schema.relations.iter().map(|info| info.table.clone()).collect();
-        schema.add_details(source.describe(&names).await?);
-        let unnamed = schema.identity_problems();
-        return Ok(empty.into_iter().chain(unnamed).collect());
-    }
-    let problem = |name: &String| format!("publication {name} is missing: run {{\"action\":\"setup\"}}");
-    Ok(missing.iter().map(problem).collect())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::app::App;
 use crate::base::table_name::TableName;
-use crate::drain::{MOST_STREAMS, check_name};
+use crate::drain::{MOST_STREAMS, check_stream_name};
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::ports::{SlotError, Stream as _};
@@ -51,7 +51,7 @@ pub(super) async fn stream_problems(
     let main = app.stream.usable_info().await;
     let record_bytes = main.map_or(0, |main| main.record_bytes);
     for (stream, table) in streams.iter().take(MOST_STREAMS - 1) {
-        let checked = match check_name(stream) {
+        let checked = match check_stream_name(stream) {
             Ok(()) => app.stream.open(stream, record_bytes).await.map(drop),
             Err(error) => Err(error),
         };

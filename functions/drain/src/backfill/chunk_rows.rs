@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
-use crate::change::{Change, ColumnCoverage, Datum, Relation, Tuple, Type};
+use crate::change::{Change, ColumnCoverage, Datum, Relation, Tuple};
 
 use super::row_lookup::RowRequest;
 use super::snapshot::Snapshot;
@@ -433,12 +433,7 @@ fn key_of(relation: &Relation, names: &[String], tuple: &Tuple<'_>) -> Option<Bo
         let Datum::Text(text) = tuple.get(index)? else {
             return None;
         };
-        // Boolean is the only type that some plugins write otherwise than its output function does.
-        let text = match (&relation.columns.get(index)?.kind, text.as_ref()) {
-            (Type::Bool, "true") => "t",
-            (Type::Bool, "false") => "f",
-            (_, text) => text,
-        };
+        let text = relation.columns.get(index)?.kind.server_text(text);
         key.extend_from_slice(text.as_bytes());
         key.push(0);
     }

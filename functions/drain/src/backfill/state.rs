@@ -15,9 +15,6 @@ use crate::invocation::BackfillRequest;
 /// The format version that this Spillway writes.
 pub const VERSION: u64 = 1;
 
-/// Most bytes of a standard parameter (SSM, `PutParameter`).
-const MAX_PARAMETER_BYTES: usize = 4096;
-
 /// Most bytes of a stored failure reason.
 const MAX_REASON_BYTES: usize = 120;
 
@@ -209,7 +206,7 @@ impl BackfillState {
         let mut state = self.clone();
         loop {
             let text = stored_document::to_text(&state);
-            if text.len() <= MAX_PARAMETER_BYTES || state.finished.is_empty() {
+            if text.len() <= stored_document::MAX_BYTES || state.finished.is_empty() {
                 return text;
             }
             let surplus = state.finished.len().div_ceil(4);
@@ -219,7 +216,7 @@ impl BackfillState {
 
     /// Whether the text fits into a parameter.
     pub fn fits(&self) -> bool {
-        self.to_text().len() <= MAX_PARAMETER_BYTES
+        self.to_text().len() <= stored_document::MAX_BYTES
     }
 
     /// Whether the state of a new backfill leaves room for progress.

@@ -51,6 +51,17 @@ pub enum Type {
 pub const COMMA: u8 = b',';
 
 impl Type {
+    /// The text that the type's output function writes for a value.
+    ///
+    /// `boolean` is the only type that some plugins write in another way.
+    pub fn server_text<'a>(&self, text: &'a str) -> &'a str {
+        match (self, text) {
+            (Type::Bool, "true") => "t",
+            (Type::Bool, "false") => "f",
+            _ => text,
+        }
+    }
+
     /// The built-in type with this OID and modifier.
     ///
     /// The modifier -1 is no modifier. Returns [`Type::Text`] for an OID that is not built in. The OIDs of

@@ -272,6 +272,11 @@ pub enum ColumnCoverage {
 }
 
 impl Relation {
+    /// Whether both relations have the same columns.
+    pub fn has_same_columns(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        Arc::ptr_eq(self, other) || self.columns == other.columns
+    }
+
     /// Whether the table has a key that identifies its rows.
     pub fn has_key(&self) -> bool {
         self.columns.iter().any(|column| column.key)

@@ -185,7 +185,7 @@ impl<C: StateStore> BackfillRunner<C> {
     /// The server cannot be asked.
     pub(super) async fn refresh_visible<S: TableSource>(&mut self, slot: &mut S) -> Result<(), Error> {
         self.context.visible = match self.is_running() {
-            true => Some(slot.snapshot().await?),
+            true => Some(slot.current_snapshot().await?),
             false => None,
         };
         Ok(())
@@ -278,7 +278,7 @@ impl<C: StateStore> BackfillRunner<C> {
             if check > 0 {
                 tokio::time::sleep(WRITER_CHECK_PAUSE).await;
             }
-            let writing = slot.writers(table).await?;
+            let writing = slot.open_writers(table).await?;
             let writers = self.writers.get_or_insert_with(|| writing.clone());
             writers.retain(|writer| writing.contains(writer));
             match writers.first() {
@@ -309,7 +309,7 @@ impl<C: StateStore> BackfillRunner<C> {
         let progress = self.state.table_progress(&table);
         let (after, first, is_slow) = (progress.key.clone(), progress.rows == 0, progress.slow);
         let read = slot
-            .read(&table, after.as_deref(), bounds, &mut self.context.delivered)
+            .read_chunk(&table, after.as_deref(), bounds, &mut self.context.delivered)
             .await?;
         let waits_for = match read {
             // An empty chunk also needs a watermark: a change before the watermark may need a row lookup.

@@ -39,8 +39,8 @@ use window::{WindowOutcome, WindowRunner};
 use window_bounds::{WindowBounds, WindowStep};
 
 pub use backfill::BackfillRunner;
-pub use settings::{AGGREGATE_BYTES, REQUEST, Settings};
-pub use stream_routes::{MOST_STREAMS, check_name};
+pub use settings::{AGGREGATE_BYTES, REQUEST_LIMITS, Settings};
+pub use stream_routes::{MOST_STREAMS, check_stream_name};
 pub(crate) use stream_routes::{StreamOpener, StreamRoutes};
 pub use task::{DrainOutcome, DrainPorts, DrainTask};
 
@@ -348,7 +348,7 @@ where
     async fn stop_at_deadline(&mut self) -> Result<(), Error> {
         self.runner.confirm_sent().await?;
         self.runner.report.stopped = StopReason::Deadline;
-        match self.runner.sender.take_trouble() {
+        match self.runner.sender.take_last_error() {
             Some(error) if !self.runner.sender.is_empty() => Err(Error::Stream(error)),
             _ => Ok(()),
         }

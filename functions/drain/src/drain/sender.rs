@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::events_in_flight::EventsInFlight;
 use super::report::Report;
-use super::settings::{REQUEST, Settings};
+use super::settings::{REQUEST_LIMITS, Settings};
 use super::stream_routes::StreamOpener;
 use super::throughput::{LaneTime, Throughput};
 use crate::continuity::checkpoint::AckPosition;
@@ -82,7 +82,7 @@ struct OpenStream<K> {
     /// Requests in flight.
     requests: usize,
     /// The last error, until a record is acknowledged.
-    trouble: Option<StreamError>,
+    last_error: Option<StreamError>,
 }
 
 impl<K> OpenStream<K> {
@@ -92,7 +92,7 @@ impl<K> OpenStream<K> {
             keyed,
             map_kept_until: None,
             requests: 0,
-            trouble: None,
+            last_error: None,
         }
     }
 }
@@ -117,7 +117,7 @@ pub(super) struct Sender<K> {
     /// The events of each request in flight, by the request's number.
     events_in_flight: EventsInFlight,
     /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
-    allowed: usize,
+    max_requests: usize,
     /// The streams whose shard map is stale, each with a count.
     ///
     /// The count is how often in a row ListShards failed or returned the same map. A record was stored in
@@ -127,7 +127,7 @@ pub(super) struct Sender<K> {
     ///
     /// The stale map names another shard. Each aggregate has the id of the shard that stored it. The next map
     /// decides whether consumers accept them.
-    unplaced: Vec<(Record, String)>,
+    misplaced: Vec<(Record, String)>,
     /// Whether the stream refused for good. Then nothing more is sent.
     is_closed: bool,
     /// Acknowledged events, whose buffers the reader uses again.
@@ -163,9 +163,9 @@ impl<K: Stream> Sender<K> {
             acknowledgements: Acknowledgements::new(position),
             in_flight: JoinSet::new(),
             events_in_flight: EventsInFlight::default(),
-            allowed: MAX_REQUESTS / 2,
+            max_requests: MAX_REQUESTS / 2,
             stale: BTreeMap::new(),
-            unplaced: Vec::new(),
+            misplaced: Vec::new(),
             is_closed: false,
             spare: Vec::new(),
         }
@@ -210,10 +210,10 @@ impl<K: Stream> Sender<K> {
     ///
     /// Returns `None` if the last position that was queued is not known.
     pub(super) fn outstanding(&self) -> Option<OutstandingEvents> {
-        let unplaced = self.unplaced.iter().flat_map(|(record, _)| record.events());
-        let unplaced = unplaced.map(QueuedEvent::outstanding);
+        let misplaced = self.misplaced.iter().flat_map(|(record, _)| record.events());
+        let misplaced = misplaced.map(QueuedEvent::outstanding);
         self.lanes
-            .outstanding(self.events_in_flight.events().chain(unplaced))
+            .outstanding(self.events_in_flight.events().chain(misplaced))
     }
 
     /// Whether every event was acknowledged.
@@ -234,7 +234,7 @@ impl<K: Stream> Sender<K> {
 
     /// Whether a full request can be sent now.
     pub(super) fn can_send_full(&self) -> bool {
-        self.may_send() && self.lanes.has_full_request(REQUEST)
+        self.may_send() && self.lanes.has_full_request(REQUEST_LIMITS)
     }
 
     /// Whether a request should be sent now, since no row waits.
@@ -259,7 +259,7 @@ impl<K: Stream> Sender<K> {
     }
 
     fn may_send(&self) -> bool {
-        !self.is_closed && self.stale.is_empty() && self.in_flight.len() < self.allowed
+        !self.is_closed && self.stale.is_empty() && self.in_flight.len() < self.max_requests
     }
 
     /// Time at which the next delayed record may be sent.
@@ -275,7 +275,7 @@ impl<K: Stream> Sender<K> {
     /// With `full`, it has only records that need not wait for more events. Sends nothing if no record is
     /// sendable.
     pub(super) fn send(&mut self, full: bool) {
-        let records = self.lanes.next_request(Instant::now(), REQUEST, full);
+        let records = self.lanes.next_request(Instant::now(), REQUEST_LIMITS, full);
         if let Some(first) = records.first() {
             let open = &mut self.streams[first.stream()];
             open.requests += 1;
@@ -345,16 +345,16 @@ impl<K: Stream> Sender<K> {
         };
         self.apply_outcomes(answer.records, outcomes, report);
         let Some(error) = error else {
-            self.allowed = (self.allowed + 1).min(MAX_REQUESTS);
+            self.max_requests = (self.max_requests + 1).min(MAX_REQUESTS);
             return Ok(());
         };
-        self.allowed = (self.allowed / 2).max(1);
+        self.max_requests = (self.max_requests / 2).max(1);
         if error.kind() == ErrorKind::Definite {
             self.is_closed = true;
             return Err(Error::Stream(error));
         }
         tracing::debug!(error = %error, "request failed, sending again");
-        self.streams[stream].trouble = Some(error);
+        self.streams[stream].last_error = Some(error);
         Ok(())
     }
 
@@ -378,20 +378,20 @@ impl<K: Stream> Sender<K> {
                 let pause = |times| backoff(SHARD_BACKOFF, times);
                 self.lanes.pause_shard(now, shard, (sent, throttled), pause);
             } else if stored == sent {
-                self.lanes.raise_share(shard);
+                self.lanes.raise_limit(shard);
             }
         }
     }
 
     fn apply_outcome(&mut self, now: Instant, record: Record, outcome: RecordOutcome, report: &mut Report) {
         match outcome {
-            RecordOutcome::Stored { shard } if self.is_in_place(&record, &shard) => {
+            RecordOutcome::Stored { shard } if self.is_in_expected_shard(&record, &shard) => {
                 self.acknowledge(now, record, report);
             }
             RecordOutcome::Stored { shard } => {
                 self.stale.entry(record.stream()).or_insert(0);
                 match record.is_aggregate() {
-                    true => self.unplaced.push((record, shard)),
+                    true => self.misplaced.push((record, shard)),
                     false => self.acknowledge(now, record, report),
                 }
             }
@@ -402,14 +402,14 @@ impl<K: Stream> Sender<K> {
                 self.lanes.retry_throttled(now, record);
             }
             RecordOutcome::Failed => {
-                self.set_trouble(record.stream(), |stream| StreamError::Failing { stream });
+                self.set_last_error(record.stream(), |stream| StreamError::Failing { stream });
                 self.retry(now, record, report);
             }
         }
     }
 
     fn acknowledge(&mut self, now: Instant, record: Record, report: &mut Report) {
-        self.streams[record.stream()].trouble = None;
+        self.streams[record.stream()].last_error = None;
         report.records += 1;
         report.bytes += record.bytes() as u64;
         for event in record.events() {
@@ -428,15 +428,15 @@ impl<K: Stream> Sender<K> {
     }
 
     /// Keeps an error of a stream, unless there is an earlier one.
-    fn set_trouble(&mut self, number: usize, error: impl FnOnce(String) -> StreamError) {
+    fn set_last_error(&mut self, number: usize, error: impl FnOnce(String) -> StreamError) {
         let open = &mut self.streams[number];
         let stream = open.stream.name();
-        open.trouble.get_or_insert_with(|| error(stream));
+        open.last_error.get_or_insert_with(|| error(stream));
     }
 
     /// Takes the last error of a stream that acknowledged no record since.
-    pub(super) fn take_trouble(&mut self) -> Option<StreamError> {
-        self.streams.iter_mut().find_map(|open| open.trouble.take())
+    pub(super) fn take_last_error(&mut self) -> Option<StreamError> {
+        self.streams.iter_mut().find_map(|open| open.last_error.take())
     }
 }
 

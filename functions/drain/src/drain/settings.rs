@@ -10,7 +10,7 @@ use crate::rules::skipped_operations::SkippedOperations;
 use crate::rules::stream_pattern::StreamPattern;
 
 /// Limits of one PutRecords request (Kinesis API, PutRecords).
-pub const REQUEST: RequestLimits = RequestLimits {
+pub const REQUEST_LIMITS: RequestLimits = RequestLimits {
     records: 500,
     bytes: 10 << 20,
 };

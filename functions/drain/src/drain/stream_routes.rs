@@ -108,7 +108,7 @@ impl StreamRoutes {
         name: &str,
         deadline: Instant,
     ) -> Result<Option<usize>, StreamError> {
-        check_name(name)?;
+        check_stream_name(name)?;
         if self.numbers.len() == MOST_STREAMS {
             return Err(StreamError::TooMany {
                 stream: name.to_owned(),
@@ -128,7 +128,7 @@ impl StreamRoutes {
 ///
 /// # Errors
 /// It is longer than Kinesis accepts.
-pub fn check_name(stream: &str) -> Result<(), StreamError> {
+pub fn check_stream_name(stream: &str) -> Result<(), StreamError> {
     let name = stream.rsplit('/').next().unwrap_or(stream);
     match name.len() > MOST_NAME_BYTES {
         true => Err(StreamError::NameTooLong {

@@ -52,7 +52,7 @@ impl Definitions {
         };
         let operation = match definitions.range(..=position).next_back() {
             Some((at, definition)) if *at == position => return Some(definition.operation),
-            Some((_, definition)) if has_same_columns(&definition.relation, relation) => return None,
+            Some((_, definition)) if definition.relation.has_same_columns(relation) => return None,
             // Some columns of a completed relation are assumed from the catalog, so a difference proves
             // nothing.
             Some(_) if relation.coverage == ColumnCoverage::Completed => return None,
@@ -68,10 +68,6 @@ impl Definitions {
         }
         Some(operation)
     }
-}
-
-fn has_same_columns(one: &Arc<Relation>, other: &Arc<Relation>) -> bool {
-    Arc::ptr_eq(one, other) || one.columns == other.columns
 }
 
 #[cfg(test)]

@@ -361,9 +361,7 @@ pub(super) fn write_key(key: &mut Vec<u8>, relation: &Relation, tuple: &Tuple<'_
         key.push(b'.');
         if let Datum::Text(text) = datum {
             // The plugins write a boolean as `f` or as `false`, and a row has one key.
-            let is_boolean = column.kind == Type::Bool;
-            let text = text.get(..1).filter(|_| is_boolean).unwrap_or(text);
-            key.extend_from_slice(text.as_bytes());
+            key.extend_from_slice(column.kind.server_text(text).as_bytes());
         }
     }
 }

@@ -343,7 +343,7 @@ impl Packing {
         self.requests += 1;
         for record in request {
             self.count(&record);
-            self.lanes.raise_share(record.shard());
+            self.lanes.raise_limit(record.shard());
             self.lanes.acknowledge(now, record);
         }
     }

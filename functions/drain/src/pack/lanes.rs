@@ -224,8 +224,8 @@ impl Lanes {
     /// Raises the limit of records in flight to a shard.
     ///
     /// The shard stored all its records of a request.
-    pub fn raise_share(&mut self, shard: usize) {
-        self.pacings[shard].raise_share();
+    pub fn raise_limit(&mut self, shard: usize) {
+        self.pacings[shard].raise_limit();
         self.update_counts(shard);
     }
 
@@ -241,7 +241,7 @@ impl Lanes {
         pause: impl FnOnce(u32) -> Duration,
     ) {
         let pacing = &mut self.pacings[shard];
-        let (throttles, least) = pacing.reduce_share(now, records, refused);
+        let (throttles, least) = pacing.reduce_limit(now, records, refused);
         let until = now + pause(throttles).max(least);
         pacing.pause(until);
         self.paused.push(Reverse((until, shard)));

@@ -13,12 +13,12 @@ use super::shard_rate::ShardRate;
 use crate::base::position::Position;
 
 /// Fewest records that may be in flight to a shard that throttles.
-const MIN_SHARE: usize = 25;
+const MIN_IN_FLIGHT: usize = 25;
 
 /// Most records that may be in flight to one shard.
 ///
 /// A shard that reached its limit refuses all of these. At an answer in 30 ms they are eight times its limit.
-const MAX_SHARE: usize = 250;
+const MAX_IN_FLIGHT: usize = 250;
 
 /// Usual bytes of an aggregate for a shard that has refused records.
 ///
@@ -36,7 +36,7 @@ pub(super) struct ShardPacing {
     ///
     /// A throttled answer sets it to half of the records that were sent. An answer without a refusal doubles
     /// it.
-    share: usize,
+    max_in_flight: usize,
     rate: ShardRate,
     /// Consecutive throttled answers.
     throttles: u32,
@@ -53,7 +53,7 @@ impl Default for ShardPacing {
         ShardPacing {
             ready: BinaryHeap::new(),
             in_flight: 0,
-            share: MAX_SHARE,
+            max_in_flight: MAX_IN_FLIGHT,
             rate: ShardRate::default(),
             throttles: 0,
             paused_until: None,
@@ -123,19 +123,23 @@ impl ShardPacing {
         self.in_flight -= 1;
     }
 
-    /// Doubles the share, after an answer without a refusal.
-    pub(super) fn raise_share(&mut self) {
+    /// Doubles the records that may be in flight.
+    ///
+    /// The last answer had no refusal.
+    pub(super) fn raise_limit(&mut self) {
         self.throttles = 0;
-        self.share = (self.share * 2).min(MAX_SHARE);
+        self.max_in_flight = (self.max_in_flight * 2).min(MAX_IN_FLIGHT);
     }
 
-    /// Reduces share and rate, after the shard refused some of `records` records.
+    /// Reduces the records that may be in flight, and the rate.
+    ///
+    /// The shard refused `refused` of `records` records.
     ///
     /// Returns the number of consecutive throttled answers, and the least time of a pause.
-    pub(super) fn reduce_share(&mut self, now: Instant, records: usize, refused: usize) -> (u32, Duration) {
+    pub(super) fn reduce_limit(&mut self, now: Instant, records: usize, refused: usize) -> (u32, Duration) {
         let until = self.rate.refuse(now, records, refused);
         let least = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
-        self.share = (self.share.min(records) / 2).max(MIN_SHARE);
+        self.max_in_flight = (self.max_in_flight.min(records) / 2).max(MIN_IN_FLIGHT);
         self.throttles += 1;
         (self.throttles, least)
     }
@@ -169,7 +173,10 @@ impl ShardPacing {
     fn sendable_now(&self) -> usize {
         match self.paused_until {
             Some(_) => 0,
-            None => self.ready.len().min(self.share.saturating_sub(self.in_flight)),
+            None => self
+                .ready
+                .len()
+                .min(self.max_in_flight.saturating_sub(self.in_flight)),
         }
     }
 }
@@ -183,7 +190,7 @@ mod tests {
         let (mut pacing, now) = (ShardPacing::default(), Instant::now());
         let usual = Aggregation::Kpl { bytes: 248_000 };
         assert_eq!(pacing.aggregation(usual), usual);
-        pacing.reduce_share(now, 4, 1);
+        pacing.reduce_limit(now, 4, 1);
         assert_eq!(pacing.aggregation(usual), Aggregation::Kpl { bytes: 74_400 });
         let small = Aggregation::Kpl { bytes: 1_000 };
         assert_eq!(pacing.aggregation(small), small);
@@ -194,7 +201,7 @@ mod tests {
     fn late_answers_make_the_aggregates_of_a_limited_shard_larger() {
         let (mut pacing, now) = (ShardPacing::default(), Instant::now());
         let usual = Aggregation::Kpl { bytes: 248_000 };
-        pacing.reduce_share(now, 4, 1);
+        pacing.reduce_limit(now, 4, 1);
         for (millis, expected) in [(20, 74_400), (120, 150_000), (500, 248_000), (20, 74_400)] {
             pacing.spend(now, 74_400);
             pacing.accept(now + Duration::from_millis(millis), 74_400);

@@ -17,25 +17,25 @@ pub trait TableSource {
     /// Lists all relations, with their published columns and rows.
     ///
     /// The answer lacks their keys and columns.
-    async fn list(&mut self) -> Result<DatabaseSchema, SlotError>;
+    async fn list_relations(&mut self) -> Result<DatabaseSchema, SlotError>;
 
     /// Describes the relation of this name, with its published columns and rows.
-    async fn describe(&mut self, name: &TableName) -> Result<DatabaseSchema, SlotError>;
+    async fn describe_relation(&mut self, name: &TableName) -> Result<DatabaseSchema, SlotError>;
 
     /// The open transactions that have written to a table.
     ///
     /// Each is described for the operator.
-    async fn writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError>;
+    async fn open_writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError>;
 
     /// The present snapshot.
-    async fn snapshot(&mut self) -> Result<Snapshot, SlotError>;
+    async fn current_snapshot(&mut self) -> Result<Snapshot, SlotError>;
 
     /// Reads rows of a table with one snapshot.
     ///
     /// The rows follow the key `after`. Without `after`, they are the first rows. The snapshot must show all
     /// transactions of `delivered`; those that it shows are removed from the set. Takes no lock that a writer
     /// waits for.
-    async fn read(
+    async fn read_chunk(
         &mut self,
         table: &BackfillTable,
         after: Option<&[String]>,

@@ -12,6 +12,7 @@ use crate::catalog::{
 };
 use crate::change::format_type::is_built_in;
 use crate::ports::SlotError;
+use crate::postgres::rows::table_name;
 
 /// The types that are not built in.
 const TYPES: &str = include_str!("types.sql");
@@ -238,7 +239,7 @@ pub(super) async fn add_tables(
     let mut untracked = Vec::new();
     let (mut type_oids, mut is_altered) = (BTreeSet::new(), false);
     for row in rows {
-        let name = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
+        let name = table_name(&row);
         let kind = match (row.get("is_view"), row.get("is_system")) {
             (true, _) => UntrackedKind::View(row.get("oid")),
             (_, true) => UntrackedKind::System,

@@ -2,12 +2,13 @@
 
 pub(crate) mod catalog;
 pub(crate) mod checks;
-pub(crate) mod chunk_reader;
 pub(crate) mod connection;
 pub(crate) mod provisioning;
 pub(crate) mod retention;
+mod rows;
 pub(crate) mod server;
 pub(crate) mod slot;
 mod sql_error;
 mod sql_state;
+pub(crate) mod table_source;
 pub(crate) mod tables;

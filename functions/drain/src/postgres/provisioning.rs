@@ -4,9 +4,10 @@ use super::connection::{Connector, Session};
 use super::retention;
 use super::sql_error::SlotContext;
 use super::sql_state::is_lock_timeout;
-use crate::base::table_name::{TableName, quoted};
+use crate::base::table_name::quoted;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
+use crate::postgres::rows::table_name;
 use crate::rules::pattern::{self, TablePattern};
 
 /// Checks that the role may use replication slots.
@@ -62,7 +63,7 @@ pub(crate) async fn create_publication(
         .map_err(failed)?;
     let tables: Vec<String> = rows
         .iter()
-        .map(|row| TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name")))
+        .map(table_name)
         .filter(|table| pattern::matches_any(patterns, table))
         .map(|table| table.to_sql())
         .collect();

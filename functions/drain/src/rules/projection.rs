@@ -89,13 +89,13 @@ struct Projection {
 }
 
 /// Treatment of a column's values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum ColumnProjection {
     Kept,
     Omitted,
-    /// `is_boolean`: the column is a `boolean`, which the plugins write in two ways.
+    /// `kind`: the column's type, which decides the text of its values.
     Hashed {
-        is_boolean: bool,
+        kind: Type,
     },
 }
 
@@ -223,7 +223,7 @@ impl Projection {
                 None => ColumnProjection::Kept,
                 Some(ColumnAction::Omit) => ColumnProjection::Omitted,
                 Some(ColumnAction::Hash) => ColumnProjection::Hashed {
-                    is_boolean: column.kind == Type::Bool,
+                    kind: column.kind.clone(),
                 },
             })
             .collect();
@@ -273,8 +273,8 @@ impl Projection {
         let values = row.iter().zip(&self.columns);
         let sent = values.filter_map(|(datum, projection)| match (projection, datum) {
             (ColumnProjection::Omitted, _) => None,
-            (ColumnProjection::Hashed { is_boolean }, Datum::Text(text)) => {
-                let hash = salt.hash(server_text(text, *is_boolean));
+            (ColumnProjection::Hashed { kind }, Datum::Text(text)) => {
+                let hash = salt.hash(kind.server_text(text));
                 Some(Datum::Text(Cow::Owned(hash)))
             }
             (_, Datum::Text(text)) => Some(Datum::Text(Cow::Borrowed(text))),
@@ -320,18 +320,6 @@ fn hash_type() -> ColumnType {
         oid: TEXT_OID,
         name: "text".to_owned(),
         kind: Type::Text,
-    }
-}
-
-/// The text that the type's output function writes.
-///
-/// The result is the same for every plugin that wrote the value. `boolean` is the only type that some plugins
-/// write in another way.
-fn server_text(text: &str, is_boolean: bool) -> &str {
-    match (is_boolean, text) {
-        (true, "true") => "t",
-        (true, "false") => "f",
-        _ => text,
     }
 }
 

@@ -179,7 +179,11 @@ mod tests {
             .map(|name| (name.as_str(), SendState::Sent))
             .collect();
         let most = SentTables::of(&states(&all[1..])).unwrap();
-        assert!(most.to_text().len() <= 4096, "{}", most.to_text().len());
+        assert!(
+            most.to_text().len() <= stored_document::MAX_BYTES,
+            "{}",
+            most.to_text().len()
+        );
         assert_eq!(SentTables::of(&states(&all)), None);
     }
 }

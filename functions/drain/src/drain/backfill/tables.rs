@@ -19,7 +19,7 @@ impl<C: StateStore> BackfillRunner<C> {
         if self.tables.is_some() {
             return Ok(true);
         }
-        let schema = match slot.list().await {
+        let schema = match slot.list_relations().await {
             Ok(schema) => schema,
             Err(error) if error.kind() == ErrorKind::Definite => {
                 let why = Error::from(error).chain();
@@ -78,7 +78,7 @@ impl<C: StateStore> BackfillRunner<C> {
         slot: &mut S,
         name: &TableName,
     ) -> Result<Result<BackfillTable, String>, Error> {
-        let schema = match slot.describe(name).await {
+        let schema = match slot.describe_relation(name).await {
             Ok(schema) => schema,
             // The problem may concern only this table, so the drain and the other tables continue.
             Err(error) if error.kind() == ErrorKind::Definite => return Ok(Err(Error::from(error).chain())),

@@ -43,10 +43,10 @@ impl<K: Stream> Sender<K> {
     }
 
     /// Whether a record was stored in the shard that the map says. If not, the map is stale.
-    pub(super) fn is_in_place(&self, record: &Record, shard: &str) -> bool {
+    pub(super) fn is_in_expected_shard(&self, record: &Record, shard: &str) -> bool {
         let stream = &self.streams[record.stream()];
-        let is_in_place = !stream.keyed || self.lanes.shards().shard(record.shard()).id == shard;
-        is_in_place || stream.map_kept_until.is_some_and(|until| Instant::now() < until)
+        let is_in_expected_shard = !stream.keyed || self.lanes.shards().shard(record.shard()).id == shard;
+        is_in_expected_shard || stream.map_kept_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Applies the new shard maps.
@@ -82,12 +82,12 @@ impl<K: Stream> Sender<K> {
                     );
                     self.keep_map(number);
                 }
-                Ok(_) => self.set_trouble(number, |stream| StreamError::Misplaced { stream }),
+                Ok(_) => self.set_last_error(number, |stream| StreamError::Misplaced { stream }),
                 Err(error) if error.kind() == ErrorKind::Definite => {
                     self.is_closed = true;
                     return Err(Error::Stream(error));
                 }
-                Err(error) => self.streams[number].trouble = Some(error),
+                Err(error) => self.streams[number].last_error = Some(error),
             }
         }
         if changed.len() < self.stale.len() {
@@ -95,7 +95,7 @@ impl<K: Stream> Sender<K> {
             return Ok(());
         }
         for (number, map) in &changed {
-            self.place_aggregates(*number, map, report);
+            self.settle_misplaced(*number, map, report);
         }
         for (number, map) in changed {
             self.lanes.reshard(number, map);
@@ -116,11 +116,11 @@ impl<K: Stream> Sender<K> {
     ///
     /// The shard is the one that stored the aggregate. The other aggregates are sent again. The KCL drops all
     /// events of an aggregate if one key belongs to another shard.
-    fn place_aggregates(&mut self, stream: usize, map: &ShardMap, report: &mut Report) {
+    fn settle_misplaced(&mut self, stream: usize, map: &ShardMap, report: &mut Report) {
         let now = Instant::now();
         let of_stream = |(record, _): &mut (Record, String)| record.stream() == stream;
-        let unplaced: Vec<_> = self.unplaced.extract_if(.., of_stream).collect();
-        for (record, shard) in unplaced {
+        let misplaced: Vec<_> = self.misplaced.extract_if(.., of_stream).collect();
+        for (record, shard) in misplaced {
             let keys = record.events().iter();
             let hash_keys = keys.map(|event| HashKey::of(&event.event.partition_key));
             match map.contains_all(&shard, hash_keys) {

@@ -211,26 +211,26 @@ impl Slot for FakeSlot {
 
 /// One table, whose rows never arrive in time.
 impl TableSource for FakeSlot {
-    async fn list(&mut self) -> Result<DatabaseSchema, SlotError> {
-        self.describe(&TableName::new("public", "t")).await
+    async fn list_relations(&mut self) -> Result<DatabaseSchema, SlotError> {
+        self.describe_relation(&TableName::new("public", "t")).await
     }
 
-    async fn describe(&mut self, _: &TableName) -> Result<DatabaseSchema, SlotError> {
+    async fn describe_relation(&mut self, _: &TableName) -> Result<DatabaseSchema, SlotError> {
         Ok(DatabaseSchema {
             relations: vec![table_info("t", 1)],
             ..DatabaseSchema::default()
         })
     }
 
-    async fn writers(&mut self, _: &BackfillTable) -> Result<Vec<String>, SlotError> {
+    async fn open_writers(&mut self, _: &BackfillTable) -> Result<Vec<String>, SlotError> {
         Ok(Vec::new())
     }
 
-    async fn snapshot(&mut self) -> Result<Snapshot, SlotError> {
+    async fn current_snapshot(&mut self) -> Result<Snapshot, SlotError> {
         Ok("100:100:".parse().unwrap())
     }
 
-    async fn read(
+    async fn read_chunk(
         &mut self,
         _: &BackfillTable,
         _: Option<&[String]>,

@@ -58,7 +58,7 @@ where
                     stream: self.sender.stream_name(),
                     source: "it did not acknowledge the first event in time".into(),
                 };
-                return Err(Error::Stream(self.sender.take_trouble().unwrap_or(late)));
+                return Err(Error::Stream(self.sender.take_last_error().unwrap_or(late)));
             }
         }
         self.store(&self.start.acknowledged.into()).await

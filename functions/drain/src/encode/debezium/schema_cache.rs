@@ -55,7 +55,7 @@ impl SchemaCache {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = cache.tables.get(&relation.table).into_iter().flatten();
         let mut known = known.filter(|schema| schema.has_keys == has_keys);
-        if let Some(schema) = known.find(|schema| has_same_columns(&schema.relation, relation)) {
+        if let Some(schema) = known.find(|schema| schema.relation.has_same_columns(relation)) {
             out.extend_from_slice(&schema.text);
             return;
         }
@@ -81,8 +81,4 @@ impl CachedSchemas {
                 text: text.into(),
             });
     }
-}
-
-fn has_same_columns(one: &Arc<Relation>, other: &Arc<Relation>) -> bool {
-    Arc::ptr_eq(one, other) || one.columns == other.columns
 }

@@ -405,7 +405,7 @@ impl RandomRun {
             _ => {
                 self.acknowledged.extend(numbers(&record));
                 self.lanes.acknowledge(now, record);
-                self.lanes.raise_share(shard);
+                self.lanes.raise_limit(shard);
             }
         }
     }

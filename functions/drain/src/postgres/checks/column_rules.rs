@@ -8,6 +8,7 @@ use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::rows::table_name;
 use crate::rules::column_rules::{ColumnAction, ColumnRule};
 
 /// The tables whose changes the slot sends.
@@ -161,7 +162,7 @@ fn unmatched(rules: &[ColumnRule], row: &PgRow) -> Option<String> {
 
 /// The sentence of a table whose key loses a column.
 fn omitted_key(_: &[ColumnRule], row: &PgRow) -> Option<String> {
-    let table = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
+    let table = table_name(row);
     let column: String = row.get("column_name");
     Some(format!(
         "COLUMN_RULES: column {column} of the key of {table} is omitted, so its events have no key: \

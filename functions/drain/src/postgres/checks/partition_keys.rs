@@ -11,6 +11,7 @@ use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::rows::table_name;
 use crate::rules::column_rules::ColumnRule;
 use crate::rules::pattern::{TableColumns, TablePattern, matches_any};
 
@@ -128,7 +129,7 @@ pub(crate) async fn partition_key_problems(
         )
         .await
         .map_err(|error| connector.failed("checking PARTITION_KEYS", error))?;
-    let table = |row: &PgRow| TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
+    let table = |row: &PgRow| table_name(row);
     let found: Vec<(TableName, &PgRow)> = rows.iter().map(|row| (table(row), row)).collect();
     let found = found.iter().filter(|(table, _)| matches_any(sent.tables, table));
     let matched: HashSet<i32> = found.clone().map(|(_, row)| row.get("place")).collect();

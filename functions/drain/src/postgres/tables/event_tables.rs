@@ -4,6 +4,7 @@ use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::rows::table_name;
 
 /// If $2, the tables of the publications $1. `publish_via_partition_root` decides whether these are
 /// partitioned tables or their partitions. Otherwise all permanent tables of users, and
@@ -36,8 +37,6 @@ pub(crate) async fn event_tables(
         .query(EVENT_TABLES, &[&publications, &plugin.reads_publications()])
         .await
         .map_err(|error| connector.failed("listing the tables that events name", error))?;
-    let table = |row: &tokio_postgres::Row| {
-        TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"))
-    };
+    let table = |row: &tokio_postgres::Row| table_name(row);
     Ok(rows.iter().map(table).collect())
 }

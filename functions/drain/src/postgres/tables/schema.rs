@@ -13,6 +13,7 @@ use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::catalog;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::rows::table_name;
 use crate::rules::column_rules::ColumnRule;
 use crate::rules::pattern::TablePattern;
 
@@ -267,8 +268,4 @@ fn publication_infos(rows: &[PgRow]) -> BTreeMap<TableName, PublicationInfo> {
 /// Both lists in one; `None`, which means all, when either is `None`.
 fn both(first: Option<Vec<String>>, second: Option<Vec<String>>) -> Option<Vec<String>> {
     first.zip(second).map(|(first, second)| [first, second].concat())
-}
-
-fn table_name(row: &PgRow) -> TableName {
-    TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"))
 }

@@ -1,9 +1,9 @@
 //! The tables of the database, and which of them are sent.
 
-use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::rows::table_name;
 use crate::rules::pattern::{TablePattern, matches_any};
 use crate::rules::sent_tables::{SendState, TableState};
 
@@ -44,7 +44,7 @@ pub(crate) async fn table_states(
         .await
         .map_err(|error| connector.failed("listing the tables", error))?;
     let states = rows.iter().map(|row| {
-        let table = TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"));
+        let table = table_name(row);
         let sending = match row.get("is_sent") {
             false => SendState::Unpublished,
             true if matches_any(patterns, &table) => SendState::Sent,

@@ -119,26 +119,26 @@ fn begin(table: &BackfillTable) -> String {
 }
 
 impl TableSource for PgSlot<'_> {
-    async fn list(&mut self) -> Result<DatabaseSchema, SlotError> {
+    async fn list_relations(&mut self) -> Result<DatabaseSchema, SlotError> {
         self.schema_source().list().await
     }
 
-    async fn describe(&mut self, name: &TableName) -> Result<DatabaseSchema, SlotError> {
+    async fn describe_relation(&mut self, name: &TableName) -> Result<DatabaseSchema, SlotError> {
         self.schema_source().describe(std::slice::from_ref(name)).await
     }
 
-    async fn writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError> {
+    async fn open_writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError> {
         let TableName { schema, name } = table.name();
         let rows = self.control.client.query(WRITERS, &[schema, name]).await;
         let rows = rows.map_err(|error| self.connector.failed("listing the writers of a table", error))?;
         Ok(rows.iter().map(|row| row.get("writer")).collect())
     }
 
-    async fn snapshot(&mut self) -> Result<Snapshot, SlotError> {
+    async fn current_snapshot(&mut self) -> Result<Snapshot, SlotError> {
         snapshot(self.connector, &self.control).await
     }
 
-    async fn read(
+    async fn read_chunk(
         &mut self,
         table: &BackfillTable,
         after: Option<&[String]>,
@@ -150,7 +150,7 @@ impl TableSource for PgSlot<'_> {
         self.set_timeout(reader, bounds.time).await.map_err(failed)?;
         let client = &reader.client;
         client.batch_execute(&begin(table)).await.map_err(failed)?;
-        let read = self.read_chunk(reader, table, after, bounds, delivered).await;
+        let read = self.copy_chunk(reader, table, after, bounds, delivered).await;
         let mut is_rolled_back = false;
         if !matches!(&read, Ok(read) if read.is_idle) {
             reader.cancel().await;
@@ -307,7 +307,7 @@ impl PgSlot<'_> {
     }
 
     /// Reads a chunk in the open transaction.
-    async fn read_chunk(
+    async fn copy_chunk(
         &self,
         reader: &Session,
         table: &BackfillTable,
