@@ -1,6 +1,6 @@
-"""Invoke the deployed function with an event, wait as long as it may run, and print its answer.
+"""Sends an event to the deployed function, and prints its answer.
 
-invoke.py EVENT SETTINGS [ENV]. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute, and
+It waits as long as the function may run. Usage: invoke.py EVENT SETTINGS [ENV]. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute, and
 sends the event again. This sends it once.
 The stack, its region and its profile are those of SETTINGS, deploy/NAME.toml. STACK names a stack without a file. ENV
 is the NAME of SETTINGS, if the user gave it.
@@ -83,8 +83,9 @@ def main() -> None:
     except ClientError as error:
         if error.response["Error"]["Code"] == "TooManyRequestsException":
             sys.exit(
-                f"stack {stack}: every reserved execution of the function is busy (ReservedConcurrency). Nothing is "
-                "wrong: a drain runs. Try again, or deploy with a larger ReservedConcurrency"
+                f"stack {stack}: Lambda refused the invocation, because all executions are in use: those of "
+                "ReservedConcurrency, or with 0 those of the account. Nothing was sent. Wait for the running "
+                "invocations, and try again"
             )
         sys.exit(f"stack {stack}: {error}")
     except BotoCoreError as error:

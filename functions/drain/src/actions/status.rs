@@ -19,12 +19,12 @@ use crate::postgres::server::{self, Inspection, StandbyInfo};
 use crate::postgres::{provisioning, retention};
 use crate::rules::stream_pattern::StreamPattern;
 
-/// Most times that the slot is read again beside a running drain.
+/// Most repeated reads of the slot while a drain runs.
 const CONSISTENT_READS: usize = 3;
 
 /// Answers with the state of everything that a drain uses.
 ///
-/// The answer also has the problems that would stop a drain.
+/// The answer lists problems. Some stop a drain. Others only need attention, such as a failed backfill.
 ///
 /// # Errors
 /// PostgreSQL or SSM cannot be asked. A stream that cannot be asked is a problem in the answer.
@@ -80,8 +80,8 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
 
 /// The server, the slot and the checkpoint of one moment.
 ///
-/// Beside a running drain, a checkpoint that is read later than the slot may be beyond it, and an earlier one
-/// behind it. Both look like a break. So the slot is read between two reads of the same checkpoint.
+/// A running drain moves checkpoint and slot between two reads, which looks like a discontinuity. In that
+/// case the slot is read again, until the checkpoint is the same before and after.
 async fn inspect_with_checkpoint(
     app: &App,
     connector: &Connector,

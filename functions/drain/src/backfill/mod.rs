@@ -1,6 +1,7 @@
 //! Backfill: reads the rows that existed before the slot, in chunks beside the live changes.
 //!
-//! It takes no lock that a writer waits for. It never sends a stale row after a newer change of that row.
+//! It takes no lock that an insert, update or delete waits for. It never sends a stale row after a newer
+//! change of that row.
 //!
 //! # The path of a chunk
 //! 1. Drain until little of the log is unread.
@@ -19,11 +20,11 @@
 //! 3. S does not show X, and X was read before r was kept. The order of the log does not reveal this case:
 //!    a commit that waits for a standby can be decoded before any SELECT sees it. So S is used only if it
 //!    shows every transaction whose changes were sent before. Transactions of this invocation are
-//!    remembered. For earlier invocations, the chunk waits until every writer has ended that had written to
-//!    the table when this invocation reached it. A writer keeps its lock on the table until its changes are
-//!    visible.
+//!    remembered. For changes of earlier invocations, the chunk waits for open transactions: those that had
+//!    already written to the table when this invocation reached it. A writer keeps its lock on the table
+//!    until its changes are visible.
 //!
-//! A commit after the watermark follows the read, in the stream and in position. So it leaves the rows alone.
+//! A commit after the watermark follows the read, in the stream and in position. It drops no row.
 //! Two changes of one key become visible in the order of the log, since the second waits for the first one's
 //! row lock. So the last event of each key has the values that PostgreSQL holds.
 //!

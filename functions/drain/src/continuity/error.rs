@@ -92,8 +92,9 @@ pub enum ContinuityError {
     },
     #[error(
         "slot {slot} is on the cluster {actual}, and the checkpoint at {checkpoint} was made on the cluster \
-         {expected}: this is another database server, and its history is not the one in the stream. Correct \
-         PGHOST, set another CHECKPOINT_PARAMETER if a second stack uses this one, or accept the gap at {confirmed} and read the tables again with \
+         {expected}: this is another database server, and its history is not the one in the stream. If \
+         PGHOST is wrong, correct it. If another stack uses the same checkpoint parameter, set another \
+         CHECKPOINT_PARAMETER. Otherwise accept the gap at {confirmed}, and read the tables again with \
          {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     SystemChanged {

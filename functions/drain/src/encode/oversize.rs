@@ -31,7 +31,7 @@ impl Envelope {
     /// Writes a row's event into `data`.
     ///
     /// The event has at most `limit` bytes where the policy and the columns allow that. Returns the omitted
-    /// columns. Columns whose values were not kept are always among these.
+    /// columns. Values that the decoder dropped for their size are always among them.
     pub(super) fn write_row_within(
         &self,
         data: &mut Vec<u8>,
@@ -67,7 +67,7 @@ impl Envelope {
         omitted
     }
 
-    /// Columns of the event's images whose values were not kept.
+    /// Columns whose values the decoder dropped for their size.
     fn missing_columns(&self, row: &RowEvent<'_>) -> OmittedColumns {
         let mut missing = OmittedColumns::default();
         for (image, tuple) in self.form.written_images(row) {
@@ -80,10 +80,10 @@ impl Envelope {
         missing
     }
 
-    /// Bytes of the missing values that the event must hold.
+    /// Bytes of dropped values that may not be omitted.
     ///
-    /// The missing values are those that were not kept. With the policy [`OversizePolicy::Fail`] the event
-    /// must hold all of them, otherwise only those of the key.
+    /// The decoder dropped them for their size. They count in the event's size, so the event is oversize: all
+    /// of them with [`OversizePolicy::Fail`], otherwise those of the key.
     pub(super) fn missing_bytes(&self, row: &RowEvent<'_>) -> usize {
         let images = self.form.written_images(row);
         let values = images.flat_map(|(_, tuple)| row.relation.columns.iter().zip(tuple));

@@ -10,9 +10,9 @@
 //! 9438), with a steeper end. The limit is near the accepted load for most of the time, so few records are
 //! refused.
 //!
-//! A shard that was sent little has accepted little. So a limit is lowered only by the refused part of the
-//! load. One record that is refused by chance lowers it by a quarter at most. A lower limit would slow all
-//! shards: they share the memory, so they wait for the slowest shard.
+//! At the first refusal, the accepted load becomes the base of the limit, if the shard was sent enough to
+//! show it. Otherwise the former limit is reduced by the refused part of the load. One refused record lowers
+//! the rate by a third at most. A lower limit would slow all shards, because they share the memory.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ const GROWTH: f64 = 0.2;
 const MIN_LIMIT: f64 = 0.1;
 /// Highest limit, a little below the quota.
 ///
-/// A shard that was refused once is at its quota or shared with other producers, so more is useless.
+/// After a refusal, the shard is at its quota or has other producers. So a higher limit is useless.
 const MAX_LIMIT: f64 = 0.97;
 /// Most load of one refused record.
 ///
@@ -71,11 +71,11 @@ pub(super) struct ShardRate {
 /// A limit, with the load that may be sent now.
 #[derive(Debug)]
 struct RateLimit {
-    /// Load that the shard accepted in the second before it refused.
+    /// Load on which the curve is based.
     ///
-    /// If the shard was sent little, it is the former limit, or else the highest one, lowered by the refused
+    /// The larger of two: the load accepted in the last second, and the former limit reduced by the refused
     /// part.
-    accepted: f64,
+    base: f64,
     /// Whether it has reached the highest limit since.
     has_recovered: bool,
     since: Instant,
@@ -100,7 +100,7 @@ fn load(bytes: usize) -> f64 {
 }
 
 impl ShardRate {
-    /// Whether the shard is sent less than the highest limit.
+    /// Whether the limit is still below its maximum since the last refusal.
     pub(super) fn is_limited(&self) -> bool {
         self.limit.as_ref().is_some_and(|limit| !limit.has_recovered)
     }
@@ -139,7 +139,7 @@ impl ShardRate {
 
     /// Counts a record that the shard refused.
     ///
-    /// Of its load, at most [`MOST_REFUSED_LOAD`] stays spent.
+    /// Of its load, at most [`MOST_REFUSED_LOAD`] is charged to the allowance.
     pub(super) fn refuse_record(&mut self, now: Instant, bytes: usize) {
         let refused = load(bytes).min(MOST_REFUSED_LOAD);
         self.refused.add(now, refused);
@@ -164,7 +164,7 @@ impl ShardRate {
         let allowance = self.limit.as_ref().map_or(0.0, |limit| limit.allowance);
         let kept = self.former_limit(now) * self.accepted_part(now);
         self.limit = Some(RateLimit {
-            accepted: self.accepted.last_second(now).max(kept).clamp(MIN_LIMIT, 1.0),
+            base: self.accepted.last_second(now).max(kept).clamp(MIN_LIMIT, 1.0),
             has_recovered: false,
             since: now,
             allowance: allowance.min(0.0),
@@ -177,8 +177,8 @@ impl ShardRate {
 
     /// The limit that a refusal lowers.
     ///
-    /// At first it is 0: then the accepted load is the limit. But a shard that was sent little has accepted
-    /// little, so it has the highest limit.
+    /// Before the first refusal there is no limit. It then counts as 0, so the accepted load is used. If the
+    /// shard was sent little, the accepted load shows nothing, and the highest limit is used.
     fn former_limit(&mut self, now: Instant) -> f64 {
         let sent = self.accepted.recent(now) + self.refused.recent(now);
         let first = if sent < ENOUGH_LOAD { MAX_LIMIT } else { 0.0 };
@@ -201,7 +201,7 @@ impl RateLimit {
         let elapsed = now.saturating_duration_since(self.since).as_secs_f64();
         let from_plateau = (elapsed - recovery) / recovery;
         let scale = if from_plateau < 0.0 { REDUCTION } else { GROWTH };
-        (self.accepted * PLATEAU + scale * from_plateau.powi(3)).clamp(MIN_LIMIT, MAX_LIMIT)
+        (self.base * PLATEAU + scale * from_plateau.powi(3)).clamp(MIN_LIMIT, MAX_LIMIT)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Reads chunks and single rows of the tables on a PostgreSQL server.
 //!
-//! Every statement only reads, except the one that writes the watermark. No statement takes a lock that a
-//! writer waits for.
+//! Every statement only reads, except the one that writes the watermark. The strongest lock on a table is
+//! ACCESS SHARE: inserts, updates and deletes never wait for it. A truncate does, and most forms of `alter
+//! table`.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
