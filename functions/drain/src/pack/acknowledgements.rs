@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use crate::base::lsn::Lsn;
 use crate::continuity::checkpoint::{AckPosition, ResumePoint};
 
-/// The id of a [`Span`].
+/// The id of a transaction, or of a section of one.
 ///
 /// Ids ascend in commit order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
