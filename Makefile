@@ -146,7 +146,8 @@ status: tools-check ## report the state of the deployed function's slot, checkpo
 	@.tools/aws/bin/python scripts/invoke.py events/status.json $(SETTINGS) $(GIVEN_ENV)
 
 plan: tools-check ## show what a drain of the deployed function would send now (ENV, KEYS=1 names partition keys)
-	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json $(SETTINGS) $(GIVEN_ENV) | python3 scripts/plan.py
+	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json $(SETTINGS) $(GIVEN_ENV) \
+		| python3 scripts/plan.py
 
 certs: tools-check ## replace the certificate authorities of RDS that the function carries (BUNDLE=global-bundle.pem)
 	@.tools/aws/bin/python scripts/certs.py "$(BUNDLE)"

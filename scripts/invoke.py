@@ -1,7 +1,7 @@
 """Sends an event to the deployed function, and prints its answer.
 
-It waits as long as the function may run. Usage: invoke.py EVENT SETTINGS [ENV]. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute, and
-sends the event again. This sends it once.
+Usage: invoke.py EVENT SETTINGS [ENV]. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute,
+and sends the event again. This waits as long as the function may run, and sends the event once.
 The stack, its region and its profile are those of SETTINGS, deploy/NAME.toml. STACK names a stack without a file. ENV
 is the NAME of SETTINGS, if the user gave it.
 """

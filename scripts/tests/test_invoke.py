@@ -122,8 +122,8 @@ class Make(unittest.TestCase):
 
     def test_only_an_env_of_the_command_line_counts_as_given(self):
         for command in ("invoke", "status", "plan"):
-            self.assertRegex(self.commands(command), r"json'? deploy/default\.toml *(\||\n)")
-            self.assertRegex(self.commands(command, "ENV=orders"), r"json'? deploy/orders\.toml orders *(\||\n)")
+            self.assertRegex(self.commands(command), r"json'? deploy/default\.toml *(\\?\n|\|)")
+            self.assertRegex(self.commands(command, "ENV=orders"), r"json'? deploy/orders\.toml orders *(\\?\n|\|)")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,21 @@ impl AlarmFixture {
         }
     }
 
+    /// A fixture with [`TABLES`] on a server of its own.
+    ///
+    /// The server's postgresql.conf ends with `conf`.
+    async fn on_server_with(conf: &str) -> Self {
+        let settings = PostgresSettings {
+            conf: conf.to_owned(),
+            ..PostgresSettings::default()
+        };
+        let postgres = Postgres::start(settings).await;
+        let builder = Fixture::builder(Plugin::Pgoutput).on_server(postgres);
+        let fixture = builder.build().await;
+        fixture.sql(TABLES).await;
+        AlarmFixture::new(fixture)
+    }
+
     /// Invokes the function, and collects its metrics. A minute passes.
     async fn invoke(&mut self, event: Value) -> Outcome {
         let outcome = self.fixture.invoke(event).await;
@@ -176,18 +191,9 @@ async fn an_open_transaction_rings_before_the_lag_moves() {
 }
 
 async fn a_slot_in_danger_of_invalidation_rings() {
-    let postgres = Postgres::start(PostgresSettings {
-        conf: "max_slot_wal_keep_size = '96MB'\nmax_wal_size = '64MB'\n".to_owned(),
-        ..PostgresSettings::default()
-    })
-    .await;
     let parameters = ["AlarmSafeWalBytes=67108864"];
-    let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(postgres)
-        .build()
-        .await;
-    fixture.sql(TABLES).await;
-    let mut watched = AlarmFixture::new(fixture);
+    let mut watched =
+        AlarmFixture::on_server_with("max_slot_wal_keep_size = '96MB'\nmax_wal_size = '64MB'\n").await;
     let report = watched.tick().await;
     assert!(report["safe_wal_size"].as_i64() > Some(67_108_864), "{report}");
     assert_eq!(watched.ringing(&parameters), Vec::<String>::new());
@@ -264,18 +270,8 @@ async fn log_rings_that_a_slot_retains_which_cannot_be_opened() {
 }
 
 async fn a_forgotten_prepared_transaction_rings() {
-    let postgres = Postgres::start(PostgresSettings {
-        conf: "max_prepared_transactions = 2\n".to_owned(),
-        ..PostgresSettings::default()
-    })
-    .await;
     let parameters = ["AlarmTransactionSeconds=5"];
-    let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(postgres)
-        .build()
-        .await;
-    fixture.sql(TABLES).await;
-    let mut watched = AlarmFixture::new(fixture);
+    let mut watched = AlarmFixture::on_server_with("max_prepared_transactions = 2\n").await;
     watched.tick().await;
     let prepare = "begin; insert into t values (1); prepare transaction 'forgotten'";
     watched.fixture.sql(prepare).await;

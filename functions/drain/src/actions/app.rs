@@ -21,7 +21,7 @@ use crate::drain::{AGGREGATE_BYTES, Settings};
 use crate::error::Error;
 use crate::pack::Aggregation;
 use crate::plugin::Plugin;
-use crate::ports::{LockHolder, SlotError, SlotFigures, StateStoreError, StreamInfo};
+use crate::ports::{BoxError, LockHolder, SlotError, SlotFigures, StateStoreError, StreamInfo};
 use crate::postgres::connection::{Connector, Credentials, Session};
 use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
@@ -130,7 +130,10 @@ impl App {
             }
             Auth::Secret(name) => {
                 let fetched = secret::fetch(&self.aws, &self.ssm, name).await;
-                let secret = fetched.map_err(|failure| secret_error(name, failure))?;
+                let secret = fetched.map_err(|failure| {
+                    let definite = |secret, source| SlotError::Secret { secret, source };
+                    secret_error("DB_SECRET", name, failure, definite)
+                })?;
                 let user = database.user.clone().or(secret.username);
                 if user.is_none() {
                     return Err(SlotError::Secret {
@@ -158,7 +161,10 @@ impl App {
             Some(SaltSource::Secret(name)) => {
                 let read = self.salt.get_or_try_init(|| async {
                     let fetched = secret::fetch_salt(&self.aws, &self.ssm, name).await;
-                    fetched.map_err(|failure| salt_error(name, failure))
+                    fetched.map_err(|failure| {
+                        let definite = |secret, source| SlotError::Salt { secret, source };
+                        secret_error("COLUMN_SALT_SECRET", name, failure, definite)
+                    })
                 });
                 read.await?.clone()
             }
@@ -326,27 +332,23 @@ impl App {
     }
 }
 
-fn secret_error(name: &str, SecretFailure { is_transient, source }: SecretFailure) -> SlotError {
-    let secret = name.to_owned();
-    match is_transient {
+/// The error of a secret that was not read.
+///
+/// `variable` is the variable with its name. `definite` makes the error of a failure that does not pass.
+fn secret_error(
+    variable: &'static str,
+    secret: &str,
+    failure: SecretFailure,
+    definite: impl FnOnce(String, BoxError) -> SlotError,
+) -> SlotError {
+    let (secret, source) = (secret.to_owned(), failure.source);
+    match failure.is_transient {
         true => SlotError::SecretUnavailable {
-            variable: "DB_SECRET",
+            variable,
             secret,
             source,
         },
-        false => SlotError::Secret { secret, source },
-    }
-}
-
-fn salt_error(name: &str, SecretFailure { is_transient, source }: SecretFailure) -> SlotError {
-    let secret = name.to_owned();
-    match is_transient {
-        true => SlotError::SecretUnavailable {
-            variable: "COLUMN_SALT_SECRET",
-            secret,
-            source,
-        },
-        false => SlotError::Salt { secret, source },
+        false => definite(secret, source),
     }
 }
 

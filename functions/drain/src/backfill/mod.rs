@@ -80,10 +80,10 @@ pub const REPAIRED: &str = "spillway.repaired";
 /// Reason why a chunk is invalid: a change of one of its rows was sent without large values of the row.
 const TOO_LARGE: &str = "a change exceeds a record with the values of its row";
 
-/// Reason why a table is read again: a moved row was sent without large values.
+/// Reason to read a table again: a key change exceeds a record.
 const MOVED_TOO_LARGE: &str = "a row with a new key exceeds a record with the values that were filled in";
 
-/// Reason why a table is read again: the values of a moved row are not known.
+/// Reason to read a table again: values of a key change are not known.
 const MOVED_WITHOUT_COLUMNS: &str =
     "a row has a new key, and its update lacks columns that were altered since";
 

@@ -174,7 +174,7 @@ impl<C: StateStore> BackfillRunner<C> {
                 self.context.table = Some(Arc::new(table));
                 Ok(())
             }
-            // Without the table's description, no row lookup can fill the values of a moved row.
+            // Without the table's description, no row lookup can fill the values of a key change.
             Err(why) => self.restart_table(slot, &why, budget).await,
         }
     }

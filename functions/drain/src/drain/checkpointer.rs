@@ -345,7 +345,7 @@ mod tests {
     use super::*;
     use crate::base::lsn::Lsn;
 
-    /// A store that is throttled while the flag is set. It has the last stored text.
+    /// A store that refuses while the flag is set. Otherwise it keeps the text that it is given.
     #[derive(Clone)]
     struct ThrottledStore(Arc<AtomicBool>, Arc<Mutex<String>>);
 

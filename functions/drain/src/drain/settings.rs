@@ -18,8 +18,8 @@ pub const REQUEST_LIMITS: RequestLimits = RequestLimits {
 /// Most bytes of an aggregate.
 ///
 /// Four aggregates of this size, with their partition keys, are the 1 MB a second that a shard accepts. One
-/// aggregate fills ten put units of 25 KB. A shard has one aggregate in flight, so it gets at most this
-/// number of bytes in a round trip. A shard that has refused records gets smaller aggregates
+/// aggregate fills ten put units of 25 KB. At most one aggregate of a shard is in flight. So this is also the
+/// most that a shard receives in one round trip. After a refusal, aggregates are smaller
 /// (`pack/shard_pacing.rs`).
 pub const AGGREGATE_BYTES: usize = 248_000;
 

@@ -20,7 +20,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Number of records that the waiting events need; approximate with aggregation.
+    /// Number of records for the waiting events. With aggregation, it is an estimate.
     pub(super) fn records(&self, aggregation: Aggregation) -> usize {
         match aggregation {
             Aggregation::None => self.waiting.len(),

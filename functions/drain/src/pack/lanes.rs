@@ -202,7 +202,7 @@ impl Lanes {
 
     /// Queues the events of a throttled record again.
     ///
-    /// The lane did not fail: [`Lanes::pause_shard`] decides when the shard may send again.
+    /// It does not count as a failure of the lane. [`Lanes::pause_shard`] sets the time of the next attempt.
     pub fn retry_throttled(&mut self, now: Instant, record: Record) {
         self.pacings[record.shard()].refuse_record(now, record.bytes());
         self.queue_again(now, record);

@@ -35,7 +35,7 @@ const GROWTH: f64 = 0.2;
 const MIN_LIMIT: f64 = 0.1;
 /// Highest limit, a little below the quota.
 ///
-/// After a refusal, the shard is at its quota or has other producers. So a higher limit is useless.
+/// Once a shard has refused records, a higher limit only leads to more refusals.
 const MAX_LIMIT: f64 = 0.97;
 /// Most load of one refused record.
 ///

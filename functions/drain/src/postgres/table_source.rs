@@ -174,7 +174,10 @@ impl TableSource for PgSlot<'_> {
         table: &BackfillTable,
         request: &RowRequest,
     ) -> Result<RowLookup, SlotError> {
-        let failed = |error| self.connector.failed("reading a row that moved", error);
+        let failed = |error| {
+            self.connector
+                .failed("looking up a row after a key change", error)
+        };
         let client = &self.control.client;
         let began = Instant::now();
         loop {

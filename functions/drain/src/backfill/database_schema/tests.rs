@@ -142,8 +142,8 @@ fn a_partitioned_table_selects_its_partitions_unless_its_changes_have_its_own_na
     assert!(refusals(&by_root, &request(&["public.p1"])).contains("under the name of the partitioned table"));
 }
 
-#[test]
-fn a_partitioned_table_is_refused_if_a_partition_logs_another_key() {
+/// A partitioned table `p`, and its partition `p1`.
+fn root_and_leaf() -> [RelationInfo; 2] {
     let root = RelationInfo {
         kind: 'p',
         ..table_info("p", 1)
@@ -152,6 +152,12 @@ fn a_partitioned_table_is_refused_if_a_partition_logs_another_key() {
         roots: vec![1],
         ..table_info("p1", 2)
     };
+    [root, leaf]
+}
+
+#[test]
+fn a_partitioned_table_is_refused_if_a_partition_logs_another_key() {
+    let [root, leaf] = root_and_leaf();
     for (key, identity, identity_full, is_refused) in [
         ("id", 'd', false, false),
         ("n", 'i', false, true),
@@ -182,14 +188,7 @@ fn a_partitioned_table_is_refused_if_a_partition_logs_another_key() {
 
 #[test]
 fn a_pattern_skips_a_partitioned_table_that_is_not_included() {
-    let root = RelationInfo {
-        kind: 'p',
-        ..table_info("p", 1)
-    };
-    let leaf = RelationInfo {
-        roots: vec![1],
-        ..table_info("p1", 2)
-    };
+    let [root, leaf] = root_and_leaf();
     let schema = DatabaseSchema {
         tables: vec!["public.t".parse().unwrap()],
         ..schema(vec![root, leaf, table_info("t", 3)], Some(&["p", "t"]))
