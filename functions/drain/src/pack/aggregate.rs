@@ -29,10 +29,10 @@ const RECORD_DATA: u8 = 3 << 3 | 2;
 /// Partition keys for which there is room from the beginning. Most aggregates have fewer.
 const USUAL_KEYS: usize = 448;
 
-/// The size of an aggregate that is not written yet.
+/// Size of an aggregate that is not written yet, and its table of partition keys.
 #[derive(Debug)]
 pub(super) struct AggregateSize<'e> {
-    keys: FxHashMap<&'e str, u64>,
+    keys: FxHashMap<&'e str, u32>,
     /// Bytes so far, including the magic number and the MD5.
     bytes: usize,
 }
@@ -47,42 +47,54 @@ impl Default for AggregateSize<'_> {
 }
 
 impl<'e> AggregateSize<'e> {
-    /// Adds an event. Returns the size of the aggregate with it, in bytes.
-    pub(super) fn add(&mut self, partition_key: &'e str, data: &[u8]) -> usize {
-        let next = self.keys.len() as u64;
+    /// Adds an event. Returns the index of its key, and the size of the aggregate with it in bytes.
+    ///
+    /// Keys have ascending indexes from 0 on, in the order of their first events.
+    pub(super) fn add(&mut self, partition_key: &'e str, data: &[u8]) -> (u32, usize) {
+        // An aggregate has fewer bytes than a u32 counts.
+        let next = self.keys.len() as u32;
         let index = *self.keys.entry(partition_key).or_insert(next);
         if index == next {
             self.bytes += field_bytes(partition_key.len());
         }
         self.bytes += field_bytes(record_bytes(index, data.len()));
-        self.bytes
+        (index, self.bytes)
     }
+}
+
+/// One event of an aggregate.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AggregatedEvent<'e> {
+    /// Index of its partition key, as [`AggregateSize::add`] returned it.
+    pub(super) key_index: u32,
+    pub(super) partition_key: &'e str,
+    pub(super) data: &'e [u8],
 }
 
 /// The aggregate of these events, in this order.
 ///
-/// Each event is given as its partition key and its data.
-pub(super) fn aggregate<'e>(events: impl Iterator<Item = (&'e str, &'e [u8])> + Clone) -> Vec<u8> {
-    let mut size = AggregateSize::default();
-    let length = events
-        .clone()
-        .fold(0, |_, (partition_key, data)| size.add(partition_key, data));
-    let mut out = Vec::with_capacity(length);
+/// `bytes` is its size, as [`AggregateSize::add`] returned it for the last event.
+pub(super) fn aggregate<'e>(
+    events: impl Iterator<Item = AggregatedEvent<'e>> + Clone,
+    bytes: usize,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes);
     out.extend_from_slice(&MAGIC);
     // The table precedes the records that refer to it. A reader must not depend on that.
-    let mut keys: Vec<(&str, u64)> = size.keys.iter().map(|(key, index)| (*key, *index)).collect();
-    keys.sort_unstable_by_key(|(_, index)| *index);
-    for (key, _) in keys {
-        out.push(PARTITION_KEY);
-        varint::push(&mut out, key.len() as u64);
-        out.extend_from_slice(key.as_bytes());
+    let mut keys = 0;
+    for event in events.clone() {
+        if event.key_index == keys {
+            keys += 1;
+            out.push(PARTITION_KEY);
+            varint::push(&mut out, event.partition_key.len() as u64);
+            out.extend_from_slice(event.partition_key.as_bytes());
+        }
     }
-    for (partition_key, data) in events {
-        let index = size.keys[partition_key];
+    for AggregatedEvent { key_index, data, .. } in events {
         out.push(RECORD);
-        varint::push(&mut out, record_bytes(index, data.len()) as u64);
+        varint::push(&mut out, record_bytes(key_index, data.len()) as u64);
         out.push(RECORD_KEY_INDEX);
-        varint::push(&mut out, index);
+        varint::push(&mut out, key_index);
         out.push(RECORD_DATA);
         varint::push(&mut out, data.len() as u64);
         out.extend_from_slice(data);
@@ -93,8 +105,8 @@ pub(super) fn aggregate<'e>(events: impl Iterator<Item = (&'e str, &'e [u8])> + 
 }
 
 /// The bytes of a `Record` message without its tag and length.
-fn record_bytes(index: u64, data: usize) -> usize {
-    1 + varint::length(index) + field_bytes(data)
+fn record_bytes(key_index: u32, data: usize) -> usize {
+    1 + varint::length(key_index.into()) + field_bytes(data)
 }
 
 /// The bytes of a field with a length: its tag, the length and the content.
@@ -149,9 +161,26 @@ mod tests {
         records.into_iter().map(named).collect()
     }
 
+    /// The aggregate of these events, and its size before it was written.
+    fn aggregate_of<'e>(events: impl Iterator<Item = (&'e str, &'e [u8])>) -> (Vec<u8>, usize) {
+        let mut size = AggregateSize::default();
+        let mut bytes = 0;
+        let sized = events.map(|(partition_key, data)| {
+            let key_index;
+            (key_index, bytes) = size.add(partition_key, data);
+            AggregatedEvent {
+                key_index,
+                partition_key,
+                data,
+            }
+        });
+        let sized: Vec<AggregatedEvent<'_>> = sized.collect();
+        (aggregate(sized.into_iter(), bytes), bytes)
+    }
+
     #[test]
     fn an_aggregate_has_the_bytes_that_the_format_defines() {
-        let bytes = aggregate([("k", &b"one"[..]), ("k", b""), ("other", b"x")].into_iter());
+        let (bytes, _) = aggregate_of([("k", &b"one"[..]), ("k", b""), ("other", b"x")].into_iter());
         let table = b"\x0a\x01k\x0a\x05other";
         let records = b"\x1a\x07\x08\x00\x1a\x03one\x1a\x04\x08\x00\x1a\x00\x1a\x05\x08\x01\x1a\x01x";
         let message = [&table[..], records].concat();
@@ -168,13 +197,9 @@ mod tests {
                 0..60,
             ),
         ) {
-            let bytes = aggregate(events.iter().map(|(key, data)| (key.as_str(), data.as_slice())));
-            let mut size = AggregateSize::default();
-            let mut known = MAGIC.len() + MD5_BYTES;
-            for (key, data) in &events {
-                known = size.add(key, data);
-            }
-            prop_assert_eq!(bytes.len(), known);
+            let given = events.iter().map(|(key, data)| (key.as_str(), data.as_slice()));
+            let (bytes, known) = aggregate_of(given);
+            prop_assert!(events.is_empty() || bytes.len() == known);
             prop_assert_eq!(deaggregate(&bytes), events);
         }
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::SpanId;
-use super::aggregate::{AggregateSize, aggregate};
+use super::aggregate::{AggregateSize, AggregatedEvent, aggregate};
 use super::outstanding::OutstandingEvent;
 use super::shards::HashKey;
 use crate::encode::Event;
@@ -103,6 +103,8 @@ pub struct Record {
     shard: usize,
     /// Bytes of data and partition key.
     bytes: usize,
+    /// For each event the index of its partition key in the aggregate. Empty without aggregation.
+    key_indexes: Vec<u32>,
 }
 
 impl Record {
@@ -117,17 +119,20 @@ impl Record {
     ) -> Option<Self> {
         let first = waiting.front()?;
         let (mut count, mut bytes) = (1, first.bytes());
+        let mut key_indexes = Vec::new();
         // A barrier is always the only event in the queue.
         if let Aggregation::Kpl { bytes: most } = aggregation {
             let key_bytes = first.event.partition_key.len();
             let mut size = AggregateSize::default();
-            size.add(&first.event.partition_key, &first.event.data);
+            key_indexes.push(size.add(&first.event.partition_key, &first.event.data).0);
             for event in waiting.iter().skip(1) {
-                let next_bytes = key_bytes + size.add(&event.event.partition_key, &event.event.data);
+                let (key_index, size) = size.add(&event.event.partition_key, &event.event.data);
+                let next_bytes = key_bytes + size;
                 if next_bytes > most {
                     break;
                 }
                 (count, bytes) = (count + 1, next_bytes);
+                key_indexes.push(key_index);
             }
         }
         let events = waiting.drain(..count).collect();
@@ -136,6 +141,7 @@ impl Record {
             lane,
             shard,
             bytes,
+            key_indexes,
         })
     }
 
@@ -181,10 +187,15 @@ impl Record {
     pub fn data(&self) -> Cow<'_, [u8]> {
         match &self.events[..] {
             [only] => Cow::Borrowed(&only.event.data),
-            many => {
-                Cow::Owned(aggregate(many.iter().map(|event| {
-                    (event.event.partition_key.as_str(), event.event.data.as_slice())
-                })))
+            events => {
+                let indexed = events.iter().zip(&self.key_indexes);
+                let indexed = indexed.map(|(event, key_index)| AggregatedEvent {
+                    key_index: *key_index,
+                    partition_key: &event.event.partition_key,
+                    data: &event.event.data,
+                });
+                let bytes = self.bytes - self.partition_key().len();
+                Cow::Owned(aggregate(indexed, bytes))
             }
         }
     }
