@@ -29,7 +29,7 @@ const RECORD_DATA: u8 = 3 << 3 | 2;
 /// Partition keys for which there is room from the beginning. Most aggregates have fewer.
 const USUAL_KEYS: usize = 448;
 
-/// Size of an aggregate that is not written yet, and its table of partition keys.
+/// Size and partition keys of an aggregate that is not written yet.
 #[derive(Debug)]
 pub(super) struct AggregateSize<'e> {
     keys: FxHashMap<&'e str, u32>,
