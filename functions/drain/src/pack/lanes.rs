@@ -251,7 +251,7 @@ impl Lanes {
     /// Replaces the shard map of a stream.
     ///
     /// The events of all lanes are queued again, in the order of their positions. Barriers that wait, and the
-    /// events after them, continue to wait. The pacing of each shard starts anew.
+    /// events after them, continue to wait. The pacing of the stream's shards starts anew.
     ///
     /// # Panics
     /// A record is in flight: later events could overtake its events.
@@ -264,11 +264,18 @@ impl Lanes {
         waiting.extend(self.lanes.drain().flat_map(|(_, lane)| lane.waiting));
         // Events with the same position are in one lane. The sort is stable, so they keep their order.
         waiting.sort_by_key(|event| event.event.position);
+        let before = self.shards.numbers(stream);
         self.shards.replace(stream, map);
-        self.pacings = new_pacings(self.shards.count());
+        let shards = self.shards.of(stream).len();
+        self.pacings.splice(before, new_pacings(shards));
         self.delayed.clear();
         self.paused.clear();
         (self.sendable, self.full) = (0, 0);
+        for (shard, pacing) in self.pacings.iter_mut().enumerate() {
+            let paused_until = pacing.clear_lanes();
+            self.paused
+                .extend(paused_until.map(|until| Reverse((until, shard))));
+        }
         self.longest = None;
         waiting.into_iter().for_each(|event| self.queue(event));
     }

@@ -69,6 +69,15 @@ impl ShardPacing {
         self.ready.push(Reverse((position, lane)));
     }
 
+    /// Forgets which lanes may send. The rate and the pause stay.
+    ///
+    /// Returns the end of the pause.
+    pub(super) fn clear_lanes(&mut self) -> Option<Instant> {
+        self.ready.clear();
+        (self.sendable, self.is_full) = (0, false);
+        self.paused_until
+    }
+
     /// The lane that sends next.
     pub(super) fn first_lane(&self) -> Option<LaneKey> {
         self.ready.peek().map(|Reverse((_, lane))| *lane)

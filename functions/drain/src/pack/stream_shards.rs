@@ -44,11 +44,6 @@ impl StreamShards {
         self.maps.len()
     }
 
-    /// The number of all shards.
-    pub(super) fn count(&self) -> usize {
-        self.maps.iter().map(ShardMap::len).sum()
-    }
-
     /// The numbers of a stream's shards.
     pub(super) fn numbers(&self, stream: usize) -> Range<usize> {
         let first = self.maps.iter().take(stream).map(ShardMap::len).sum();
@@ -92,7 +87,6 @@ mod tests {
         let mut shards = StreamShards::new(ShardMap::even(3));
         shards.add(ShardMap::even(1));
         shards.add(ShardMap::even(2));
-        assert_eq!(shards.count(), 6);
         assert_eq!([0, 1, 2].map(|stream| shards.numbers(stream)), [0..3, 3..4, 4..6]);
         assert_eq!(
             [0, 2, 3, 4, 5].map(|number| shards.stream(number)),
@@ -105,6 +99,6 @@ mod tests {
             ["2 of 3", "0 of 1", "1 of 2"]
         );
         shards.replace(0, ShardMap::even(1));
-        assert_eq!((shards.count(), shards.number(2, last)), (4, 3));
+        assert_eq!((shards.numbers(2), shards.number(2, last)), (2..4, 3));
     }
 }

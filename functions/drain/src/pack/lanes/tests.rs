@@ -279,6 +279,30 @@ fn waiting_events_are_queued_again_after_a_resharding() {
     }
 }
 
+#[test]
+fn a_resharding_keeps_the_pauses_of_the_other_streams() {
+    let (mut acknowledgements, now) = (Acknowledgements::new(Lsn(0).into()), Instant::now());
+    let mut lanes = Lanes::new(Aggregation::None, ShardMap::even(1));
+    lanes.add_stream(ShardMap::even(1));
+    for n in 0..4 {
+        let mut event = event(&mut acknowledgements, n, &format!("key {n}"), false);
+        event.stream = (n % 2) as usize;
+        lanes.push(event);
+    }
+    let later = now + Duration::from_secs(5);
+    for shard in 0..2 {
+        lanes.pause_shard(now, shard, (2, 2), |_| Duration::from_secs(5));
+    }
+    lanes.reshard(0, ShardMap::even(3));
+    let sent = |lanes: &mut Lanes, now| -> Vec<usize> {
+        let request = lanes.next_request(now, LIMITS, false);
+        request.iter().map(Record::stream).collect()
+    };
+    assert_eq!(sent(&mut lanes, now), [0, 0]);
+    assert_eq!((sent(&mut lanes, now), lanes.next_retry()), (vec![], Some(later)));
+    assert_eq!(sent(&mut lanes, later), [1, 1]);
+}
+
 /// Lanes of two streams under random pushes, requests, answers and reshardings.
 struct RandomRun {
     lanes: Lanes,
