@@ -66,6 +66,14 @@ pub fn unique(prefix: &str) -> String {
     )
 }
 
+/// A file or folder of the project, by its path from the project's root.
+pub fn project_path(path: &str) -> std::path::PathBuf {
+    // The manifest is in the folder `tests`.
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .with_file_name("")
+        .join(path)
+}
+
 /// A program of this workspace in the target folder: beside this program, or one above this test.
 ///
 /// # Panics

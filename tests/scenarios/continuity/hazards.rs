@@ -1,17 +1,14 @@
 //! docs/hazards.md names scenarios and mutants that exist.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use scenarios::project_path;
 
 crate::scenarios![
     the_page_of_hazards_names_scenarios_that_exist,
     the_page_of_hazards_names_every_mutant_with_its_scenario,
 ];
-
-/// A folder or file of the repository.
-fn in_repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}
 
 fn read(file: &Path) -> String {
     std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
@@ -32,7 +29,7 @@ fn sections(page: &str) -> Vec<(u32, &str)> {
 }
 
 async fn the_page_of_hazards_names_scenarios_that_exist() {
-    let page = read(&in_repository("docs/hazards.md"));
+    let page = read(&project_path("docs/hazards.md"));
     let known = crate::names();
     let sections = sections(&page);
     let numbers: Vec<u32> = sections.iter().map(|(number, _)| *number).collect();
@@ -53,9 +50,9 @@ async fn the_page_of_hazards_names_scenarios_that_exist() {
 }
 
 async fn the_page_of_hazards_names_every_mutant_with_its_scenario() {
-    let page = read(&in_repository("docs/hazards.md"));
+    let page = read(&project_path("docs/hazards.md"));
     let sections = sections(&page);
-    let files = std::fs::read_dir(in_repository("tests/mutants")).expect("there are mutants");
+    let files = std::fs::read_dir(project_path("tests/mutants")).expect("there are mutants");
     let mut found = BTreeSet::new();
     for file in files {
         let file = file.expect("a folder can be read").path();

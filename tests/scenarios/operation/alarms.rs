@@ -3,7 +3,6 @@
 //! The function writes the metrics. The thresholds come from template.yaml, or from parameters that it
 //! accepts. Time is simulated: each tick takes a minute.
 
-use std::path::Path;
 use std::time::Duration;
 
 use scenarios::aws::alarms::{Metrics, alarms};
@@ -389,7 +388,7 @@ async fn metrics_of_aws_ring_beyond_their_thresholds() {
 
 /// A file of the project.
 fn read_file(path: &str) -> String {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    let file = scenarios::project_path(path);
     std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 

@@ -1,6 +1,5 @@
 //! `make invoke` waits for the answer, and sends the event once.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -69,7 +68,7 @@ fn router(fake: &Arc<FakeLambda>, status: StatusCode, answer: &'static str) -> R
 
 /// Starts the script with AWS at this endpoint.
 fn start_script(endpoint: &str) -> Child {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let project = scenarios::project_path("");
     Command::new(project.join(".tools/venv/bin/python"))
         .args(["scripts/invoke.py", "events/status.json", "deploy/example.toml"])
         .current_dir(&project)

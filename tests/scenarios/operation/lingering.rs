@@ -30,10 +30,12 @@ async fn fixture(plugin: Plugin, seconds: u32) -> Fixture {
     fixture
 }
 
-/// Commits until `end`; returns the number of commits.
+/// Commits until `end`, at most 500 times a second; returns the number of commits.
 async fn write_until(fixture: &Fixture, end: Instant) -> u64 {
     let mut commits = 0;
+    let mut pace = tokio::time::interval(Duration::from_millis(2));
     while Instant::now() < end {
+        pace.tick().await;
         let sql = format!(
             "insert into t values ({}, 0) on conflict (id) do update set n = t.n + 1",
             commits % 7

@@ -3,7 +3,6 @@
 //! The saved queries find their lines.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use scenarios::aws::alarms::Metrics;
 use scenarios::aws::template::properties;
@@ -186,7 +185,7 @@ async fn the_saved_queries_find_their_lines() {
     found(&query("ThroughputQuery"), &lines);
     found(&query("BackfillQuery"), &lines);
 
-    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operating.md");
+    let guide = scenarios::project_path("docs/operating.md");
     let guide = std::fs::read_to_string(guide).expect("docs/operating.md can be read");
     let (_, text) = guide
         .split_once("\n```\nfields @timestamp")

@@ -144,7 +144,7 @@ async fn a_person_can_read_a_plan() {
     let event = json!({"action": "plan", "keys": true});
     let plan = fixture.invoke(event).await.answer();
     assert_eq!(plan["hottest_keys"][0]["key"], r#"{"id":1}"#);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/plan.py");
+    let script = scenarios::project_path("scripts/plan.py");
     let mut child = Command::new("python3")
         .arg(script)
         .stdin(Stdio::piped())

@@ -50,7 +50,7 @@ fn allowed(template: &str, service: &str) -> BTreeSet<String> {
 }
 
 async fn each_call_of_the_sdk_is_allowed_and_no_other() {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let project = scenarios::project_path("");
     let template = read_file(&project.join("template.yaml"));
     let source = |file: &str| read_file(&project.join("functions/drain/src/aws").join(file));
     let kinesis = operations(&source("kinesis.rs"));
@@ -153,7 +153,7 @@ async fn lambdas_filter_keeps_debug_lines_and_the_summary() {
 }
 
 async fn the_rule_on_authorities_lists_the_regions_that_are_carried() {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let project = scenarios::project_path("");
     let is_region = |word: &&str| {
         let parts: Vec<&str> = word.split('-').collect();
         parts.len() > 2 && parts[0].len() == 2 && parts[parts.len() - 1].parse::<u8>().is_ok()

@@ -2,7 +2,7 @@
 //!
 //! Python starts slowly. So all scenarios of a process share one server, which starts on first use.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aws_credential_types::Credentials;
 use aws_sdk_ssm::Client;
@@ -129,7 +129,7 @@ fn program() -> PathBuf {
     if let Some(program) = std::env::var_os("MOTO_SERVER") {
         return PathBuf::from(program);
     }
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/venv/bin/moto_server");
+    let program = crate::project_path(".tools/venv/bin/moto_server");
     assert!(
         program.exists(),
         "no {}: `make tools-demo` installs it, MOTO_SERVER names another one",

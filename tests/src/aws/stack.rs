@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -115,7 +115,7 @@ impl Account {
 
     async fn run(&self, script: &str, arguments: &[&OsStr]) -> Value {
         let output = Command::new(python())
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script))
+            .arg(crate::project_path("tests").join(script))
             .args(arguments)
             .envs([
                 ("AWS_ENDPOINT_URL", self.0.endpoint()),
@@ -144,7 +144,7 @@ impl Account {
 }
 
 fn python() -> PathBuf {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/stack/bin/python");
+    let python = crate::project_path(".tools/stack/bin/python");
     assert!(
         python.exists(),
         "no {}: `make tools-stack` installs it",

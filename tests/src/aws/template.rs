@@ -1,6 +1,5 @@
 //! template.yaml, evaluated with values of its parameters.
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -17,9 +16,8 @@ pub fn properties(resource: &str, parameters: &[&str]) -> Value {
 
 /// The JSON that a script of the folder `tests` prints.
 pub(super) fn script(name: &str, arguments: &[&str]) -> Value {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new(here.join("../.tools/venv/bin/python"))
-        .arg(here.join(name))
+    let output = Command::new(crate::project_path(".tools/venv/bin/python"))
+        .arg(crate::project_path("tests").join(name))
         .args(arguments)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()

@@ -295,7 +295,7 @@ impl Drop for DebeziumServer {
 
 /// Folder into which `make` installs the tools of the tests.
 fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools")
+    crate::project_path(".tools")
 }
 
 fn runner() -> PathBuf {

@@ -6,7 +6,7 @@
 //! event has the schemas of its columns if they differ from those of its table's event before.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ fn path(form: EventForm) -> PathBuf {
         true => "conformance/debezium-unwrapped.jsonl",
         false => "conformance/debezium.jsonl",
     };
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    crate::project_path("tests").join(name)
 }
 
 /// The text of a recording of these events, by combination of modes.

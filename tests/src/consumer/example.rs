@@ -147,15 +147,14 @@ pub async fn read_with_spark(kinesis: &Kinesis, stream: &str) -> (usize, BTreeMa
         let each = |_: &str, _: &[u8]| records += 1;
         kinesis.read_shard(stream, shard.shard_id(), each).await;
     }
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = here.join("../.tools/spark/bin/python");
+    let python = crate::project_path(".tools/spark/bin/python");
     assert!(
         python.exists(),
         "`make tools-spark` installs {}",
         python.display()
     );
     let output = Command::new(python)
-        .arg(here.join("consumers/spark_run.py"))
+        .arg(crate::project_path("tests/consumers/spark_run.py"))
         .args([kinesis.endpoint(), stream, &records.to_string()])
         .env("PYTHONDONTWRITEBYTECODE", "1")
         // The emulator adds child shards to answers in JSON only.

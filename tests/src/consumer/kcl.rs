@@ -1,6 +1,6 @@
 //! A worker of KCL: the example in `examples/consumers/kcl`, in a Java process.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -130,13 +130,9 @@ fn progress_of(line: &str) -> Option<KclProgress> {
     Some(KclProgress::Stored { shard, through })
 }
 
-fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 /// Folder of KCL and its dependencies.
 fn libraries() -> PathBuf {
-    let folder = project().join(".tools/kcl");
+    let folder = crate::project_path(".tools/kcl");
     assert!(
         folder.exists(),
         "no {}: `make tools-kcl` installs it",
@@ -161,9 +157,7 @@ fn compile() -> Watchdog {
         "java -m jdk.compiler/com.sun.tools.javac.Main -d \"$folder\" \
          -cp \"$(printf %s: '{}'/*.jar)\" '{}'/*.java 2>&1",
         libraries().display(),
-        project()
-            .join("examples/consumers/kcl/src/main/java/spillway")
-            .display()
+        crate::project_path("examples/consumers/kcl/src/main/java/spillway").display()
     );
     let compiled = tokio::task::block_in_place(|| watchdog.run(&command));
     compiled.unwrap_or_else(|printed| panic!("the example cannot be compiled:\n{printed}"));

@@ -110,9 +110,10 @@ impl ThirdPartyConsumer<'_> {
 /// # Panics
 /// There is no interpreter.
 pub(super) fn program_command(program: &str) -> Command {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = std::env::var_os("CONSUMERS_PYTHON")
-        .map_or_else(|| here.join("../.tools/consumers/bin/python"), PathBuf::from);
+    let python = std::env::var_os("CONSUMERS_PYTHON").map_or_else(
+        || crate::project_path(".tools/consumers/bin/python"),
+        PathBuf::from,
+    );
     assert!(
         python.exists(),
         "no {}: `make tools-consumers` installs it",
@@ -120,7 +121,7 @@ pub(super) fn program_command(program: &str) -> Command {
     );
     let mut command = Command::new(python);
     command
-        .arg(here.join("consumers").join(program))
+        .arg(crate::project_path("tests/consumers").join(program))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .kill_on_drop(true);
     command

@@ -134,8 +134,7 @@ pub(crate) fn watchdog() -> Watchdog {
 }
 
 fn installed(version: u32) -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let native = here.join(format!("../.tools/postgres/node_modules/{version}/native"));
+    let native = crate::project_path(&format!(".tools/postgres/node_modules/{version}/native"));
     native
         .canonicalize()
         .unwrap_or_else(|_| panic!("no {}: `make tools-postgres` installs it", native.display()))

@@ -18,7 +18,7 @@ mod limited;
 mod tip;
 mod usage;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -189,7 +189,7 @@ async fn timed(mut command: Command) -> Duration {
 }
 
 fn report_file() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(REPORT)
+    scenarios::project_path(REPORT)
 }
 
 /// The report of an earlier run; empty without one.
