@@ -112,7 +112,10 @@ impl Catalog {
 
     /// The table with this OID, for rows whose description contains the OID.
     pub fn past_table(&self, oid: u32) -> Option<PastTable<'_>> {
-        let table = self.table(self.names.get(&oid)?)?;
+        // The name may have become that of another table since.
+        let table = self
+            .table(self.names.get(&oid)?)
+            .filter(|table| table.oid == oid)?;
         let catalog = self;
         Some(PastTable {
             catalog,

@@ -35,8 +35,8 @@ pub(super) struct RelationTable {
     /// The table with its own key.
     relation: Arc<Relation>,
     identity: RowIdentity,
-    /// Whether the catalog has a partitioned table of this OID.
-    is_partitioned: bool,
+    /// Whether the catalog has a partitioned table of this OID; `None` if it has no table of this OID.
+    is_partitioned: Option<bool>,
     /// Columns that decide a row's partition; `None` if unknown.
     partition_columns: Option<Vec<String>>,
     /// Partitions that may have written rows of this table, by OID.
@@ -159,7 +159,7 @@ impl RelationTable {
         RelationTable {
             relation: Arc::new(relation),
             identity: row_identity,
-            is_partitioned: past.is_some_and(|past| past.now().is_partitioned),
+            is_partitioned: past.map(|past| past.now().is_partitioned),
             partition_columns: past
                 .and_then(|past| past.partition_columns())
                 .map(<[String]>::to_vec),
@@ -231,7 +231,8 @@ impl RelationTables {
             return;
         }
         let described = std::mem::take(&mut self.since_row);
-        let is_partitioned = |oid: &u32| self.tables.get(oid).is_some_and(|table| table.is_partitioned);
+        let known = |oid: &u32| self.tables.get(oid)?.is_partitioned;
+        let is_partitioned = |oid: &u32| known(oid) == Some(true);
         // The rows between two descriptions are missing if a transaction is resumed.
         let pairs = described.iter().zip(described.iter().skip(1));
         let mut pairs: Vec<(u32, u32)> = pairs
@@ -241,7 +242,8 @@ impl RelationTables {
         pairs.extend(
             described
                 .last()
-                .filter(|last| **last != oid)
+                // An ordinary table has no partitions. The last table wrote a row that is missing.
+                .filter(|last| **last != oid && known(&oid) != Some(false))
                 .map(|last| (oid, *last)),
         );
         for (root, partition) in pairs {

@@ -221,6 +221,24 @@ fn a_partition_is_known_although_the_rows_after_its_description_were_omitted() {
 }
 
 #[test]
+fn an_ordinary_table_has_no_partitions_although_rows_of_another_were_omitted() {
+    let (mut catalog, mut tables) = (catalog(), RelationTables::default());
+    for oid in [20, 21] {
+        let ordinary = CatalogTable {
+            oid,
+            columns: ["id", "code", "v"].map(int_column).into(),
+            ..CatalogTable::default()
+        };
+        catalog.insert(TableName::new("s", format!("p{oid}")), ordinary);
+    }
+    tables.insert(20, table(&catalog, 20, b'd', ID));
+    tables.insert(21, table(&catalog, 21, b'd', &[]));
+    tables.begin_row(20);
+    assert!(tables.tables[&20].partitions.is_empty());
+    assert!(!tables.logs_whole_rows(20, false));
+}
+
+#[test]
 fn a_partition_of_the_catalog_counts_before_it_has_written_a_row() {
     for (other, is_common) in [(&["id"][..], true), (&["code"], false), (&[], false)] {
         let mut catalog = catalog();
