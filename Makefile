@@ -140,7 +140,7 @@ mutants: tools-rust tools-demo ## check that the scenarios catch each deliberate
 	@scripts/mutants.sh $(MUTANTS)
 
 invoke: tools-check ## send EVENT (events/status.json, or the JSON itself in single quotes) to the deployed function, and wait for its answer (ENV)
-	@.tools/aws/bin/python scripts/invoke.py '$(subst ','\'',$(EVENT))' $(SETTINGS) $(GIVEN_ENV)
+	@.tools/aws/bin/python scripts/invoke.py '$(subst ','\'',$(value EVENT))' $(SETTINGS) $(GIVEN_ENV)
 
 status: tools-check ## report the state of the deployed function's slot, checkpoint and stream, with problems (ENV)
 	@.tools/aws/bin/python scripts/invoke.py events/status.json $(SETTINGS) $(GIVEN_ENV)

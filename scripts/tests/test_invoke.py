@@ -125,6 +125,10 @@ class Make(unittest.TestCase):
             self.assertRegex(self.commands(command), r"json'? deploy/default\.toml *(\\?\n|\|)")
             self.assertRegex(self.commands(command, "ENV=orders"), r"json'? deploy/orders\.toml orders *(\\?\n|\|)")
 
+    def test_an_event_is_sent_as_it_was_given(self):
+        event = '{"tables":["public.t$old"],"where":"code like $$A$B$$"}'
+        self.assertIn(f"'{event}'", self.commands("invoke", f"EVENT={event}"))
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use scenarios::aws::fault_proxy::Fault;
 use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
@@ -258,6 +259,12 @@ async fn teardown_keeps_the_checkpoint_of_another_slot() {
         assert!(kept.contains(&fixture.parameter), "{field}: {report}");
         assert_eq!(fixture.checkpoint().await, Some(other), "{field}");
     }
+    // Whose checkpoint it is cannot be read now.
+    fixture.ssm_proxy.inject("GetParameter", Fault::internal());
+    let (kind, message) = fixture.invoke(json!({"action": "teardown"})).await.error();
+    assert_eq!(kind, "CheckpointUnavailable", "{message}");
+    fixture.ssm_proxy.clear();
+    assert!(fixture.checkpoint().await.is_some());
 }
 
 async fn status_and_setup_name_rights_and_secrets_that_are_missing() {

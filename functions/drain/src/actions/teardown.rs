@@ -8,7 +8,7 @@ use crate::base::budget::Budget;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::{self, ContinuityError, ServerInfo, SlotState};
 use crate::error::Error;
-use crate::ports::StateStoreError;
+use crate::ports::{ErrorKind, StateStoreError};
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::provisioning;
 use crate::postgres::server::{self, Inspection};
@@ -31,10 +31,14 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
         drop_slot(app, connector, &session, &server, &state).await?;
         dropped.push(format!("slot {}", app.config.slot));
     }
-    // A checkpoint that cannot be read is of no use to anybody.
-    if let Ok(Some(stored)) = app.checkpoint.load().await
-        && !is_of(&stored, &server, &app.config.slot)
-    {
+    let stored = match app.checkpoint.load().await {
+        Ok(stored) => stored,
+        // It may belong to another slot.
+        Err(error) if error.kind() == ErrorKind::Transient => return Err(error.into()),
+        // A checkpoint that can never be read is of no use to anybody.
+        Err(_) => None,
+    };
+    if let Some(stored) = stored.filter(|stored| !is_of(stored, &server, &app.config.slot)) {
         let kept = format!(
             "checkpoint {} of slot {} in database {} of cluster {}, and the other parameters",
             app.checkpoint.name, stored.slot, stored.database, stored.system_identifier
