@@ -66,7 +66,7 @@ pub fn unique(prefix: &str) -> String {
     )
 }
 
-/// A file or folder of the project, by its path from the project's root.
+/// A file or folder, by its path from the project's root.
 pub fn project_path(path: &str) -> std::path::PathBuf {
     // The manifest is in the folder `tests`.
     std::path::Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -30,7 +30,9 @@ async fn fixture(plugin: Plugin, seconds: u32) -> Fixture {
     fixture
 }
 
-/// Commits until `end`, at most 500 times a second; returns the number of commits.
+/// Commits until `end`, at most 500 times a second.
+///
+/// Returns the number of commits.
 async fn write_until(fixture: &Fixture, end: Instant) -> u64 {
     let mut commits = 0;
     let mut pace = tokio::time::interval(Duration::from_millis(2));

@@ -35,7 +35,9 @@ pub(super) struct RelationTable {
     /// The table with its own key.
     relation: Arc<Relation>,
     identity: RowIdentity,
-    /// Whether the catalog has a partitioned table of this OID; `None` if it has no table of this OID.
+    /// Whether the catalog has a partitioned table of this OID.
+    ///
+    /// `None` if it has no table of this OID.
     is_partitioned: Option<bool>,
     /// Columns that decide a row's partition; `None` if unknown.
     partition_columns: Option<Vec<String>>,
