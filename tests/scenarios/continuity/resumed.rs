@@ -22,6 +22,7 @@ crate::scenarios![
     a_wal2json_transaction_over_several_invocations_arrives_unchanged,
     a_kill_inside_a_pgoutput_transaction_resumes_at_the_checkpoint,
     a_kill_inside_a_wal2json_transaction_resumes_at_the_checkpoint,
+    tables_of_a_resumed_transaction_are_not_each_others_partitions,
 ];
 
 /// Memory of the smallest function that Lambda offers, in bytes.
@@ -54,10 +55,9 @@ async fn a_kill_inside_a_wal2json_transaction_resumes_at_the_checkpoint() {
     assert_resumes_after_kill(Plugin::Wal2json).await;
 }
 
-/// Fixture whose slot has a large and a small transaction.
+/// Fixture with empty tables, a drained slot and a copy of the slot.
 ///
-/// The large one has thirty megabytes. A copy of the slot has the same changes. The stream has two shards,
-/// each of which accepts an aggregate of 256 KiB in 200 ms.
+/// The stream has two shards, each of which accepts an aggregate of 256 KiB in 200 ms.
 async fn fixture(plugin: Plugin) -> Fixture {
     let fixture = Fixture::builder(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
@@ -69,7 +69,7 @@ async fn fixture(plugin: Plugin) -> Fixture {
         .kinesis_proxy
         .inject("PutRecords", Fault::Delay(Duration::from_millis(200)));
     fixture
-        .sql("create table big (id int primary key, what text)")
+        .sql("create table big (id int primary key, what text); create table keyless (what text)")
         .await;
     fixture.drain().await;
     let copy = format!(
@@ -78,10 +78,19 @@ async fn fixture(plugin: Plugin) -> Fixture {
     );
     fixture.sql(&copy).await;
     fixture
-        .sql(&format!(
-            "insert into big select i, repeat(md5(i::text), 30) from generate_series(1, {ROWS}) i"
-        ))
-        .await;
+}
+
+/// Inserts the rows from 1 on into `big`.
+fn insert_rows() -> String {
+    format!("insert into big select i, repeat(md5(i::text), 30) from generate_series(1, {ROWS}) i")
+}
+
+/// Fixture whose slot has a large and a small transaction.
+///
+/// The large one has thirty megabytes.
+async fn fixture_with_transactions(plugin: Plugin) -> Fixture {
+    let fixture = fixture(plugin).await;
+    fixture.sql(&insert_rows()).await;
     fixture.sql("insert into big values (0, 'behind it')").await;
     fixture
 }
@@ -200,7 +209,7 @@ async fn tick_until_empty(fixture: &Fixture) -> Vec<Value> {
 }
 
 async fn assert_arrives_unchanged(plugin: Plugin) {
-    let fixture = fixture(plugin).await;
+    let fixture = fixture_with_transactions(plugin).await;
     let reports = tick_until_empty(&fixture).await;
     println!("{}: {} invocations", plugin.name(), reports.len());
     assert!(
@@ -220,7 +229,7 @@ async fn assert_arrives_unchanged(plugin: Plugin) {
 }
 
 async fn assert_resumes_after_kill(plugin: Plugin) {
-    let fixture = fixture(plugin).await;
+    let fixture = fixture_with_transactions(plugin).await;
     let before = SlotPositions::read(&fixture).await;
     let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
         wait::until("the checkpoint counts some rows", DEADLINE, || async {
@@ -254,4 +263,40 @@ async fn assert_resumes_after_kill(plugin: Plugin) {
         positions_and_content(&delivery) == positions_and_content(&drain_in_one_invocation(&fixture).await),
         "the events differ from those of one invocation"
     );
+}
+
+/// A resumed window omits the rows that were sent, and keeps the descriptions of their tables.
+///
+/// So the descriptions of two tables stand side by side, as those of a root and its partition do.
+async fn tables_of_a_resumed_transaction_are_not_each_others_partitions() {
+    let fixture = fixture(Plugin::Pgoutput).await;
+    let transaction = format!(
+        "insert into big values (0, 'first'); insert into keyless values ('between'); {};
+         delete from big where id < 10",
+        insert_rows()
+    );
+    fixture.sql(&transaction).await;
+    let mut resumed = 0;
+    for _ in 0..MAX_TICKS {
+        resumed += usize::from(stored_rows(&fixture).await > Some(1));
+        match fixture.function.invoke(&json!({}), SHORT).await {
+            Outcome::Answer(report) if report["stopped"] == "empty" => break,
+            Outcome::Answer(_) => {}
+            Outcome::Error { kind, .. } if LATE.contains(&kind.as_str()) => {}
+            other => panic!("the invocation has no answer: {other:?}"),
+        }
+    }
+    assert!(
+        resumed > 0,
+        "no invocation resumed the transaction, the test is void"
+    );
+    let delivery = fixture.compare(&["big", "keyless"]).await;
+    let changes = delivery.changes();
+    let deletes = changes.iter().map(|it| it.json()).filter(|it| it["op"] == "d");
+    let old_rows: Vec<Value> = deletes.map(|it| it["before"].clone()).collect();
+    let expected: Vec<Value> = (0..10).map(|id| json!({"id": id})).collect();
+    assert_eq!(old_rows.len(), expected.len(), "{old_rows:?}");
+    for old in &expected {
+        assert!(old_rows.contains(old), "{old} is missing in {old_rows:?}");
+    }
 }

@@ -112,7 +112,7 @@ async fn a_consumer_rebuilds_the_tables_from_each_envelope() {
 async fn a_row_that_changes_its_key_is_in_order_for_both_keys() {
     // The form of an event does not depend on the plugin, so the plugins take turns.
     let forms = OTHER_FORMS.into_iter().zip(Plugin::ALL.into_iter().cycle());
-    // Failed records wait for their next attempts, so the forms run at once.
+    // Most of the time, failed records wait for their next attempts. So the forms run at once.
     let runs = forms.map(|(form, plugin)| async move {
         let fixture = builder_of_form(plugin, form).shards(4).build().await;
         fixture.sql("create table t (id int primary key, n int)").await;

@@ -259,7 +259,7 @@ async fn teardown_keeps_the_checkpoint_of_another_slot() {
         assert!(kept.contains(&fixture.parameter), "{field}: {report}");
         assert_eq!(fixture.checkpoint().await, Some(other), "{field}");
     }
-    // Whose checkpoint it is cannot be read now.
+    // Without the document, nobody knows whose it is.
     fixture.ssm_proxy.inject("GetParameter", Fault::internal());
     let (kind, message) = fixture.invoke(json!({"action": "teardown"})).await.error();
     assert_eq!(kind, "CheckpointUnavailable", "{message}");

@@ -19,7 +19,7 @@ use crate::postgres::server::{self, Inspection};
 /// they cost nothing, and others may use them.
 ///
 /// # Errors
-/// Another drainer has the slot for too long, or PostgreSQL or SSM refused.
+/// Another drainer has the slot for too long, PostgreSQL or SSM refused, or SSM cannot be reached.
 pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
     // Fails on a standby.
     let (session, _) = app.inspect(connector).await?;
@@ -33,7 +33,7 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
     }
     let stored = match app.checkpoint.load().await {
         Ok(stored) => stored,
-        // It may belong to another slot.
+        // The checkpoint may belong to another slot.
         Err(error) if error.kind() == ErrorKind::Transient => return Err(error.into()),
         // A checkpoint that can never be read is of no use to anybody.
         Err(_) => None,

@@ -47,11 +47,11 @@ impl Default for AggregateSize<'_> {
 }
 
 impl<'e> AggregateSize<'e> {
-    /// Adds an event. Returns the index of its key, and the size of the aggregate with it in bytes.
+    /// Adds an event. Returns the index of its key, and the new size of the aggregate in bytes.
     ///
-    /// Keys have ascending indexes from 0 on, in the order of their first events.
+    /// The first key has the index 0, and each new key has the next one.
     pub(super) fn add(&mut self, partition_key: &'e str, data: &[u8]) -> (u32, usize) {
-        // An aggregate has fewer bytes than a u32 counts.
+        // An aggregate is smaller than 4 GiB, so its number of keys fits.
         let next = self.keys.len() as u32;
         let index = *self.keys.entry(partition_key).or_insert(next);
         if index == next {
@@ -65,7 +65,7 @@ impl<'e> AggregateSize<'e> {
 /// One event of an aggregate.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AggregatedEvent<'e> {
-    /// Index of its partition key, as [`AggregateSize::add`] returned it.
+    /// Index of its partition key. [`AggregateSize::add`] returned it.
     pub(super) key_index: u32,
     pub(super) partition_key: &'e str,
     pub(super) data: &'e [u8],
@@ -73,7 +73,7 @@ pub(super) struct AggregatedEvent<'e> {
 
 /// The aggregate of these events, in this order.
 ///
-/// `bytes` is its size, as [`AggregateSize::add`] returned it for the last event.
+/// `bytes` is its size. [`AggregateSize::add`] returned it for the last event.
 pub(super) fn aggregate<'e>(
     events: impl Iterator<Item = AggregatedEvent<'e>> + Clone,
     bytes: usize,

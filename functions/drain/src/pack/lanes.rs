@@ -251,7 +251,8 @@ impl Lanes {
     /// Replaces the shard map of a stream.
     ///
     /// The events of all lanes are queued again, in the order of their positions. Barriers that wait, and the
-    /// events after them, continue to wait. The pacing of the stream's shards starts anew.
+    /// events after them, continue to wait. The shards of this stream begin without limits
+    /// and pauses. Those of other streams keep them.
     ///
     /// # Panics
     /// A record is in flight: later events could overtake its events.

@@ -103,7 +103,9 @@ pub struct Record {
     shard: usize,
     /// Bytes of data and partition key.
     bytes: usize,
-    /// For each event the index of its partition key in the aggregate. Empty without aggregation.
+    /// Index of each event's partition key among the keys of the aggregate.
+    ///
+    /// It is empty without aggregation.
     key_indexes: Vec<u32>,
 }
 

@@ -69,9 +69,9 @@ impl ShardPacing {
         self.ready.push(Reverse((position, lane)));
     }
 
-    /// Forgets which lanes may send. The rate and the pause stay.
+    /// Removes all lanes. The limits and the pause stay.
     ///
-    /// Returns the end of the pause.
+    /// Returns the end of the pause; `None` while the shard does not pause.
     pub(super) fn clear_lanes(&mut self) -> Option<Instant> {
         self.ready.clear();
         (self.sendable, self.is_full) = (0, false);

@@ -233,21 +233,23 @@ impl RelationTables {
             return;
         }
         let described = std::mem::take(&mut self.since_row);
-        let known = |oid: &u32| self.tables.get(oid)?.is_partitioned;
-        let is_partitioned = |oid: &u32| known(oid) == Some(true);
-        // The rows between two descriptions are missing if a transaction is resumed.
-        let pairs = described.iter().zip(described.iter().skip(1));
-        let mut pairs: Vec<(u32, u32)> = pairs
-            .filter(|(root, partition)| is_partitioned(root) && !is_partitioned(partition))
-            .map(|(root, partition)| (*root, *partition))
+        let is_partitioned = |oid: &u32| self.tables.get(oid)?.is_partitioned;
+        let last_pair = described.len().saturating_sub(2);
+        // If a transaction is resumed, rows between two descriptions are missing. So neighbours in this list may
+        // have nothing to do with each other.
+        let pairs: Vec<(u32, u32)> = described
+            .windows(2)
+            .enumerate()
+            .filter_map(|(index, pair)| {
+                let (root, partition) = (pair[0], pair[1]);
+                let is_pair = match is_partitioned(&root) {
+                    Some(is_root) => is_root && is_partitioned(&partition) != Some(true),
+                    // The table was dropped since. Its next row shows whether it is a root.
+                    None => root == oid && partition != oid && index == last_pair,
+                };
+                is_pair.then_some((root, partition))
+            })
             .collect();
-        pairs.extend(
-            described
-                .last()
-                // An ordinary table has no partitions. The last table wrote a row that is missing.
-                .filter(|last| **last != oid && known(&oid) != Some(false))
-                .map(|last| (oid, *last)),
-        );
         for (root, partition) in pairs {
             if let Some(table) = self.tables.get_mut(&root) {
                 let before = table.partitions.insert(partition, None);

@@ -239,6 +239,17 @@ fn an_ordinary_table_has_no_partitions_although_rows_of_another_were_omitted() {
 }
 
 #[test]
+fn a_root_has_no_partition_of_omitted_rows_of_another_table() {
+    let (catalog, mut tables) = (catalog(), RelationTables::default());
+    for (oid, marked) in [(ROOT, ID), (10, ID), (30, &[][..])] {
+        tables.insert(oid, table(&catalog, oid, b'd', marked));
+    }
+    tables.begin_row(ROOT);
+    let partitions: Vec<_> = tables.tables[&ROOT].partitions.keys().collect();
+    assert_eq!(partitions, [&10]);
+}
+
+#[test]
 fn a_partition_of_the_catalog_counts_before_it_has_written_a_row() {
     for (other, is_common) in [(&["id"][..], true), (&["code"], false), (&[], false)] {
         let mut catalog = catalog();
