@@ -55,7 +55,7 @@ async fn a_kill_inside_a_wal2json_transaction_resumes_at_the_checkpoint() {
     assert_resumes_after_kill(Plugin::Wal2json).await;
 }
 
-/// Fixture with empty tables, a drained slot and a copy of the slot.
+/// Fixture with empty tables, a drained slot and its copy.
 ///
 /// The stream has two shards, each of which accepts an aggregate of 256 KiB in 200 ms.
 async fn fixture(plugin: Plugin) -> Fixture {
@@ -265,9 +265,10 @@ async fn assert_resumes_after_kill(plugin: Plugin) {
     );
 }
 
-/// A resumed window omits the rows that were sent, and keeps the descriptions of their tables.
+/// A resumed window omits the rows that were sent.
 ///
-/// So the descriptions of two tables stand side by side, as those of a root and its partition do.
+/// It keeps the descriptions of their tables. So the descriptions of two tables stand side by side, as those
+/// of a root and its partition do.
 async fn tables_of_a_resumed_transaction_are_not_each_others_partitions() {
     let fixture = fixture(Plugin::Pgoutput).await;
     let transaction = format!(

@@ -235,8 +235,8 @@ impl RelationTables {
         let described = std::mem::take(&mut self.since_row);
         let is_partitioned = |oid: &u32| self.tables.get(oid)?.is_partitioned;
         let last_pair = described.len().saturating_sub(2);
-        // If a transaction is resumed, rows between two descriptions are missing. So neighbours in this list may
-        // have nothing to do with each other.
+        // If a transaction is resumed, rows between two descriptions are missing. So two neighbours in this
+        // list may be any two tables.
         let pairs: Vec<(u32, u32)> = described
             .windows(2)
             .enumerate()
