@@ -237,18 +237,15 @@ impl RelationTables {
         let last_pair = described.len().saturating_sub(2);
         // If a transaction is resumed, rows between two descriptions are missing. So two neighbours in this
         // list may be any two tables.
-        let pairs: Vec<(u32, u32)> = described
-            .windows(2)
+        let neighbours = described.iter().copied().zip(described.iter().copied().skip(1));
+        let pairs: Vec<(u32, u32)> = neighbours
             .enumerate()
-            .filter_map(|(index, pair)| {
-                let (root, partition) = (pair[0], pair[1]);
-                let is_pair = match is_partitioned(&root) {
-                    Some(is_root) => is_root && is_partitioned(&partition) != Some(true),
-                    // The table was dropped since. Its next row shows whether it is a root.
-                    None => root == oid && partition != oid && index == last_pair,
-                };
-                is_pair.then_some((root, partition))
+            .filter(|(index, (root, partition))| match is_partitioned(root) {
+                Some(is_root) => is_root && is_partitioned(partition) != Some(true),
+                // The table was dropped since. Its next row shows whether it is a root.
+                None => *root == oid && *partition != oid && *index == last_pair,
             })
+            .map(|(_, pair)| pair)
             .collect();
         for (root, partition) in pairs {
             if let Some(table) = self.tables.get_mut(&root) {
