@@ -231,7 +231,10 @@ async fn the_slot_advances_after_the_checkpoint_and_the_checkpoint_follows_the_a
                 }
                 stored = to;
             }
-            LogEntry::ShardsListed | LogEntry::MarkerWritten(_) | LogEntry::ChunkRead(_) => {}
+            LogEntry::ShardsListed
+            | LogEntry::ResumeStored(_)
+            | LogEntry::MarkerWritten(_)
+            | LogEntry::ChunkRead(_) => {}
             LogEntry::Advanced(to) => assert!(to <= stored, "advanced to {to} with {stored} stored"),
         }
     }

@@ -252,6 +252,10 @@ where
             if !self.queue_events(peek).await? {
                 return Ok(ReadOutcome::Stopped);
             }
+            // An unconfirmed window stores no checkpoint. So the next tick would send the section again.
+            if self.confirmer.is_unconfirmed() && self.sender.acknowledgements.position().resume.is_some() {
+                return Ok(ReadOutcome::SectionSent);
+            }
             let retry = self.sender.next_try();
             let due = self.confirmer.store_due(&self.sender);
             tokio::select! {

@@ -13,6 +13,8 @@ pub(super) enum LogEntry {
     /// ListShards was requested.
     ShardsListed,
     Stored(Lsn),
+    /// A checkpoint was stored that resumes a transaction after so many rows.
+    ResumeStored(u64),
     Advanced(Lsn),
     /// A marker was written, whose record ends here.
     MarkerWritten(Lsn),
@@ -76,6 +78,10 @@ pub(super) struct Faults {
 pub(super) const MARKER: &str = "marker ";
 /// In place of a table's name: a message outside of transactions.
 pub(super) const MESSAGE: &str = "message";
+/// In place of a table's name: a transaction of [`LARGE_ROWS`] rows, and one that cannot be decoded.
+pub(super) const LARGE: &str = "large";
+/// Rows of 512 KiB, each of a table of its own: together more than the reader holds.
+pub(super) const LARGE_ROWS: u64 = 24;
 
 pub(super) struct FakeRow(Lsn, String);
 
@@ -145,6 +151,9 @@ impl Slot for FakeSlot {
                 let row = "message: transactional: 0 prefix: p, sz: 1 content:x";
                 return vec![FakeRow(*end, row.to_owned())];
             }
+            if table == LARGE {
+                return large_transaction(*end);
+            }
             let change = match table.as_str() {
                 "poison" => "UPSERT".to_owned(),
                 marker if marker.starts_with(MARKER) => message(marker),
@@ -160,7 +169,8 @@ impl Slot for FakeSlot {
     }
 
     async fn large_commits(&mut self, _: Window, _: usize) -> Result<CommitRows, SlotError> {
-        Ok(CommitRows::new())
+        let large = self.commits.iter().filter(|(_, table)| table == LARGE);
+        Ok(large.map(|(end, _)| (8, (*end, b"COMMIT 8".to_vec()))).collect())
     }
 
     async fn find(
@@ -249,6 +259,16 @@ impl TableSource for FakeSlot {
     async fn emit_watermark(&mut self, _: &str) -> Result<(), SlotError> {
         Ok(())
     }
+}
+
+fn large_transaction(end: Lsn) -> Vec<FakeRow> {
+    let value = "x".repeat(512 << 10);
+    let change = |n| format!("table public.large{n}: INSERT: v[text]:'{value}'");
+    let rows = (0..LARGE_ROWS).map(change);
+    let rows = rows.chain(["UPSERT".to_owned(), "COMMIT 8".to_owned()]);
+    let rows = std::iter::once("BEGIN 8".to_owned()).chain(rows);
+    rows.map(|row| FakeRow(if row == "COMMIT 8" { end } else { Lsn(end.0 - 32) }, row))
+        .collect()
 }
 
 /// A marker as test_decoding writes it.
@@ -348,6 +368,9 @@ impl StateStore for FakeStateStore {
         // The state of a backfill is stored in the same way. It is no checkpoint.
         if let Ok(checkpoint) = Checkpoint::parse(&text) {
             self.0.add(LogEntry::Stored(checkpoint.commit_end));
+            if let Some(resume) = checkpoint.resume {
+                self.0.add(LogEntry::ResumeStored(resume.rows));
+            }
         }
         Ok(())
     }

@@ -135,3 +135,25 @@ async fn a_standby_that_leaves_ends_the_drain() {
     assert!(!lingered.has_passed_its_marker(), "{:?}", lingered.log.entries());
     assert!(lingered.report.unconfirmed > 0);
 }
+
+#[tokio::test]
+async fn progress_in_a_large_transaction_is_stored() {
+    let arrivals = ["a", "b", "c", "d", "e", "f", "g", LARGE];
+    let lingered = Lingered::run(&arrivals, Faults::default(), Duration::from_millis(900)).await;
+    let name = lingered.result.as_ref().map_err(Error::name);
+    assert_eq!(name, Err("Undecodable"));
+    for row in 0..LARGE_ROWS {
+        assert_eq!(lingered.count(&format!("public.large{row}")), 1, "row {row}");
+    }
+    // The last section of 1 MiB may lack its end.
+    let resumes = lingered
+        .log
+        .entries()
+        .into_iter()
+        .filter_map(|entry| match entry {
+            LogEntry::ResumeStored(rows) => Some(rows),
+            _ => None,
+        });
+    assert!((LARGE_ROWS - 2..=LARGE_ROWS).contains(&resumes.max().unwrap_or(0)));
+    assert!(!lingered.has_passed_its_marker(), "{:?}", lingered.log.entries());
+}

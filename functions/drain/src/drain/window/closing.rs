@@ -15,7 +15,9 @@ pub(in crate::drain) enum WindowOutcome {
     ///
     /// Every event was acknowledged.
     Whole,
-    /// The row bound was reached, and every event was acknowledged.
+    /// Reading ended before the LSN bound, and every event was acknowledged.
+    ///
+    /// The row bound was reached, or an unconfirmed window met a large transaction.
     RowBound,
     /// The server exceeded the window's time.
     TooSlow,
@@ -58,7 +60,7 @@ where
                 }
                 ReadOutcome::Whole | ReadOutcome::RowBound => {}
                 // The open transaction resumes where its last section ended.
-                ReadOutcome::TooSlow | ReadOutcome::Stopped => {
+                ReadOutcome::TooSlow | ReadOutcome::SectionSent | ReadOutcome::Stopped => {
                     self.sender.acknowledgements.discard_unfinished()
                 }
             }
@@ -102,7 +104,7 @@ where
         let sent = self.sender.acknowledgements.position().commit_end;
         self.confirmer.add_unconfirmed(sent);
         match read {
-            ReadOutcome::RowBound => WindowOutcome::RowBound,
+            ReadOutcome::RowBound | ReadOutcome::SectionSent => WindowOutcome::RowBound,
             ReadOutcome::TooSlow => WindowOutcome::TooSlow,
             ReadOutcome::Whole | ReadOutcome::Stopped => WindowOutcome::Whole,
         }

@@ -15,6 +15,10 @@ pub(super) enum ReadOutcome {
     RowBound,
     /// The server exceeded the window's time.
     TooSlow,
+    /// An unconfirmed window has sent a section of a large transaction.
+    ///
+    /// The next window is confirmed, and resumes after that section.
+    SectionSent,
     /// The time for reading is over, or reading failed.
     Stopped,
 }
