@@ -12,7 +12,11 @@ crate::version_scenarios![
     a_generated_key_leaves_no_empty_key
 ];
 
-crate::version_scenarios![since 18: a_virtual_column_is_absent, a_virtual_column_is_absent_from_whole_rows];
+crate::version_scenarios![since 18:
+    a_virtual_column_is_absent,
+    a_virtual_column_is_absent_from_whole_rows,
+    a_null_of_an_altered_column_is_sent,
+];
 
 crate::scenarios![a_key_outside_of_a_column_list_is_no_key];
 
@@ -134,6 +138,27 @@ async fn a_virtual_column_is_absent_from_whole_rows(version: u32) {
     let events = delivery.of_table("public.t");
     assert_eq!(events[2]["before"], json!({"id": 2, "v": Value::Null}));
     assert_eq!(events[3]["before"], json!({"id": 1, "v": Value::Null}));
+}
+
+async fn a_null_of_an_altered_column_is_sent(version: u32) {
+    with_each_plugin(version, |builder: FixtureBuilder| async move {
+        let fixture = builder.build().await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "create table t (id int primary key, g int generated always as (id * 2) virtual, v text,
+                                 w int)",
+                "insert into t (id, v) values (1, 'a')",
+                "update t set v = null where id = 1",
+                "alter table t alter v set default 'b'; alter table t rename w to x",
+            ],
+        )
+        .await;
+        let delivery = fixture.consume().await;
+        let events = delivery.of_table("public.t");
+        assert_eq!(events[1]["after"], json!({"id": 1, "v": null, "w": null}));
+    })
+    .await;
 }
 
 fn assert_absent(delivery: &Delivery, column: &str) {

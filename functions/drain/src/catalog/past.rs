@@ -235,14 +235,43 @@ impl<'c> PastTable<'c> {
 
     /// Whether the table had this column, with its present name and kind.
     pub fn has_column(&self, name: &str) -> bool {
-        let recent = self.table.recent.columns.get(name);
-        let is_column = self.table.columns.iter().any(|column| column.name == name);
-        is_column && recent.is_none_or(|xid| self.holds(&[*xid]))
+        self.table.columns.iter().any(|column| column.name == name) && self.is_unaltered(name)
+    }
+
+    /// Whether a column of the catalog is the same as then.
+    fn is_unaltered(&self, column: &str) -> bool {
+        let altered = self.table.recent.columns.get(column);
+        altered.is_none_or(|xid| self.holds(&[*xid]))
+    }
+
+    /// Whether the column of this name was virtual.
+    pub fn is_virtual(&self, name: &str) -> bool {
+        self.table.virtual_columns.iter().any(|column| column == name) && self.is_unaltered(name)
     }
 
     /// Whether a null may replace a value that is in no log: the column is virtual, or may have been.
     pub fn may_be_virtual(&self, name: &str) -> bool {
-        self.table.virtual_columns.iter().any(|column| column == name) || !self.has_column(name)
+        self.table.virtual_columns.iter().any(|column| column == name)
+            || !self.has_column(name) && !self.kept_its_virtual_columns()
+    }
+
+    /// Whether a column of the table may have been virtual.
+    pub fn may_have_virtual_columns(&self) -> bool {
+        !self.table.virtual_columns.is_empty() || !self.table.recent.is_empty()
+    }
+
+    /// Whether the virtual columns are still the same, with the same names.
+    ///
+    /// PostgreSQL 18 does not make a virtual column an ordinary one. So it would have been dropped or renamed
+    /// since. Without an altered column, the reason why the catalog lacks a column of the row is not known.
+    fn kept_its_virtual_columns(&self) -> bool {
+        let recent = &self.table.recent;
+        let row = self.catalog.read.xid;
+        let mut dropped = recent.dropped.iter();
+        // A row of the transaction that dropped a column may be older than the drop.
+        dropped.all(|xid| row.is_some_and(|row| precedes(*xid, row)))
+            && recent.columns.values().any(|xid| !self.holds(&[*xid]))
+            && self.table.virtual_columns.iter().all(|it| self.is_unaltered(it))
     }
 
     /// Whether the marked columns of a relation are its whole replica identity.
@@ -296,186 +325,4 @@ impl<'c> PastTable<'c> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::table_name::TableName;
-    use crate::catalog::CatalogColumn;
-
-    /// A catalog with the table `public.t`.
-    ///
-    /// Transaction 10 created the table. Transaction 20 wrote its key and its column `b`.
-    fn catalog() -> Catalog {
-        let mut catalog = Catalog::default();
-        let column = |name: &str| CatalogColumn {
-            name: name.into(),
-            type_oid: 23,
-            modifier: -1,
-            type_name: "integer".into(),
-            toastable: false,
-        };
-        let recent = RecentChanges {
-            created: Some(10),
-            name: vec![10],
-            key: vec![20],
-            primary_key: vec![10],
-            columns: [("a".to_owned(), 10), ("b".to_owned(), 20)].into(),
-            ..RecentChanges::default()
-        };
-        let table = CatalogTable {
-            oid: 7,
-            key: vec!["b".into()],
-            primary_key: vec!["a".into()],
-            columns: vec![column("a"), column("b"), column("c")],
-            recent,
-            ..CatalogTable::default()
-        };
-        catalog.insert(TableName::new("public", "t"), table);
-        catalog
-    }
-
-    fn name() -> TableName {
-        TableName::new("public", "t")
-    }
-
-    #[test]
-    fn a_fact_is_valid_for_rows_of_later_transactions() {
-        let mut catalog = catalog();
-        for (xid, has_key) in [(15, false), (20, false), (21, true), (u32::MAX - 5, false)] {
-            catalog.begin_transaction(xid);
-            assert_eq!(catalog.past_table(7).unwrap().key().is_empty(), !has_key, "{xid}");
-        }
-    }
-
-    #[test]
-    fn transactions_have_the_same_generation_if_the_same_facts_are_valid() {
-        let mut catalog = catalog();
-        let generations = [9, 10, 11, 15, 20, 21].map(|xid| {
-            catalog.begin_transaction(xid);
-            catalog.generation()
-        });
-        assert_eq!(
-            generations.map(|number| number - generations[0]),
-            [0, 1, 2, 2, 3, 4]
-        );
-    }
-
-    #[test]
-    fn a_table_that_is_read_later_begins_a_generation() {
-        let mut catalog = catalog();
-        let generation = |catalog: &mut Catalog, xid| {
-            catalog.begin_transaction(xid);
-            catalog.generation()
-        };
-        let before = generation(&mut catalog, 15);
-        let recent = RecentChanges {
-            key: vec![5],
-            ..RecentChanges::default()
-        };
-        catalog.insert(
-            TableName::new("public", "later"),
-            CatalogTable {
-                oid: 8,
-                recent,
-                ..CatalogTable::default()
-            },
-        );
-        assert_ne!(catalog.generation(), before);
-        // The number of valid facts is the same, but the facts differ.
-        assert_ne!(generation(&mut catalog, 9), before);
-    }
-
-    #[test]
-    fn a_fact_of_the_tables_creation_is_valid_for_every_row_of_its_oid() {
-        let catalog = catalog();
-        let past = catalog.past_table(7).unwrap();
-        assert_eq!(past.primary_key(), ["a"]);
-        assert!(past.has_column("a") && past.has_column("c") && !past.has_column("b"));
-        assert!(catalog.past_table(8).is_none());
-    }
-
-    #[test]
-    fn a_name_may_have_been_another_tables_before_the_creation() {
-        let mut catalog = catalog();
-        for (xid, is_valid) in [(9, false), (10, true), (11, true)] {
-            catalog.begin_transaction(xid);
-            assert_eq!(catalog.past_table_named(&name()).is_some(), is_valid, "{xid}");
-        }
-    }
-
-    #[test]
-    fn a_row_is_of_an_insert_only_table_if_nothing_can_have_identified_it() {
-        // Identity, whether a column is not null, whether the row shows that there is no primary key.
-        for (identity, has_not_null, lacks_primary_key, is_insert_only) in [
-            ('n', true, false, true),
-            ('d', false, false, true),
-            // The primary key may have been dropped since.
-            ('d', true, false, false),
-            ('d', true, true, true),
-            // The index of the identity was dropped, perhaps since.
-            ('i', false, true, false),
-            ('f', false, true, false),
-        ] {
-            let mut catalog = Catalog::default();
-            let recent = RecentChanges {
-                identity: vec![20],
-                columns: [("a".to_owned(), 10)].into(),
-                ..RecentChanges::default()
-            };
-            let table = CatalogTable {
-                oid: 7,
-                identity,
-                has_not_null,
-                recent,
-                ..CatalogTable::default()
-            };
-            catalog.insert(name(), table);
-            for (xid, is_known) in [(15, false), (21, true)] {
-                catalog.begin_transaction(xid);
-                let past = catalog.past_table(7).unwrap();
-                assert_eq!(
-                    past.is_insert_only(lacks_primary_key),
-                    is_insert_only && is_known,
-                    "{identity} {has_not_null} {lacks_primary_key} {xid}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn an_altered_column_may_have_been_that_of_a_primary_key() {
-        for recent in [
-            RecentChanges {
-                columns: [("a".to_owned(), 20)].into(),
-                ..RecentChanges::default()
-            },
-            RecentChanges {
-                dropped: vec![20],
-                ..RecentChanges::default()
-            },
-        ] {
-            let mut catalog = Catalog::default();
-            let table = CatalogTable {
-                oid: 7,
-                identity: 'd',
-                recent,
-                ..CatalogTable::default()
-            };
-            catalog.insert(name(), table);
-            for (xid, is_known) in [(15, false), (21, true)] {
-                catalog.begin_transaction(xid);
-                assert_eq!(catalog.past_table(7).unwrap().is_insert_only(false), is_known);
-            }
-        }
-    }
-
-    #[test]
-    fn an_identity_is_whole_if_the_server_marked_every_column_of_it() {
-        let catalog = catalog();
-        let past = catalog.past_table(7).unwrap();
-        assert!(past.is_whole_identity(true, &["a"], &["a"]));
-        assert!(!past.is_whole_identity(true, &["b"], &["b", "c"]));
-        // The identity's index at the time of the row is unknown.
-        assert!(past.is_whole_identity(false, &["b"], &["a", "b", "c"]));
-        assert!(!past.is_whole_identity(false, &["b"], &["a", "b"]));
-    }
-}
+mod tests;

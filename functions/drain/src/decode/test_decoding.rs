@@ -128,9 +128,9 @@ impl<'a> TextReader<'a> {
             return Err(self.expected("TRUNCATE after several tables"));
         };
         if self.skip("INSERT:") {
-            let new = without_virtual(catalog, table, None, self.new_row()?);
+            let (new, coverage) = without_virtual(catalog, table, None, self.new_row()?);
             let new = with_bit_lengths(catalog, table, None, new);
-            let (relation, new) = row(catalog, table, new, key(catalog, table), ColumnCoverage::Whole);
+            let (relation, new) = row(catalog, table, new, key(catalog, table), coverage);
             Ok(Change::Insert { relation, new })
         } else if self.skip("UPDATE:") {
             self.update(catalog, table)
@@ -151,9 +151,9 @@ impl<'a> TextReader<'a> {
             false => None,
         };
         let key = key_of_update(catalog, table, old.as_deref());
-        let new = without_virtual(catalog, table, old.as_deref(), self.new_row()?);
+        let (new, coverage) = without_virtual(catalog, table, old.as_deref(), self.new_row()?);
         let new = with_bit_lengths(catalog, table, old.as_deref(), new);
-        let (relation, mut new) = row(catalog, table, new, key, ColumnCoverage::Whole);
+        let (relation, mut new) = row(catalog, table, new, key, coverage);
         let old = match old {
             Some(old) => {
                 let past = catalog.past_table_named(table);

@@ -7,6 +7,7 @@ pub(super) mod scanner;
 #[cfg(test)]
 mod tests;
 mod type_names;
+mod virtual_columns;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,6 +24,7 @@ use crate::catalog::Catalog;
 use crate::change::{Change, Column, Datum, Item, Message, MessageParts, Relation, Tuple, Type};
 use relations::{JsonAction, RelationCache, RowDescription};
 use type_names::escape_type_names;
+use virtual_columns::{DroppedNulls, drop_virtual_columns};
 
 /// The most columns of a table (`MaxHeapAttributeNumber`).
 const MAX_COLUMNS: usize = 1600;
@@ -120,13 +122,19 @@ impl Wal2jsonDecoder {
             }),
             "M" => row.into_message(),
             _ => {
-                drop_virtual_columns(catalog, &mut row);
-                self.change(catalog, &row).map(Item::Change)
+                let dropped = drop_virtual_columns(catalog, &mut row);
+                self.change(catalog, &row, dropped).map(Item::Change)
             }
         }
     }
 
-    fn change<'a>(&mut self, catalog: &Catalog, row: &JsonRow<'a>) -> Result<Change<'a>, &'static str> {
+    /// The change of a row. `dropped` are nulls that are no longer in it.
+    fn change<'a>(
+        &mut self,
+        catalog: &Catalog,
+        row: &JsonRow<'a>,
+        dropped: DroppedNulls,
+    ) -> Result<Change<'a>, &'static str> {
         let (Some(schema), Some(table)) = (&row.schema, &row.table) else {
             return Err("schema and table in I, U, D and T");
         };
@@ -142,6 +150,7 @@ impl Wal2jsonDecoder {
             columns,
             identity,
             primary_key: &row.primary_key,
+            dropped,
         };
         let relation = self.relations.relation(catalog, schema, table, description);
         let tuple = |columns, missing| {
@@ -170,25 +179,6 @@ impl Wal2jsonDecoder {
             }
         })
     }
-}
-
-/// Drops the nulls of virtual columns. Such a null stands for a value that no log has.
-fn drop_virtual_columns(catalog: &Catalog, row: &mut JsonRow<'_>) {
-    let is_null = |column: &JsonColumn<'_>| column.value.is_none() && column.oversize.is_none();
-    let (Some(schema), Some(table)) = (&row.schema, &row.table) else {
-        return;
-    };
-    if !catalog.has_virtual_columns || !row.columns.iter().chain(&row.identity).any(is_null) {
-        return;
-    }
-    let table = TableName::new(&**schema, &**table);
-    let virtual_columns = catalog.table(&table).map(|table| &table.virtual_columns[..]);
-    let virtual_columns = virtual_columns.unwrap_or_default();
-    let is_kept = |column: &JsonColumn<'_>| {
-        !is_null(column) || !virtual_columns.iter().any(|name| *name == column.name)
-    };
-    row.columns.retain(is_kept);
-    row.identity.retain(is_kept);
 }
 
 /// The table of a row; `None` for a row without one.

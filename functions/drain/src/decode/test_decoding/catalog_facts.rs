@@ -94,7 +94,7 @@ pub(super) fn key_of_update<'c>(
     if is_known { key } else { &[] }
 }
 
-/// New row without the nulls of virtual columns.
+/// New row without the nulls of virtual columns, and its coverage.
 ///
 /// Such a null stands for a value that no log has. A column of the old row is not virtual, so its null is a
 /// value.
@@ -103,16 +103,24 @@ pub(super) fn without_virtual<'a>(
     name: &TableName,
     old: Option<&[ColumnValue<'_>]>,
     mut values: Vec<ColumnValue<'a>>,
-) -> Vec<ColumnValue<'a>> {
+) -> (Vec<ColumnValue<'a>>, ColumnCoverage) {
+    let mut coverage = ColumnCoverage::Whole;
     if catalog.has_virtual_columns {
         let past = catalog.past_table_named(name);
         let may_be_virtual = |column: &str| {
             let is_stored = old.unwrap_or_default().iter().any(|value| value.name == column);
             !is_stored && past.is_none_or(|past| past.may_be_virtual(column))
         };
-        values.retain(|value| value.datum != Datum::Null || !may_be_virtual(&value.name));
+        values.retain(|value| {
+            let is_kept = value.datum != Datum::Null || !may_be_virtual(&value.name);
+            if !is_kept && past.is_none_or(|past| !past.is_virtual(&value.name)) {
+                // It may be the null of an ordinary column, which the row then lacks.
+                coverage = ColumnCoverage::Row;
+            }
+            is_kept
+        });
     }
-    values
+    (values, coverage)
 }
 
 /// Values of a row, with the lengths of their `bit` types.

@@ -286,17 +286,25 @@ fn a_virtual_column_is_absent() {
     };
     catalog.insert(TableName::new("public", "t"), table);
     catalog.has_virtual_columns = true;
-    let row = b"table public.t: INSERT: id[integer]:1 g[integer]:null n[integer]:null gone[integer]:null";
-    let Item::Change(Change::Insert { relation, .. }) = super::decode(&catalog, Lsn::ZERO, row).unwrap()
-    else {
-        panic!();
-    };
-    let names: Vec<_> = relation
-        .columns
-        .iter()
-        .map(|column| column.name.as_str())
-        .collect();
-    assert_eq!(names, ["id", "n"]);
+    for (row, coverage) in [
+        (
+            "id[integer]:1 g[integer]:null n[integer]:null",
+            ColumnCoverage::Whole,
+        ),
+        // It may have been an ordinary column.
+        (
+            "id[integer]:1 g[integer]:null n[integer]:null gone[integer]:null",
+            ColumnCoverage::Row,
+        ),
+    ] {
+        let row = format!("table public.t: INSERT: {row}");
+        let item = super::decode(&catalog, Lsn::ZERO, row.as_bytes()).unwrap();
+        let Item::Change(Change::Insert { relation, .. }) = item else {
+            panic!("{item:?}");
+        };
+        let names: Vec<&str> = relation.columns.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!((names, relation.coverage), (vec!["id", "n"], coverage), "{row}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::JsonColumn;
+use super::virtual_columns::DroppedNulls;
 use crate::base::table_name::TableName;
 use crate::catalog::{Catalog, CatalogTable, PastTable};
 use crate::change::{Column, ColumnCoverage, ColumnType, Relation};
@@ -68,6 +69,7 @@ pub(super) struct RowShape {
     columns: Vec<(String, String, Option<u32>)>,
     identity: Vec<String>,
     primary_key: Vec<String>,
+    dropped: DroppedNulls,
     relation: Arc<Relation>,
 }
 
@@ -82,6 +84,7 @@ impl RowShape {
                 .collect(),
             identity: row.identity.iter().map(name).collect(),
             primary_key: row.primary_key.iter().map(name).collect(),
+            dropped: row.dropped,
             relation,
         }
     }
@@ -96,6 +99,7 @@ impl RowShape {
         };
         let mut columns = self.columns.iter().zip(row.columns);
         self.action == row.action
+            && self.dropped == row.dropped
             && self.columns.len() == row.columns.len()
             && columns.all(|((name, type_name, type_oid), column)| {
                 *name == column.name && *type_name == column.type_name && *type_oid == column.type_oid
@@ -123,6 +127,8 @@ pub(super) struct RowDescription<'r, 'a> {
     /// The columns of an update's old row.
     pub(super) identity: &'r [JsonColumn<'a>],
     pub(super) primary_key: &'r [JsonColumn<'a>],
+    /// Nulls that are not in `columns` and `identity`.
+    pub(super) dropped: DroppedNulls,
 }
 
 impl RowDescription<'_, '_> {
@@ -138,6 +144,7 @@ impl RowDescription<'_, '_> {
         let typed = |column: &JsonColumn<'_>| new_column(&column.name, column_type(catalog, table, column));
         let mut columns: Vec<Column> = self.columns.iter().map(typed).collect();
         let coverage = match self.action {
+            JsonAction::Insert if self.dropped.may_be_values => ColumnCoverage::Row,
             JsonAction::Insert => ColumnCoverage::Whole,
             JsonAction::Delete | JsonAction::Truncate => ColumnCoverage::Row,
             JsonAction::Update => {
@@ -154,6 +161,7 @@ impl RowDescription<'_, '_> {
                     toastable.all(|column| past.has_column(&column.name))
                 };
                 match past {
+                    _ if self.dropped.may_be_values => ColumnCoverage::Row,
                     Some(_) if columns.len() > sent => ColumnCoverage::Completed,
                     Some(past) if is_complete(past) => ColumnCoverage::Whole,
                     // Only the catalog shows whether the row omitted a column.
@@ -185,7 +193,9 @@ impl RowDescription<'_, '_> {
             columns.iter().map(|column| &*column.name).collect()
         }
         let (columns, identity) = (names(self.columns), names(self.identity));
-        if !identity.is_empty() && !columns.iter().all(|column| identity.contains(column)) {
+        let is_whole =
+            !self.dropped.identity_lacks_one && columns.iter().all(|column| identity.contains(column));
+        if !identity.is_empty() && !is_whole {
             // An old row that is not the whole row is the key.
             return identity;
         }

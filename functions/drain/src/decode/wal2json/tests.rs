@@ -34,7 +34,7 @@ fn columns(list: &[(&str, &str)]) -> String {
 }
 
 /// A row of `s.t` with the primary key `pk`.
-fn row(action: &str, new: &[(&str, &str)], identity: &[(&str, &str)], pk: &str) -> Vec<u8> {
+pub(super) fn row(action: &str, new: &[(&str, &str)], identity: &[(&str, &str)], pk: &str) -> Vec<u8> {
     let (new, identity) = (columns(new), columns(identity));
     format!(
         r#"{{"action":"{action}","schema":"s","table":"t","columns":{new},
@@ -43,7 +43,10 @@ fn row(action: &str, new: &[(&str, &str)], identity: &[(&str, &str)], pk: &str) 
     .into_bytes()
 }
 
-fn change(catalog: &Catalog, data: &[u8]) -> (Arc<Relation>, Option<Vec<String>>, Option<Vec<String>>) {
+pub(super) fn change(
+    catalog: &Catalog,
+    data: &[u8],
+) -> (Arc<Relation>, Option<Vec<String>>, Option<Vec<String>>) {
     let shown = |tuple: Tuple<'_>| tuple.iter().map(|datum| format!("{datum:?}")).collect();
     match Wal2jsonDecoder::default().decode(catalog, data).unwrap() {
         Item::Change(Change::Insert { relation, new }) => (relation, None, Some(shown(new))),
@@ -436,26 +439,6 @@ fn a_row_is_decoded_although_the_quotes_of_a_type_name_break_its_json() {
             .collect::<Vec<_>>(),
         [Type::Integer, Type::Text, array]
     );
-}
-
-#[test]
-fn a_null_of_a_virtual_column_is_absent() {
-    let mut catalog = catalog(&["id"], &[]);
-    catalog.has_virtual_columns = true;
-    let table = CatalogTable {
-        virtual_columns: vec!["g".to_owned()],
-        ..CatalogTable::default()
-    };
-    catalog.insert(TableName::new("s", "t"), table);
-    let new = [("id", r#""1""#), ("g", "null"), ("n", "null")];
-    let (relation, _, row) = change(&catalog, &row("I", &new, &[], "id"));
-    let names: Vec<&str> = relation
-        .columns
-        .iter()
-        .map(|column| column.name.as_str())
-        .collect();
-    assert_eq!(names, ["id", "n"]);
-    assert_eq!(row.unwrap()[1], "Null");
 }
 
 #[test]
