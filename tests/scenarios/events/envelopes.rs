@@ -314,7 +314,11 @@ async fn table_definitions_precede_their_changes() {
             json!({"type": "INT32", "nullable": false}),
             json!({"type": "STRING", "length": 9, "nullable": true}),
         );
-        let b = json!({"type": "NUMERIC", "precision": 10, "scale": 2, "nullable": true});
+        let b = match plugin {
+            // It sends no modifiers, and the transaction itself may have written rows with another one.
+            Plugin::TestDecoding => json!({"type": "NUMERIC", "nullable": true}),
+            _ => json!({"type": "NUMERIC", "precision": 10, "scale": 2, "nullable": true}),
+        };
         let first = json!({"columns": {"id": id, "a": a}, "primary-key": ["id"]});
         let second = json!({"columns": {"id": id, "a": a, "b": b}, "primary-key": ["id"]});
         let mut expected = vec![(json!("create-table"), first), (json!("change-columns"), second)];

@@ -15,6 +15,7 @@ crate::scenarios![
     a_type_that_was_renamed_or_replaced_keeps_its_form,
     an_array_of_a_dropped_type_stays_a_list,
     values_of_a_dropped_table_keep_the_form_of_their_types,
+    a_value_keeps_the_digits_that_its_type_has_no_longer,
     a_backfill_condition_uses_the_search_path_of_the_database,
     a_search_path_with_types_of_built_in_names_does_not_stop_a_drain,
     each_value_of_wal2json_has_the_form_of_its_type,
@@ -351,6 +352,55 @@ async fn values_of_a_dropped_table_keep_the_form_of_their_types() {
         assert_eq!(
             delivery.of_table("public.u")[0]["after"],
             json!({"id": 1, "s": 2})
+        );
+    })
+    .await;
+}
+
+/// In these modes, a modifier decides the unit of a time.
+///
+/// It also decides the form of a numeric.
+async fn a_value_keeps_the_digits_that_its_type_has_no_longer() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::builder(plugin)
+            .env("TIME_PRECISION_MODE", "adaptive")
+            .env("DECIMAL_HANDLING_MODE", "precise")
+            .build()
+            .await;
+        fixture
+            .sql(
+                "create table t (id int primary key, a timestamp(6), b time, c numeric, d timestamp[],
+                                 e timestamp);
+                 create table u (id int primary key, a timestamp)",
+            )
+            .await;
+        let (day, time) = ("2024-02-29", "12:34:56.789001");
+        fixture
+            .sql(&format!(
+                "insert into t values
+                   (1, '{day} {time}', '{time}', 1.2345, '{{{day} {time}}}', '{day} {time}');
+                 insert into u values (1, '{day} {time}')"
+            ))
+            .await;
+        fixture
+            .sql(
+                "alter table t alter a type timestamp(3), alter b type time(0), alter c type numeric(12,2),
+                               alter d type timestamp(3)[], drop e;
+                 alter table t add e timestamp(3);
+                 drop table u; create table u (id int primary key, a timestamp(3))",
+            )
+            .await;
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
+        let micros = 1_709_210_096_789_001_i64;
+        assert_eq!(
+            delivery.of_table("public.t")[0]["after"],
+            json!({"id": 1, "a": micros, "b": 45_296_789_001_i64, "c": {"scale": 4, "value": "MDk="},
+                "d": [micros], "e": micros})
+        );
+        assert_eq!(
+            delivery.of_table("public.u")[0]["after"],
+            json!({"id": 1, "a": micros})
         );
     })
     .await;

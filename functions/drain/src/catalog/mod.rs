@@ -241,11 +241,10 @@ impl Catalog {
 
     /// The type of a column whose plugin sends the type's name only.
     ///
-    /// The declared type has a modifier that the name may lack. It counts while the column still has the type
-    /// of this name.
-    pub fn type_of_name(&self, table: Option<&CatalogTable>, column: &str, sent: &str) -> ColumnType {
-        let declared = table.and_then(|table| table.columns.iter().find(|it| it.name == column));
-        let declared = declared.filter(|declared| {
+    /// The declared type has a modifier that the name may lack. It counts if the column has the type of this
+    /// name, and is the same as then. Another modifier could cut digits of the value. `past` is the table.
+    pub fn type_of_name(&self, past: Option<PastTable<'_>>, column: &str, sent: &str) -> ColumnType {
+        let declared = past.and_then(|past| past.column(column)).filter(|declared| {
             declared.type_name == sent || self.types.name_alone(declared.type_oid).as_deref() == Some(sent)
         });
         declared

@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 
-use super::{Catalog, CatalogTable};
+use super::{Catalog, CatalogColumn, CatalogTable};
 
 /// Transactions that wrote a table's rows of the catalog.
 ///
@@ -233,9 +233,19 @@ impl<'c> PastTable<'c> {
         self.table.identity == 'i' && self.table.key.is_empty()
     }
 
-    /// Whether the table had this column, with its present name and kind.
+    /// The column of this name, if the table had it then.
+    ///
+    /// It had its present name and type.
+    pub fn column(&self, name: &str) -> Option<&'c CatalogColumn> {
+        let mut columns = self.table.columns.iter();
+        columns
+            .find(|column| column.name == name)
+            .filter(|_| self.is_unaltered(name))
+    }
+
+    /// Whether the table had this column, with its present name and type.
     pub fn has_column(&self, name: &str) -> bool {
-        self.table.columns.iter().any(|column| column.name == name) && self.is_unaltered(name)
+        self.column(name).is_some()
     }
 
     /// Whether a column of the catalog is the same as then.

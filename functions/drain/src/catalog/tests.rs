@@ -117,7 +117,7 @@ fn a_domain_of_itself_ends_the_search() {
 #[test]
 fn a_name_is_that_of_the_declared_type_or_else_of_the_type_that_is_printed_so() {
     let catalog = catalog();
-    let table = catalog.table(&TableName::new("public", "t"));
+    let past = catalog.past_table_named(&TableName::new("public", "t"));
     for (column, sent, expected) in [
         ("a", "numeric", "numeric(10,4)"),
         ("a", "integer", "integer"),
@@ -131,9 +131,41 @@ fn a_name_is_that_of_the_declared_type_or_else_of_the_type_that_is_printed_so() 
         ("gone", "text", "text"),
         ("gone", "dropped", "dropped"),
     ] {
-        assert_eq!(catalog.type_of_name(table, column, sent).name, expected, "{sent}");
+        assert_eq!(catalog.type_of_name(past, column, sent).name, expected, "{sent}");
     }
     assert_eq!(catalog.type_of_name(None, "a", "numeric").name, "numeric");
+}
+
+#[test]
+fn a_declared_modifier_does_not_count_for_rows_before_its_column_was_altered() {
+    let mut catalog = catalog();
+    let name = TableName::new("public", "t");
+    let mut table = catalog.table(&name).unwrap().clone();
+    table.recent.columns = ["a", "b", "s"].map(|column| (column.to_owned(), 20)).into();
+    catalog.insert(name.clone(), table);
+    for (xid, expected) in [
+        (19, ["numeric", "numeric(12,2)", "bpchar", "geometry(Point)"]),
+        (
+            21,
+            [
+                "numeric(10,4)",
+                "numeric(12,2)",
+                "character(4)",
+                "geometry(Point)",
+            ],
+        ),
+    ] {
+        catalog.begin_transaction(xid);
+        let past = catalog.past_table_named(&name);
+        let sent = [
+            ("a", "numeric"),
+            ("b", "price"),
+            ("s", "character"),
+            ("g", "geometry"),
+        ];
+        let found = sent.map(|(column, sent)| catalog.type_of_name(past, column, sent).name);
+        assert_eq!(found, expected, "{xid}");
+    }
 }
 
 #[test]

@@ -27,14 +27,13 @@ pub(super) fn relation(
     key: &[String],
     coverage: ColumnCoverage,
 ) -> Relation {
-    let table = catalog.table(name);
     let past = catalog.past_table_named(name);
     let is_sent = |column: &String| values.iter().any(|value| *column == value.name);
     let is_whole = key.iter().all(is_sent);
     let column = |value: &ColumnValue<'_>| {
         Column::new(
             value.name.to_string(),
-            catalog.type_of_name(table, &value.name, &value.type_name),
+            catalog.type_of_name(past, &value.name, &value.type_name),
             is_whole && key.iter().any(|key| *key == value.name),
         )
     };

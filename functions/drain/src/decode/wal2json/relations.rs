@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::JsonColumn;
 use super::virtual_columns::DroppedNulls;
 use crate::base::table_name::TableName;
-use crate::catalog::{Catalog, CatalogTable, PastTable};
+use crate::catalog::{Catalog, PastTable};
 use crate::change::{Column, ColumnCoverage, ColumnType, Relation};
 
 /// The most shapes of one table that are stored.
@@ -134,14 +134,14 @@ pub(super) struct RowDescription<'r, 'a> {
 impl RowDescription<'_, '_> {
     /// The table as this row and the catalog describe it.
     fn relation(&self, catalog: &Catalog, name: TableName) -> Relation {
-        let (table, past) = (catalog.table(&name), catalog.past_table_named(&name));
-        let key = match table.is_some_and(|table| table.deferrable) {
+        let past = catalog.past_table_named(&name);
+        let key = match catalog.table(&name).is_some_and(|table| table.deferrable) {
             true => Vec::new(),
             false => self.key(past),
         };
         let new_column =
             |name: &str, column_type| Column::new(name.to_owned(), column_type, key.contains(&name));
-        let typed = |column: &JsonColumn<'_>| new_column(&column.name, column_type(catalog, table, column));
+        let typed = |column: &JsonColumn<'_>| new_column(&column.name, column_type(catalog, past, column));
         let mut columns: Vec<Column> = self.columns.iter().map(typed).collect();
         let coverage = match self.action {
             JsonAction::Insert if self.dropped.may_be_values => ColumnCoverage::Row,
@@ -177,7 +177,7 @@ impl RowDescription<'_, '_> {
             table: name,
             columns,
             primary_key: primary_key
-                .map(|column| (column.name.to_string(), column_type(catalog, table, column).name))
+                .map(|column| (column.name.to_string(), column_type(catalog, past, column).name))
                 .collect(),
             coverage,
         }
@@ -222,11 +222,11 @@ impl RowDescription<'_, '_> {
     }
 }
 
-/// The type of a column. wal2json sends OIDs from version 2.5 on.
-fn column_type(catalog: &Catalog, table: Option<&CatalogTable>, column: &JsonColumn<'_>) -> ColumnType {
+/// The type of a column. `past` is its table. wal2json sends OIDs from version 2.5 on.
+fn column_type(catalog: &Catalog, past: Option<PastTable<'_>>, column: &JsonColumn<'_>) -> ColumnType {
     match column.type_oid {
         Some(oid) => catalog.type_of_oid_and_name(oid, &column.type_name),
-        None => catalog.type_of_name(table, &column.name, &column.type_name),
+        None => catalog.type_of_name(past, &column.name, &column.type_name),
     }
 }
 
