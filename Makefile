@@ -154,9 +154,7 @@ certs: tools-check ## replace the certificate authorities of RDS that the functi
 
 # A zip needs no compiler.
 deploy: $(SETTINGS) tools-check $(if $(ZIP),,tools-rust tools-build) ## create or update the stack of deploy/ENV.toml (ENV, ZIP=of a release, GUIDED=1 asks)
-ifndef GUIDED
-	@python3 scripts/check_settings.py $(SETTINGS)
-endif
+	@python3 scripts/check_settings.py $(SETTINGS) $(if $(GUIDED),--guided)
 ifdef ZIP
 	@python3 scripts/zip_template.py "$(ZIP)" .aws-sam/zip/template.yaml
 else

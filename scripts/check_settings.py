@@ -1,10 +1,11 @@
 """Check deploy/NAME.toml before a deploy. SAM reports these mistakes late, unclearly, or not at all.
 
-check_settings.py FILE. SAM ignores the name of a parameter that the template does not have, and the parameter then
-has its default.
+check_settings.py FILE [--guided]. SAM ignores the name of a parameter that the template does not have, and the
+parameter then has its default. With --guided, only the name of the stack is checked: SAM asks for the parameters.
 """
 
 import difflib
+import os
 import re
 import sys
 from pathlib import Path
@@ -44,9 +45,41 @@ def mistakes(file: Path) -> list[str]:
     return found
 
 
+def place(settings: dict, environment: dict) -> tuple[str | None, str]:
+    """Region and profile of a deploy. For SAM, those of the file take precedence. The region may be unknown."""
+    region = settings.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    return region, settings.get("profile") or environment.get("AWS_PROFILE") or "default"
+
+
+def shared_stacks(file: Path, environment: dict) -> list[str]:
+    """A line for each other file of the folder that has the same stack.
+
+    A copied file has the stack of the first one if that file has a `stack_name`. GUIDED=1 writes one. A deploy of the
+    copy would then replace the database of the first stack.
+    """
+    settings = stack_settings(file)
+    region, profile = place(settings, environment)
+    found = []
+    for other in sorted(file.parent.glob("*.toml")):
+        theirs = stack_settings(other)
+        # A file without parameters cannot be deployed. A refused GUIDED=1 leaves one.
+        if other == file or other.name == EXAMPLE.name or not theirs.get("parameter_overrides"):
+            continue
+        their_region, their_profile = place(theirs, environment)
+        is_same_region = region == their_region or None in (region, their_region)
+        if theirs["stack_name"] == settings["stack_name"] and is_same_region and their_profile == profile:
+            found.append(
+                f"{other} has the same stack: {settings['stack_name']} in {region or their_region or 'this region'}. "
+                "A deploy of one file would change the stack of the other. Write another stack_name into the newer "
+                "file, or delete that line: the stack is then spillway-NAME, after the file. If both files mean one "
+                "stack, delete one of them"
+            )
+    return found
+
+
 def main() -> None:
-    file = Path(sys.argv[1])
-    found = mistakes(file)
+    file, guided = Path(sys.argv[1]), sys.argv[2:] == ["--guided"]
+    found = shared_stacks(file, dict(os.environ)) + ([] if guided else mistakes(file))
     if found:
         sys.exit("\n".join(f"{file}: {mistake}" for mistake in found))
 
