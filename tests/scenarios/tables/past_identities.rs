@@ -17,6 +17,7 @@ crate::version_scenarios![
     a_key_that_moved_to_another_column_gives_no_row_the_key_of_another,
     an_identity_index_that_changed_gives_no_row_the_key_of_another,
     a_table_with_the_name_of_another_gives_no_row_the_key_of_another,
+    a_schema_with_the_name_of_another_leaves_the_rows_of_its_tables,
     an_untouched_large_value_is_not_null_after_the_identity_changed,
     columns_that_come_and_go_leave_the_values_of_earlier_rows,
 ];
@@ -194,6 +195,60 @@ async fn a_table_with_the_name_of_another_gives_no_row_the_key_of_another(versio
         assert_keys_differ(&fixture.consume().await);
     })
     .await;
+}
+
+/// A schema older than the slot's rows gets the name of another.
+///
+/// A table of it has another key than the table of the same name. A second one is a materialized view.
+async fn a_schema_with_the_name_of_another_leaves_the_rows_of_its_tables(version: u32) {
+    with_each_plugin(version, |builder| async move {
+        let fixture = builder.build().await;
+        fixture
+            .sql(
+                "create schema app; create schema app_new; create table other (id int primary key);
+                 create table app.t (a int primary key, b int not null);
+                 create table app_new.t (a int not null, b int primary key);
+                 create table app.v (id int primary key);
+                 create materialized view app_new.v as select 7 as id",
+            )
+            .await;
+        drain_past_catalog_changes(&fixture).await;
+        execute_and_drain(
+            &fixture,
+            &[
+                "insert into app.t values (1, 9), (2, 9)",
+                "insert into app.v values (1)",
+                "update app.t set a = a + 10; delete from app.t where a = 12",
+                "alter schema app rename to app_old; alter schema app_new rename to app",
+                "insert into app.t values (1, 1), (1, 2)",
+            ],
+        )
+        .await;
+        let delivery = fixture.consume().await;
+        assert_keys_differ(&delivery);
+        let rows_of_view = delivery.of_table("app.v");
+        assert_eq!(rows_of_view.len(), 1, "{rows_of_view:?}");
+    })
+    .await;
+}
+
+/// Drains until each row of the slot is newer than the catalog.
+async fn drain_past_catalog_changes(fixture: &Fixture) {
+    let last = fixture.value("select pg_current_xact_id()::text").await.unwrap();
+    let passed = format!(
+        "select catalog_xmin::text::int8 > {last} from pg_replication_slots where slot_name = '{}'",
+        fixture.slot
+    );
+    for id in 0..10 {
+        // A checkpoint logs the running transactions, from which the slot takes its horizon.
+        fixture.sql("checkpoint").await;
+        fixture.sql(&format!("insert into other values ({id})")).await;
+        fixture.drain().await;
+        if fixture.value(&passed).await.as_deref() == Some("t") {
+            return;
+        }
+    }
+    panic!("the slot's horizon stays before transaction {last}");
 }
 
 /// Untouched large value of a row from before the identity changed.

@@ -86,6 +86,8 @@ const COLUMNS: &str = "
            c.row_xid::text::int8 as identity_xid,
            -- A rename, and nothing that is as common, rewrites the row type.
            (select t.xmin::text::int8 from pg_type t where t.oid = c.reltype) as name_xid,
+           -- A rename of the schema, or a grant on it.
+           n.xmin::text::int8 as schema_xid,
            -- The system columns are written once.
            (select ctid_column.xmin::text::int8
             from pg_attribute ctid_column
@@ -380,7 +382,7 @@ fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentChanges {
     };
     let created = one("created_xid");
     RecentChanges {
-        name: created.iter().copied().chain(one("name_xid")).collect(),
+        name: [created.clone(), one("name_xid"), one("schema_xid")].concat(),
         created: created.first().copied(),
         identity: one("identity_xid"),
         indexes: list("index_xids"),

@@ -7,8 +7,9 @@
 //! get the name.
 //!
 //! The view's row in `pg_type` has the id of the naming transaction as its `xmin`. `refresh` does not change
-//! that row. A rename, a move to another schema and a new owner change it. The log's rows from before such a
-//! change are sent, because the catalog does not show whether they belong to the view.
+//! that row. A rename, a move to another schema and a new owner change it. A rename of the schema and a grant
+//! on it change the row in `pg_namespace`. The log's rows from before such a change are sent, because the
+//! catalog does not show whether they belong to the view.
 
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 
 /// The transaction that named the materialized view $1.
 ///
+/// It is the one that named the view's schema, if that is later.
+///
 /// Another column states whether the slot $2 has confirmed it. All transactions before `catalog_xmin` ended
 /// before the slot's position. Ids wrap around: an id that is two billion transactions old has a negative
 /// age.
@@ -37,12 +40,18 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// After a record that ends with its page, the position for the next record is after the header of the next
 /// page. No flush reaches that position before another record is written, so it is the page's beginning here.
 const NAMING: &str = "
-    select t.xmin::text as xid,
-           coalesce(age(t.xmin) not between 0 and age(s.catalog_xmin), false) as is_confirmed,
+    select named.xid::text as xid,
+           coalesce(age(named.xid) not between 0 and age(s.catalog_xmin), false) as is_confirmed,
            case mod(i.lsn - '0/0'::pg_lsn, current_setting('wal_block_size')::numeric)
              when 24 then i.lsn - 24::numeric else i.lsn end as insert_lsn
     from pg_class c
     join pg_type t on t.oid = c.reltype
+    join pg_namespace n on n.oid = c.relnamespace
+    cross join lateral (
+      select x.xid
+      from (values (t.xmin), (n.xmin)) x(xid)
+      order by age(x.xid) < 0, age(x.xid)
+      limit 1) named
     cross join pg_replication_slots s
     cross join pg_current_wal_insert_lsn() as i(lsn)
     where c.oid = $1 and c.relkind = 'm' and s.slot_name = $2";
