@@ -65,47 +65,63 @@ impl RelationCache {
 #[derive(Debug)]
 pub(super) struct RowShape {
     action: JsonAction,
-    /// Names, types and OIDs of the types as the row has them.
-    columns: Vec<(String, String, Option<u32>)>,
-    identity: Vec<String>,
-    primary_key: Vec<String>,
+    columns: Vec<ColumnShape>,
+    identity: Vec<ColumnShape>,
+    primary_key: Vec<ColumnShape>,
     dropped: DroppedNulls,
     relation: Arc<Relation>,
 }
 
 impl RowShape {
     fn new(row: &RowDescription<'_, '_>, relation: Arc<Relation>) -> Self {
-        let name = |column: &JsonColumn<'_>| column.name.to_string();
-        let columns = row.columns.iter();
+        let shapes = |columns: &[JsonColumn<'_>]| columns.iter().map(ColumnShape::new).collect();
         RowShape {
             action: row.action,
-            columns: columns
-                .map(|column| (name(column), column.type_name.to_string(), column.type_oid))
-                .collect(),
-            identity: row.identity.iter().map(name).collect(),
-            primary_key: row.primary_key.iter().map(name).collect(),
+            columns: shapes(row.columns),
+            identity: shapes(row.identity),
+            primary_key: shapes(row.primary_key),
             dropped: row.dropped,
             relation,
         }
     }
 
     fn fits(&self, row: &RowDescription<'_, '_>) -> bool {
-        let have_names = |columns: &[JsonColumn<'_>], names: &[String]| {
-            names.len() == columns.len()
-                && names
+        let fit = |shapes: &[ColumnShape], columns: &[JsonColumn<'_>]| {
+            shapes.len() == columns.len()
+                && shapes
                     .iter()
                     .zip(columns)
-                    .all(|(name, column)| *name == column.name)
+                    .all(|(shape, column)| shape.fits(column))
         };
-        let mut columns = self.columns.iter().zip(row.columns);
         self.action == row.action
             && self.dropped == row.dropped
-            && self.columns.len() == row.columns.len()
-            && columns.all(|((name, type_name, type_oid), column)| {
-                *name == column.name && *type_name == column.type_name && *type_oid == column.type_oid
-            })
-            && have_names(row.identity, &self.identity)
-            && have_names(row.primary_key, &self.primary_key)
+            && fit(&self.columns, row.columns)
+            && fit(&self.identity, row.identity)
+            && fit(&self.primary_key, row.primary_key)
+    }
+}
+
+/// Name and type of a column, as the row has them.
+///
+/// An untouched large value has its type in the old row only.
+#[derive(Debug)]
+struct ColumnShape {
+    name: String,
+    type_name: String,
+    type_oid: Option<u32>,
+}
+
+impl ColumnShape {
+    fn new(column: &JsonColumn<'_>) -> Self {
+        ColumnShape {
+            name: column.name.to_string(),
+            type_name: column.type_name.to_string(),
+            type_oid: column.type_oid,
+        }
+    }
+
+    fn fits(&self, column: &JsonColumn<'_>) -> bool {
+        self.name == column.name && self.type_name == column.type_name && self.type_oid == column.type_oid
     }
 }
 

@@ -64,6 +64,10 @@ impl Scanner for Wal2jsonScanner {
 /// If a string or a value follows, reads its beginning instead.
 fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), MalformedRow> {
     let is_text = input.first() == Some(&b'"');
+    // The identity follows the columns.
+    if row.written().ends_with(br#""identity":"#) {
+        row.begin_image(true);
+    }
     let follows = |key: &[u8]| row.written().ends_with(key);
     let part: Option<(usize, WriteMark)> = if follows(br#""value":"#) {
         Some((row.most_value_bytes(), |out, bytes| {

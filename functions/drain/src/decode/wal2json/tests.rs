@@ -129,6 +129,26 @@ fn the_key_of_a_whole_old_row_is_the_catalogs_or_else_the_primary_key() {
     }
 }
 
+#[test]
+fn a_type_that_changed_in_the_old_row_only_is_the_new_one() {
+    let mut decoder = Wal2jsonDecoder::default();
+    let rows = [
+        (r#""bytea","value":"6869""#, r"\\x6869"),
+        (r#""text","value":"a""#, "a"),
+    ];
+    for (column, value) in rows {
+        let row = format!(
+            r#"{{"action":"U","schema":"s","table":"t","columns":[],"identity":[{{"name":"v","type":{column}}}]}}"#
+        );
+        let item = decoder.decode(&Catalog::default(), row.as_bytes());
+        let text = format!("{item:?}");
+        assert!(
+            text.contains(&format!(r#"old: Some([Text("{value}")])"#)),
+            "{text}"
+        );
+    }
+}
+
 /// The server then identifies no old row, as with replica identity `nothing`.
 #[test]
 fn the_primary_key_is_not_the_key_if_the_identity_is_an_index_that_was_dropped() {
