@@ -31,6 +31,8 @@ pub enum KeylessRows {
 }
 
 /// Unicode characters that a partition key may have (Kinesis API, PutRecordsRequestEntry).
+///
+/// The API does not say what a character is. The KPL counts units of UTF-16, of which an emoji has two.
 const MAX_KEY_CHARACTERS: usize = 256;
 
 impl PartitionBy {
@@ -137,7 +139,7 @@ fn transaction_key(head: &EventHead) -> String {
 /// The hash has 64 hexadecimal digits. It is the same every time.
 fn shorten_key(key: String) -> String {
     // Characters are counted only where the bytes leave it open.
-    if key.len() > MAX_KEY_CHARACTERS && key.chars().count() > MAX_KEY_CHARACTERS {
+    if key.len() > MAX_KEY_CHARACTERS && key.encode_utf16().count() > MAX_KEY_CHARACTERS {
         return sha256_hex(&key);
     }
     key
@@ -196,6 +198,10 @@ mod tests {
             let shortened = shorten_key(key.clone());
             assert_eq!(shortened == key, is_kept, "{length}");
             assert!(shortened.chars().count() <= MAX_KEY_CHARACTERS);
+        }
+        for (length, is_kept) in [(128, true), (129, false)] {
+            let key = "😀".repeat(length);
+            assert_eq!(shorten_key(key.clone()) == key, is_kept, "{length}");
         }
     }
 }
