@@ -130,8 +130,8 @@ pub enum Error {
     Panicked,
     /// An event that no record can hold. Every change before it is in the stream and confirmed.
     #[error(
-        "slot {slot}: the event at position {position}, of {table}, key hash {key_hash}, has {bytes} bytes \
-         and a record may have {limit}; the slot stays before its transaction. {}",
+        "slot {slot}: the event at position {position}, of {table}, key hash {key_hash}, {problem}; \
+         the slot stays before its transaction. {}",
         oversize_advice(*policy)
     )]
     Oversize {
@@ -143,10 +143,8 @@ pub enum Error {
         table: String,
         /// The first 16 digits of the partition key's SHA-256.
         key_hash: String,
-        /// Data and partition key together.
-        bytes: usize,
-        /// Most bytes of a record.
-        limit: usize,
+        /// What is wrong with its size: see [`Event::size_problem`].
+        problem: String,
         /// The policy, on which the advice depends.
         policy: OversizePolicy,
     },
@@ -160,8 +158,8 @@ impl From<ContinuityError> for Error {
 
 impl Error {
     /// An event that no record can hold.
-    pub fn oversize(slot: &str, event: &Event, limit: usize, policy: OversizePolicy) -> Self {
-        let (key_hash, bytes) = (event.key_hash(), event.bytes());
+    pub fn oversize(slot: &str, event: &Event, problem: String, policy: OversizePolicy) -> Self {
+        let key_hash = event.key_hash();
         let relation = event.relation.as_ref();
         let table = relation.map_or_else(
             || "a logical message".to_owned(),
@@ -173,8 +171,7 @@ impl Error {
             position: event.position.to_string(),
             table,
             key_hash,
-            bytes,
-            limit,
+            problem,
             policy,
         }
     }

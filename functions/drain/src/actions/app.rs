@@ -262,7 +262,7 @@ impl App {
         }
         let start = checked?;
         let settings = self.settings(&server, &start, stream?, self.column_rules().await?);
-        let kept = KeptBytes::for_record(settings.record_bytes);
+        let kept = KeptBytes::for_record(settings.record_bytes, settings.projection.has_column_rules());
         let slot = PgSlot::open(connector, control, &self.config, start.plugin, kept, &server).await?;
         Ok(SlotAccess::Locked(Box::new(OpenedSlot {
             server,

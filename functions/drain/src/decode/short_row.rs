@@ -1,6 +1,7 @@
 //! The shortened row, which the scanners of the plugins write.
 //!
-//! The largest values are replaced first, until the row is small enough.
+//! Values of the old row are replaced first, then those of the new row, until the row is small enough. Of
+//! each row, the largest values are first.
 
 /// Least bytes of input with which a text scanner reads syntax.
 ///
@@ -15,6 +16,9 @@ pub(super) const MAX_SYNTAX: usize = 8 << 20;
 
 /// Most bytes of a message's prefix that are kept.
 pub(super) const MAX_PREFIX: usize = 1 << 20;
+
+/// Bytes of values that a row keeps if there are column rules.
+const ROW_WITH_RULES: usize = 16 << 20;
 
 /// Most bytes of a value that is never replaced: its mark is hardly shorter.
 const SMALL_VALUE: usize = 256;
@@ -36,10 +40,12 @@ impl KeptBytes {
     /// varying` as base64: they are replaced although the event might have room for them.
     ///
     /// A row may have two images, of which the event may contain only one. So a row may keep twice as much.
-    pub fn for_record(record: usize) -> Self {
+    /// With `has_column_rules`, an event may have few of the row's values, so it may keep [`ROW_WITH_RULES`].
+    pub fn for_record(record: usize, has_column_rules: bool) -> Self {
+        let least = if has_column_rules { ROW_WITH_RULES } else { 0 };
         KeptBytes {
             value: record.saturating_mul(2).min(16 << 20),
-            row: record.saturating_mul(4).min(24 << 20),
+            row: record.saturating_mul(4).max(least).min(24 << 20),
         }
     }
 }
@@ -77,6 +83,8 @@ pub(super) struct ShortRow {
     kept: Vec<KeptValue>,
     kept_bytes: usize,
     open: Option<OpenValue>,
+    /// Whether the values belong to the old row.
+    is_old: bool,
 }
 
 /// A large value of a shortened row.
@@ -91,6 +99,7 @@ struct KeptValue {
     /// Bytes of the value without its header.
     bytes: usize,
     mark: WriteMark,
+    is_old: bool,
 }
 
 /// The value that is being written.
@@ -113,7 +122,13 @@ impl ShortRow {
             kept: Vec::new(),
             kept_bytes: 0,
             open: None,
+            is_old: false,
         }
+    }
+
+    /// Begins an image: the old row or the new one. The following values belong to it.
+    pub(super) fn begin_image(&mut self, is_old: bool) {
+        self.is_old = is_old;
     }
 
     /// The bytes that are written so far.
@@ -192,9 +207,10 @@ impl ShortRow {
                 length: self.bytes.len() - open.start,
                 bytes: open.bytes,
                 mark: open.mark,
+                is_old: self.is_old,
             });
             while self.kept_bytes > self.limits.row {
-                self.replace_largest();
+                self.replace_one();
             }
         }
         Ok(open.is_kept)
@@ -208,13 +224,14 @@ impl ShortRow {
         }
     }
 
-    /// Replaces the largest kept value by its mark.
+    /// Replaces one kept value by its mark.
     ///
-    /// Of several largest values, the first is replaced.
-    fn replace_largest(&mut self) {
+    /// It is the largest value of the old row, or else of the new row. Of several largest values, the first
+    /// is replaced.
+    fn replace_one(&mut self) {
         let kept = self.kept.iter().enumerate();
-        let largest = kept.max_by_key(|(index, value)| (value.bytes, std::cmp::Reverse(*index)));
-        let Some(index) = largest.map(|(index, _)| index) else {
+        let first = kept.max_by_key(|(index, value)| (value.is_old, value.bytes, std::cmp::Reverse(*index)));
+        let Some(index) = first.map(|(index, _)| index) else {
             self.kept_bytes = 0;
             return;
         };
@@ -223,6 +240,7 @@ impl ShortRow {
             length,
             bytes,
             mark,
+            ..
         } = self.kept.remove(index);
         let mut written = Vec::new();
         mark(&mut written, bytes);

@@ -5,9 +5,9 @@
 //! each value that was not kept. The plugin never writes this mark, and the decoder reads it as
 //! [`Datum::Oversize`](crate::change::Datum::Oversize).
 //!
-//! The largest values are replaced first, until the row is small enough. So an event omits the same columns
-//! as if its whole row had been read. Exceptions are values that an envelope writes in less than half of the
-//! plugin's bytes: see [`KeptBytes::for_record`].
+//! The values of the old row are replaced first, and of each row the largest, until the row is small enough.
+//! So an event omits the same columns as if its whole row had been read. Exceptions are values that an
+//! envelope writes in less than half of the plugin's bytes: see [`KeptBytes::for_record`].
 
 #[cfg(test)]
 mod tests;

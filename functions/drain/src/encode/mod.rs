@@ -77,6 +77,21 @@ impl Event {
         (self.data.len() + self.partition_key.len()).saturating_add(self.missing_bytes)
     }
 
+    /// What is wrong with the event's size.
+    ///
+    /// `None` if a record of `limit` bytes holds it. An event that lacks values is wrong at any size: it
+    /// would look complete.
+    pub fn size_problem(&self, limit: usize) -> Option<String> {
+        let bytes = self.bytes();
+        if bytes > limit {
+            return Some(format!("has {bytes} bytes, and a record may have {limit}"));
+        }
+        (self.missing_bytes > 0).then(|| {
+            let missing = self.missing_bytes;
+            format!("lacks values of {missing} bytes, because its row was too large to be read whole")
+        })
+    }
+
     /// The first 16 hexadecimal digits of the SHA-256 of the partition key.
     ///
     /// Errors name the key by this hash, because the key itself may hold values of a row.

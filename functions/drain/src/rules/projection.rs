@@ -37,6 +37,11 @@ impl ProjectionRules {
     }
 
     /// Whether every relation is sent as it is.
+    /// Whether columns are omitted or hashed.
+    pub fn has_column_rules(&self) -> bool {
+        !self.column_rules.is_empty()
+    }
+
     fn is_empty(&self) -> bool {
         self.column_rules.is_empty() && self.partition_keys.is_empty()
     }

@@ -75,7 +75,7 @@ pub fn rows(plugin: Plugin, input: &[u8]) -> usize {
 ///
 /// The decoder must not panic on the shortened row.
 fn assert_shortened(plugin: Plugin, row: &[u8]) {
-    let mut shortener = RowShortener::new(plugin, row.len(), KeptBytes::for_record(100));
+    let mut shortener = RowShortener::new(plugin, row.len(), KeptBytes::for_record(100, false));
     row.chunks(100).for_each(|slice| shortener.push(slice));
     let shortened = shortener.finish();
     assert!(shortened.len() <= row.len(), "a row became longer");

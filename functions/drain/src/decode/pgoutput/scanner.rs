@@ -116,6 +116,7 @@ fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
         return Ok(None);
     };
     row.copy(&[*mark, *high, *low])?;
+    row.begin_image(*mark != b'N');
     Ok(Some((before_columns(u16::from_be_bytes([*high, *low])), 3)))
 }
 

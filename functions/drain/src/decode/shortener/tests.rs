@@ -222,6 +222,67 @@ fn the_largest_values_are_replaced_until_the_rest_is_small_enough() {
     }
 }
 
+/// Rows of a plugin that update the texts of `t`. The plugin's description of the table precedes them.
+fn update(plugin: Plugin, old: &[String], new: &[String]) -> Vec<Vec<u8>> {
+    match plugin {
+        Plugin::Pgoutput => {
+            let (mut old, new) = (insert(plugin, old), insert(plugin, new));
+            let (old, relation) = (old.pop().unwrap(), old.pop().unwrap());
+            let image = |row: &[u8]| row.get(6..).unwrap().to_vec();
+            let row = [b"U\0\0\0\x07O", &image(&old)[..], b"N", &image(&new[1])].concat();
+            vec![relation, row]
+        }
+        Plugin::Wal2json => {
+            let columns = |texts: &[String]| {
+                let columns = (b'a'..).map(char::from).zip(texts);
+                let columns = columns
+                    .map(|(name, text)| format!(r#"{{"name":"{name}","type":"text","value":"{text}"}}"#));
+                columns.collect::<Vec<_>>().join(",")
+            };
+            let (new, old) = (columns(new), columns(old));
+            let row = r#"{"action":"U","schema":"public","table":"t","columns":["#;
+            vec![format!(r#"{row}{new}],"identity":[{old}],"pk":[]}}"#).into_bytes()]
+        }
+        Plugin::TestDecoding => {
+            let columns = |texts: &[String]| {
+                let columns = (b'a'..).map(char::from).zip(texts);
+                let columns = columns.map(|(name, text)| format!(" {name}[text]:'{text}'"));
+                columns.collect::<String>()
+            };
+            let row = "table public.t: UPDATE: old-key:";
+            vec![format!("{row}{} new-tuple:{}", columns(old), columns(new)).into_bytes()]
+        }
+    }
+}
+
+/// A new value is kept, even if each old value is smaller.
+#[test]
+fn values_of_the_old_row_are_replaced_first() {
+    let texts = |lengths: [usize; 3]| lengths.map(|length| "x".repeat(length));
+    let (old, new) = (texts([400, 500, 450]), texts([900, 0, 0]));
+    let kept = KeptBytes {
+        value: 1000,
+        row: 1310,
+    };
+    for plugin in Plugin::ALL {
+        let mut decoder = Decoder::new(plugin);
+        let mut rows = update(plugin, &old, &new);
+        let row = shortened(plugin, kept, &rows.pop().unwrap(), &[7, 1000]);
+        if let Some(relation) = rows.pop() {
+            decoder.decode(&Catalog::default(), Lsn(1), &relation).unwrap();
+        }
+        let item = decoder.decode(&Catalog::default(), Lsn(1), &row).unwrap();
+        let Item::Change(change) = item else { panic!() };
+        let (_, images) = images(&change).unwrap();
+        let is_lost = |datum: &Datum<'_>| matches!(datum, Datum::Oversize { .. });
+        let lost: Vec<Vec<bool>> = images
+            .into_iter()
+            .map(|tuple| tuple.iter().map(is_lost).collect())
+            .collect();
+        assert_eq!(lost, [[false, true, true], [false; 3]], "{plugin}");
+    }
+}
+
 /// The row of a logical message.
 fn message_row(plugin: Plugin, prefix: &str, content: &str) -> Vec<u8> {
     let length = content.len();

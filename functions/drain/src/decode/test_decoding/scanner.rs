@@ -91,10 +91,9 @@ impl TestDecodingScanner {
     /// If the text before an image follows instead, such as ` new-tuple:`, reads that text.
     fn column(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let mut reader = TextReader { data: input, at: 0 };
-        if [" old-key:", " new-tuple:", " (no-tuple-data)"]
-            .iter()
-            .any(|text| reader.skip(text))
-        {
+        let is_old = reader.skip(" old-key:");
+        if is_old || reader.skip(" new-tuple:") || reader.skip(" (no-tuple-data)") {
+            row.begin_image(is_old);
             row.copy(input.get(..reader.at).unwrap_or_default())?;
             return Ok(reader.at);
         }

@@ -152,16 +152,15 @@ impl RowEncoder<'_, '_> {
         let omitted = self
             .envelope
             .encode_backfill_row(progress, self.lsn, &row, self.now, self.limit, events);
-        match events.events.iter().find(|event| event.bytes() > self.limit) {
-            None => Ok(omitted),
-            Some(event) => Err(format!(
-                "row with key hash {} has {} bytes, a record may have {}: leave a column out, or \
-                 OVERSIZE=omit",
-                event.key_hash(),
-                event.bytes(),
-                self.limit
-            )),
+        for event in &events.events {
+            if let Some(problem) = event.size_problem(self.limit) {
+                let key_hash = event.key_hash();
+                return Err(format!(
+                    "row with key hash {key_hash} {problem}: leave a column out, or OVERSIZE=omit"
+                ));
+            }
         }
+        Ok(omitted)
     }
 }
 

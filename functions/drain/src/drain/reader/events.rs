@@ -74,7 +74,11 @@ impl<R: PeekRow> WindowReader<'_, R> {
             )
         };
         let omitted = encode(progress, &change, &mut self.events);
-        let is_too_large = self.events.events.iter().any(|event| event.bytes() > limit);
+        let is_too_large = self
+            .events
+            .events
+            .iter()
+            .any(|event| event.size_problem(limit).is_some());
         let Some(before) = before.filter(|_| is_too_large) else {
             self.decoder.recycle(change);
             return Ok(omitted);
@@ -110,10 +114,11 @@ impl<R: PeekRow> WindowReader<'_, R> {
             let relation = event.relation.as_ref();
             event.barrier |= relation.is_some_and(|relation| self.key_changes.is_changed(relation));
             self.row_partition_keys.add(&mut event);
-            let bytes = event.bytes();
-            if bytes > limit && !self.settings.passes_oversize {
+            if let Some(problem) = event.size_problem(limit)
+                && !self.settings.passes_oversize
+            {
                 let policy = self.envelope.oversize;
-                return Err(Error::oversize(&self.settings.slot, &event, limit, policy));
+                return Err(Error::oversize(&self.settings.slot, &event, problem, policy));
             }
             out.report.events += 1;
             out.acknowledgements.add_event(span);

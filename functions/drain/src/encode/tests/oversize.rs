@@ -152,6 +152,8 @@ fn a_value_that_was_not_kept_is_omitted_or_makes_the_event_too_large() {
             let event = out.events.pop().unwrap();
             assert_eq!((omitted, event.bytes() < 1 << 20), (u64::from(is_sent), is_sent));
             assert!(is_sent || event.bytes() > 1 << 30);
+            // With a limit that the missing value would not exceed, the event would look complete.
+            assert_eq!(event.size_problem(1 << 31).is_some(), !is_sent);
             let text = parsed(&event).to_string();
             assert!(
                 text.contains(r#""omitted":["#) && !text.contains("null,\"large\""),

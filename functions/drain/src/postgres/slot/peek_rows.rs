@@ -338,7 +338,7 @@ mod tests {
         let rest = futures_util::stream::iter(messages.into_iter().map(Ok))
             .boxed_local()
             .fuse();
-        let kept = KeptBytes::for_record(1 << 20);
+        let kept = KeptBytes::for_record(1 << 20, false);
         let plugin = Plugin::Pgoutput;
         let mut rows =
             PgPeekRows::new(rest, Some(header.into()), plugin, kept, "slot".into(), "host").await?;
