@@ -38,8 +38,8 @@ fn assert_keys_differ(delivery: &Delivery) {
     for change in delivery.changes() {
         let event = change.json();
         if event["op"] == "c" && change.partition_key.starts_with('{') {
-            let table = event["source"]["table"].to_string();
-            let key = format!("{table} {}", change.partition_key);
+            let (schema, table) = (&event["source"]["schema"], &event["source"]["table"]);
+            let key = format!("{schema}.{table} {}", change.partition_key);
             rows.entry(key).or_default().push(event);
         }
         assert!(!change.partition_key.contains("null"), "{}", change.partition_key);
@@ -203,31 +203,41 @@ async fn a_table_with_the_name_of_another_gives_no_row_the_key_of_another(versio
 async fn a_schema_with_the_name_of_another_leaves_the_rows_of_its_tables(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
-        fixture
-            .sql(
-                "create schema app; create schema app_new; create table other (id int primary key);
-                 create table app.t (a int primary key, b int not null);
-                 create table app_new.t (a int not null, b int primary key);
-                 create table app.v (id int primary key);
-                 create materialized view app_new.v as select 7 as id",
-            )
-            .await;
+        fixture.sql("create table other (id int primary key)").await;
+        // A grant rewrites the row of a schema, as a rename does.
+        let schemas = [
+            ("app", ""),
+            ("shop", "grant usage on schema shop, shop_new to public;"),
+        ];
+        for (schema, grant) in schemas {
+            let create = format!(
+                "create schema {schema}; create schema {schema}_new; {grant}
+                 create table {schema}.t (a int primary key, b int not null);
+                 create table {schema}_new.t (a int not null, b int primary key);
+                 create table {schema}.v (id int primary key);
+                 create materialized view {schema}_new.v as select 7 as id"
+            );
+            fixture.sql(&create).await;
+        }
         drain_past_catalog_changes(&fixture).await;
-        execute_and_drain(
-            &fixture,
-            &[
-                "insert into app.t values (1, 9), (2, 9)",
-                "insert into app.v values (1)",
-                "update app.t set a = a + 10; delete from app.t where a = 12",
-                "alter schema app rename to app_old; alter schema app_new rename to app",
-                "insert into app.t values (1, 1), (1, 2)",
-            ],
-        )
-        .await;
+        for (schema, _) in schemas {
+            for sql in [
+                "insert into $schema.t values (1, 9), (2, 9)",
+                "insert into $schema.v values (1)",
+                "update $schema.t set a = a + 10; delete from $schema.t where a = 12",
+                "alter schema $schema rename to $schema_old; alter schema $schema_new rename to $schema",
+                "insert into $schema.t values (1, 1), (1, 2)",
+            ] {
+                fixture.sql(&sql.replace("$schema", schema)).await;
+            }
+        }
+        fixture.drain().await;
         let delivery = fixture.consume().await;
         assert_keys_differ(&delivery);
-        let rows_of_view = delivery.of_table("app.v");
-        assert_eq!(rows_of_view.len(), 1, "{rows_of_view:?}");
+        for (schema, _) in schemas {
+            let rows = delivery.of_table(&format!("{schema}.v"));
+            assert_eq!(rows.len(), 1, "{rows:?}");
+        }
     })
     .await;
 }

@@ -52,6 +52,12 @@ const ALL: &str = "
 /// Unlogged tables are included, since they may have been logged before. Object ids below 16384 are those of
 /// the tables that `initdb` creates.
 const COLUMNS: &str = "
+    , youngest_schemas as (
+      select oid, xmin
+      from pg_namespace
+      where nspname !~ '^pg_'
+      order by age(xmin) < 0, age(xmin)
+      limit 8)
     select n.nspname::text as schema,
            c.relname::text as name,
            c.oid as oid,
@@ -86,8 +92,16 @@ const COLUMNS: &str = "
            c.row_xid::text::int8 as identity_xid,
            -- A rename, and nothing that is as common, rewrites the row type.
            (select t.xmin::text::int8 from pg_type t where t.oid = c.reltype) as name_xid,
-           -- A rename of the schema, or a grant on it.
+           -- A rename of the schema rewrites its row. So does a grant on it, which is more common.
            n.xmin::text::int8 as schema_xid,
+           n.nspacl is not null as has_grants,
+           -- If the name was that of another table, this table is in a schema whose row is young, too.
+           (select y.xmin::text::int8
+            from youngest_schemas y
+            join pg_class namesake on namesake.relnamespace = y.oid and namesake.relname = c.relname
+            where y.oid <> c.relnamespace
+            order by age(y.xmin) < 0, age(y.xmin)
+            limit 1) as namesake_xid,
            -- The system columns are written once.
            (select ctid_column.xmin::text::int8
             from pg_attribute ctid_column
@@ -381,8 +395,14 @@ fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentChanges {
         list(index).into_iter().chain(columns).collect()
     };
     let created = one("created_xid");
+    let is_schema_renamed = !row.get::<_, bool>("has_grants") || !one("namesake_xid").is_empty();
+    let schema = if is_schema_renamed {
+        one("schema_xid")
+    } else {
+        Vec::new()
+    };
     RecentChanges {
-        name: [created.clone(), one("name_xid"), one("schema_xid")].concat(),
+        name: [created.clone(), one("name_xid"), schema].concat(),
         created: created.first().copied(),
         identity: one("identity_xid"),
         indexes: list("index_xids"),

@@ -7,9 +7,10 @@
 //! get the name.
 //!
 //! The view's row in `pg_type` has the id of the naming transaction as its `xmin`. `refresh` does not change
-//! that row. A rename, a move to another schema and a new owner change it. A rename of the schema and a grant
-//! on it change the row in `pg_namespace`. The log's rows from before such a change are sent, because the
-//! catalog does not show whether they belong to the view.
+//! that row. A rename, a move to another schema and a new owner change it. A rename of the schema changes its
+//! row in `pg_namespace`. So does a grant on it: it counts only if a schema whose row is young, too, has a
+//! relation of the view's name. The log's rows from before such a change are sent, because the catalog does
+//! not show whether they belong to the view.
 
 use std::time::{Duration, Instant};
 
@@ -47,12 +48,18 @@ const NAMING: &str = "
     from pg_class c
     join pg_type t on t.oid = c.reltype
     join pg_namespace n on n.oid = c.relnamespace
+    cross join pg_replication_slots s
     cross join lateral (
       select x.xid
       from (values (t.xmin), (n.xmin)) x(xid)
+      where x.xid = t.xmin or n.nspacl is null or exists (
+        select
+        from pg_class namesake
+        join pg_namespace other on other.oid = namesake.relnamespace
+        where namesake.relname = c.relname and namesake.oid <> c.oid
+          and age(other.xmin) between 0 and age(s.catalog_xmin))
       order by age(x.xid) < 0, age(x.xid)
       limit 1) named
-    cross join pg_replication_slots s
     cross join pg_current_wal_insert_lsn() as i(lsn)
     where c.oid = $1 and c.relkind = 'm' and s.slot_name = $2";
 
