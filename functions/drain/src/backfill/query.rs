@@ -25,12 +25,12 @@ pub fn explain_chunk(table: &BackfillTable, after: Option<&[String]>) -> String 
     format!("explain {}", rows_after(table, after, 1))
 }
 
-/// `EXPLAIN` statement of a chunk.
+/// `EXPLAIN` statement that checks the conditions of a table.
 ///
-/// The server checks the conditions and the operators of the key, and reads no row. A condition such as
-/// `true) or (true` would change the query. So each condition is in the statement twice, in round and in
-/// square brackets: such a condition is valid in one of them at most.
-pub fn explain_table(table: &BackfillTable) -> String {
+/// The server also checks the operators of the key, and reads no row. A condition such as `true) or (true`
+/// closes the bracket around it, and changes the query. So the statement has each condition twice: in round
+/// and in square brackets. A condition that closes one kind of bracket is a syntax error in the other.
+pub fn explain_conditions(table: &BackfillTable) -> String {
     let bracketed_again = table
         .conditions
         .iter()

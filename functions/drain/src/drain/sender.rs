@@ -25,17 +25,17 @@ use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 
 /// Most requests in flight.
 ///
-/// More do not help: a lane has one record in flight, and a shard takes 1,000 records a second.
+/// More do not help: a lane has one record in flight, and a shard accepts 1,000 records a second.
 const MAX_REQUESTS: usize = 16;
 
-/// Fewest requests of a stream in flight that delay small requests.
+/// Requests in flight to a stream from which on small requests wait.
 ///
-/// With so many in flight, another request must hold [`WORTHWHILE_RECORDS`]. Each answer frees the next event
-/// of its keys. Without this bound these events would be sent one by one.
-const FEW_REQUESTS: usize = 4;
+/// A further request then needs [`MIN_BATCH_RECORDS`]. Each answer makes a few more records sendable. Without
+/// this bound, each of them would be a request of its own.
+const BATCHING_REQUESTS: usize = 4;
 
-/// See [`FEW_REQUESTS`].
-const WORTHWHILE_RECORDS: usize = 100;
+/// See [`BATCHING_REQUESTS`].
+const MIN_BATCH_RECORDS: usize = 100;
 
 /// Bytes that may always wait.
 ///
@@ -118,18 +118,18 @@ pub(super) struct Sender<K> {
     events_in_flight: EventsInFlight,
     /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
     max_requests: usize,
-    /// The streams whose shard map is stale, each with a count.
+    /// The streams with a stale shard map: a record was stored in another shard than the map says.
     ///
-    /// The count is how often in a row ListShards failed or returned the same map. A record was stored in
-    /// another shard than the map says. Sending stops until ListShards returns a different map.
+    /// Sending stops until ListShards was answered. With aggregation, it stops until each stale stream has a
+    /// different map. The value counts the rounds of ListShards without that result.
     stale: BTreeMap<usize, u32>,
     /// Aggregates that were stored in an unexpected shard.
     ///
     /// The stale map names another shard. Each aggregate has the id of the shard that stored it. The next map
     /// decides whether consumers accept them.
     misplaced: Vec<(Record, String)>,
-    /// Whether the stream refused for good. Then nothing more is sent.
-    is_closed: bool,
+    /// Whether nothing more is sent: the stream failed definitely, or a request was lost.
+    has_stopped: bool,
     /// Acknowledged events, whose buffers the reader uses again.
     pub(super) spare: Vec<Event>,
 }
@@ -166,7 +166,7 @@ impl<K: Stream> Sender<K> {
             max_requests: MAX_REQUESTS / 2,
             stale: BTreeMap::new(),
             misplaced: Vec::new(),
-            is_closed: false,
+            has_stopped: false,
             spare: Vec::new(),
         }
     }
@@ -203,12 +203,12 @@ impl<K: Stream> Sender<K> {
 
     /// Whether more events may be read, by the last [`Sender::update_room`].
     pub(super) fn has_room(&self) -> bool {
-        self.lanes.memory() < self.room.bytes && self.lanes.most_records() < self.room.lane_records
+        self.lanes.memory() < self.room.bytes && self.lanes.records_of_longest_lane() < self.room.lane_records
     }
 
     /// The events that are not acknowledged.
     ///
-    /// Returns `None` if the last position that was queued is not known.
+    /// Returns `None` if events were not queued in the order of their positions.
     pub(super) fn outstanding(&self) -> Option<OutstandingEvents> {
         let misplaced = self.misplaced.iter().flat_map(|(record, _)| record.events());
         let misplaced = misplaced.map(QueuedEvent::outstanding);
@@ -226,10 +226,12 @@ impl<K: Stream> Sender<K> {
         !self.in_flight.is_empty()
     }
 
-    /// Whether it has nothing more to do: every event was acknowledged, or the stream refused for good and
-    /// the last answers arrived. An outstanding ListShards does not count.
+    /// Whether nothing is left to do.
+    ///
+    /// Every event was acknowledged, or sending has stopped and the last answers arrived. An outstanding
+    /// ListShards does not count.
     pub(super) fn is_done(&self) -> bool {
-        self.lanes.is_empty() || (self.is_closed && self.in_flight.is_empty())
+        self.lanes.is_empty() || (self.has_stopped && self.in_flight.is_empty())
     }
 
     /// Whether a full request can be sent now.
@@ -244,22 +246,22 @@ impl<K: Stream> Sender<K> {
     pub(super) fn should_send(&self) -> bool {
         match self.aggregation {
             Aggregation::Kpl { .. } if self.has_room() => self.can_send_full(),
-            _ => self.can_send_rest(),
+            _ => self.can_send_any(),
         }
     }
 
-    /// Whether a request should be sent now, since no more events follow.
-    pub(super) fn can_send_rest(&self) -> bool {
+    /// Whether a request that need not be full can be sent now.
+    pub(super) fn can_send_any(&self) -> bool {
         let (stream, records) = self.lanes.next_stream();
         let worthwhile = match self.streams[stream].requests {
-            0..FEW_REQUESTS => 1,
-            _ => WORTHWHILE_RECORDS,
+            0..BATCHING_REQUESTS => 1,
+            _ => MIN_BATCH_RECORDS,
         };
         self.may_send() && records >= worthwhile
     }
 
     fn may_send(&self) -> bool {
-        !self.is_closed && self.stale.is_empty() && self.in_flight.len() < self.max_requests
+        !self.has_stopped && self.stale.is_empty() && self.in_flight.len() < self.max_requests
     }
 
     /// Time at which the next delayed record may be sent.
@@ -298,7 +300,7 @@ impl<K: Stream> Sender<K> {
         match self.in_flight.join_next().await {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => {
-                self.is_closed = true;
+                self.has_stopped = true;
                 Err(Error::Stream(StreamError::Lost {
                     stream: self.stream_name(),
                     source: Box::new(error),
@@ -311,7 +313,7 @@ impl<K: Stream> Sender<K> {
     /// Applies an answer.
     ///
     /// # Errors
-    /// The stream refused for good. From then on nothing is sent.
+    /// The stream failed definitely. From then on nothing is sent.
     pub(super) fn apply_answer(&mut self, answer: StreamAnswer, report: &mut Report) -> Result<(), Error> {
         let memory_before = self.lanes.memory();
         let result = match answer {
@@ -350,7 +352,7 @@ impl<K: Stream> Sender<K> {
         };
         self.max_requests = (self.max_requests / 2).max(1);
         if error.kind() == ErrorKind::Definite {
-            self.is_closed = true;
+            self.has_stopped = true;
             return Err(Error::Stream(error));
         }
         tracing::debug!(error = %error, "request failed, sending again");

@@ -394,14 +394,14 @@ where
 
     /// Sends the queued events.
     ///
-    /// It ends when all are acknowledged, when the stream refused for good, or when the time for sending is
+    /// It ends when all are acknowledged, when sending has stopped, or when the time for sending is
     /// over. Returns the first error, and whether every event was acknowledged.
     pub(super) async fn send_rest(&mut self) -> (Result<(), Error>, bool) {
         let stop = tokio::time::sleep_until(self.budget.sending_deadline().into());
         tokio::pin!(stop);
         let mut result = Ok(());
         while !self.sender.is_done() {
-            while self.sender.can_send_rest() {
+            while self.sender.can_send_any() {
                 self.sender.send(false);
             }
             let retry = self.sender.next_try();

@@ -385,7 +385,7 @@ impl Lanes {
         lane.bytes += event.bytes();
         lane.waiting.push_back(event);
         let records = lane.records(self.pacings[shard].aggregation(self.aggregation));
-        if self.longest != Some((key, shard)) && records > self.most_records() {
+        if self.longest != Some((key, shard)) && records > self.records_of_longest_lane() {
             self.longest = Some((key, shard));
         }
         self.update_counts(shard);
@@ -394,7 +394,7 @@ impl Lanes {
     /// Records that wait in the longest known lane; approximate with aggregation.
     ///
     /// They are sent one after the other.
-    pub fn most_records(&self) -> usize {
+    pub fn records_of_longest_lane(&self) -> usize {
         let longest = self
             .longest
             .and_then(|(key, shard)| Some((self.lanes.get(&key)?, shard)));

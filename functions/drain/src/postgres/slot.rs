@@ -335,8 +335,8 @@ impl Slot for PgSlot<'_> {
         let (rows, first) = match started {
             Ok(started) => started,
             Err(error) => {
-                // The server reports an error before it releases the slot, and answers this statement after
-                // it. Otherwise the other session could find the slot still in use.
+                // The server sends the error first, and releases the slot later. It answers an empty
+                // statement only after the release. So the control session finds the slot free.
                 if !error.is_closed() {
                     let _ = self.reader().await?.client.batch_execute("").await;
                 }

@@ -88,7 +88,7 @@ pub(crate) async fn check_query(
         .batch_execute(&begin(table))
         .await
         .map_err(failed)?;
-    let explained = explain(session, &query::explain_table(table)).await;
+    let explained = explain(session, &query::explain_conditions(table)).await;
     session.client.batch_execute("rollback").await.map_err(failed)?;
     match explained {
         Ok(true) => Ok(Ok(())),

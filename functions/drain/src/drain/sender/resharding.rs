@@ -24,7 +24,7 @@ impl<K: Stream> Sender<K> {
         let Some(&answers) = self.stale.values().max() else {
             return;
         };
-        if self.in_flight.is_empty() && !self.is_closed {
+        if self.in_flight.is_empty() && !self.has_stopped {
             let stale = self.stale.keys();
             let streams: Vec<(usize, K)> = stale
                 .map(|number| (*number, self.streams[*number].stream.clone()))
@@ -84,7 +84,7 @@ impl<K: Stream> Sender<K> {
                 }
                 Ok(_) => self.set_last_error(number, |stream| StreamError::Misplaced { stream }),
                 Err(error) if error.kind() == ErrorKind::Definite => {
-                    self.is_closed = true;
+                    self.has_stopped = true;
                     return Err(Error::Stream(error));
                 }
                 Err(error) => self.streams[number].last_error = Some(error),

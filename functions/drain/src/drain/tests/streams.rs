@@ -114,7 +114,7 @@ async fn a_stream_that_is_not_open_at_the_deadline_is_none() {
 async fn send_all(sender: &mut Sender<FakeStream>) -> usize {
     let (mut report, mut most, mut requests) = (Report::default(), 0, 0usize);
     while !sender.is_done() {
-        while sender.can_send_rest() {
+        while sender.can_send_any() {
             sender.send(false);
             requests += 1;
         }

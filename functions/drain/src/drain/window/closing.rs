@@ -47,7 +47,7 @@ where
         let (sent, is_all_sent) = self.send_rest().await;
         self.last.sending = began.elapsed();
         let mut failure = match (failure, sent.err()) {
-            // A window that is read again would send nothing: the stream refused for good.
+            // A window that is read again would send nothing: sending has stopped.
             (Some(Error::NotResumed { .. }), sending @ Some(_)) => sending,
             (failure, sending) => failure.or(sending),
         };

@@ -98,7 +98,7 @@ fn the_longest_lane_is_known_while_it_is_sent() {
     }
     let mut lengths = Vec::new();
     while !lanes.is_empty() {
-        lengths.push(lanes.most_records());
+        lengths.push(lanes.records_of_longest_lane());
         for record in lanes.next_request(now, LIMITS, false) {
             lanes.acknowledge(now, record);
         }
@@ -109,7 +109,7 @@ fn the_longest_lane_is_known_while_it_is_sent() {
     for n in 0..20 {
         lanes.push(event(&mut acknowledgements, n, "hot", false));
     }
-    assert_eq!(lanes.most_records(), 1);
+    assert_eq!(lanes.records_of_longest_lane(), 1);
 }
 
 #[test]
