@@ -15,7 +15,7 @@ from unittest import mock
 
 import duckdb
 import test_consume
-from events import UNAVAILABLE, History, deliver, event, place, row
+from events import UNAVAILABLE, History, deliver, event, message, place, row
 from pyiceberg.catalog.sql import SqlCatalog
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "consumers"
@@ -52,6 +52,12 @@ class ShippedDuckDb(Shipped):
         self.database.execute("set timezone = 'UTC'")
 
 
+def block(folder, language):
+    """The block of a README about a discontinuity after which positions start again."""
+    page = (EXAMPLES / folder / "README.md").read_text()
+    return page.split("\n## Before you accept a gap")[1].split(f"```{language}\n")[1].split("```")[0].rstrip(";\n")
+
+
 def iceberg_store():
     folder = FOLDERS.enter_context(tempfile.TemporaryDirectory())
     return IcebergStore(SqlCatalog("local", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}"))
@@ -84,7 +90,7 @@ class OnIceberg(test_consume.SchemaChanges):
 
 def changes_of(one, partition_key=None):
     """Changes of an event. Its partition key is the key of its row, if no other is named."""
-    image = one["after"] or one["before"] or {}
+    image = one.get("after") or one.get("before") or {}
     return changes.of_event(partition_key or json.dumps({"id": image.get("id")}), json.dumps(one).encode())
 
 
@@ -183,6 +189,31 @@ class Rules(unittest.TestCase):
         self.apply(store, event("u", place(2), after=row(1, "Bo", amount="1.00")))
         self.assertEqual(self.rows(store), [("orders", 1, "Bo", "7.00", "long")])
 
+    def restart_positions(self, store):
+        """What the README says for a discontinuity after which positions start again."""
+        store.execute(block("lambda_duckdb", "sql"))
+
+    def test_after_a_divergence_smaller_positions_are_newer(self):
+        store = self.make_store()
+        for source in ("orders", "billing"):
+            created = (event("c", place(1000 + id), after=row(id), source=source) for id in (1, 2, 3, 4))
+            self.apply(store, *created, event("d", place(1011), before={"id": 2}, source=source))
+        # Columns whose values are older than their row: a large one, and each one of a row whose delete has the key.
+        self.apply(store, event("u", place(1010), after=row(1, "Bo", body=UNAVAILABLE)), event("t", place(900)))
+        self.restart_positions(store)
+        self.apply(store, event("u", place(20), after=row(3, "Cy", body=UNAVAILABLE)))
+        self.apply(store, *(event("r", place(30), after=row(id, "new", body="new")) for id in (1, 2)))
+        self.apply(store, event("u", place(31), after=row(1, "Di", body="newer")))
+        said = {"control": "repaired", "since": f"{20:016x}", "tables": ["public.orders"]}
+        self.apply(store, message("spillway.repaired", place(40), said))
+        expected = [(1, "Di", "newer"), (2, "new", "new"), (3, "Cy", "long")]
+        rows = [(id, customer, body) for source, id, customer, _, body in self.rows(store) if source == "orders"]
+        self.assertEqual(rows, expected)
+        # The positions of the other source are those of before.
+        self.apply(store, event("u", place(900), after=row(1, "late"), source="billing"))
+        others = [(id, customer) for source, id, customer, _, _ in self.rows(store) if source == "billing"]
+        self.assertEqual(others, [(1, "Ada"), (3, "Ada"), (4, "Ada")])
+
 
 class RulesOnMerge(Rules):
     """`merge.sql`, run by DuckDB."""
@@ -194,6 +225,9 @@ class RulesOnMerge(Rules):
 class RulesOnIceberg(Rules):
     def make_store(self):
         return iceberg_store()
+
+    def restart_positions(self, store):
+        exec(block("iceberg", "python"), {"store": store})
 
 
 class RandomHistories(unittest.TestCase):
