@@ -222,6 +222,17 @@ class RulesOnMerge(Rules):
         return MergeStore(duckdb.connect(), "?")
 
 
+class Statements(unittest.TestCase):
+    """Statements as a driver of DB-API receives them. Some drivers replace marks in comments, too."""
+
+    def test_a_merge_has_a_mark_for_each_value(self):
+        connection = mock.MagicMock()
+        rows = [changes.RowId("orders", "public", "orders", f'{{"id":{id}}}') for id in (1, 2)]
+        MergeStore(connection, "%s").save({id: consumer.Row(place(1), False, {}) for id in rows})
+        statement, values = connection.cursor().execute.call_args.args
+        self.assertEqual((statement.count("%s"), len(values)), (18, 18))
+
+
 class RulesOnIceberg(Rules):
     def make_store(self):
         return iceberg_store()

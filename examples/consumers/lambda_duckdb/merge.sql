@@ -1,4 +1,4 @@
--- (:rows) becomes the rows of the batch, one for each key. A position is compared only with that of the same
+-- The rows of the batch replace :rows, one for each key. A position is compared only with that of the same
 -- source. A server that does not know the types of parameters needs the cast.
 merge into rows as t
 using (values (:rows)) as s
