@@ -186,7 +186,7 @@ def merge_store():
         database=os.environ["PGDATABASE"],
     )
     connection.autocommit = True
-    return MergeStore(connection, "%s")
+    return MergeStore(connection, "%s", lock="lock table rows in share row exclusive mode")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ import duckdb
 import test_consume
 from events import UNAVAILABLE, History, deliver, event, message, place, row
 from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.exceptions import CommitFailedException
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "consumers"
 sys.path += [str(EXAMPLES / "lambda_duckdb"), str(EXAMPLES / "iceberg")]
 
 import changes  # noqa: E402
 import consumer  # noqa: E402
-from iceberg_store import IcebergStore  # noqa: E402
+from iceberg_store import NO_RETRIES, IcebergStore  # noqa: E402
 from store import DuckDbStore, MergeStore  # noqa: E402
 
 FOLDERS = contextlib.ExitStack()
@@ -231,6 +232,34 @@ class Statements(unittest.TestCase):
         MergeStore(connection, "%s").save({id: consumer.Row(place(1), False, {}) for id in rows})
         statement, values = connection.cursor().execute.call_args.args
         self.assertEqual((statement.count("%s"), len(values)), (18, 18))
+
+
+    def test_a_merge_locks_the_table_before_it_reads(self):
+        connection = mock.MagicMock()
+        store = MergeStore(connection, "%s", lock="lock table rows in share row exclusive mode")
+        with store.transaction():
+            pass
+        said = [call.args[0] for call in connection.cursor().execute.call_args_list]
+        self.assertEqual(said[1:], ["begin", "lock table rows in share row exclusive mode", "commit"])
+
+
+class ConcurrentFunctions(unittest.TestCase):
+    def test_a_batch_that_another_commit_preceded_fails_and_is_applied_again(self):
+        first = iceberg_store()
+        second = IcebergStore(first.table.catalog)
+        created = changes_of(event("c", place(1), after=row(1)))
+        with self.assertRaises(CommitFailedException), second.transaction():
+            consumer.merge(second, created)
+            consumer.apply(first, changes_of(event("t", place(2))))
+        consumer.apply(second, created)
+        self.assertEqual(second.existing(), [])
+
+    def test_a_table_that_exists_gets_the_property_that_forbids_repeated_commits(self):
+        catalog = iceberg_store().table.catalog
+        with catalog.load_table("spillway.rows").transaction() as transaction:
+            transaction.remove_properties(*NO_RETRIES)
+        IcebergStore(catalog)
+        self.assertLessEqual(NO_RETRIES.items(), catalog.load_table("spillway.rows").properties.items())
 
 
 class RulesOnIceberg(Rules):

@@ -30,11 +30,18 @@ SCHEMA = pyarrow.schema(
     ]
 )
 
+# pyiceberg repeats a commit that fails because another one preceded it. But the rows of this one depend on what the
+# table had before: a truncate that was committed in between would not delete them.
+NO_RETRIES = {"commit.retry.num-retries": "0"}
+
 
 class IcebergStore:
     def __init__(self, catalog):
         catalog.create_namespace_if_not_exists("spillway")
-        self.table = catalog.create_table_if_not_exists("spillway.rows", schema=SCHEMA)
+        self.table = catalog.create_table_if_not_exists("spillway.rows", schema=SCHEMA, properties=NO_RETRIES)
+        if not NO_RETRIES.items() <= self.table.properties.items():
+            with self.table.transaction() as transaction:
+                transaction.set_properties(NO_RETRIES)
         # Rows of the open transaction, which are not in the table yet.
         self.changed = {}
         # Identities of rows that the transaction has read from the table.

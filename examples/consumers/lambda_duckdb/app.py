@@ -5,7 +5,7 @@ import os
 import batches
 from store import DuckDbStore
 
-# For a warehouse: MergeStore(connection, "%s"), with a connection of its DB-API driver.
+# For a warehouse: MergeStore(connection, "%s", lock), with a connection of its DB-API driver. The README has the lock.
 store = DuckDbStore(os.environ.get("DUCKDB_FILE", "/mnt/store/spillway.duckdb"))
 
 

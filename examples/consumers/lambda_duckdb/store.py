@@ -31,10 +31,14 @@ COLUMNS = [*KEY, "position", "deleted", "waits_for", "values_at", "data"]
 
 
 class Store:
-    """What both forms have in common. `mark` is the placeholder of the connection's parameters."""
+    """What both forms have in common.
 
-    def __init__(self, connection, mark):
-        self.connection, self.mark = connection, mark
+    `mark` is the placeholder of the connection's parameters. `lock` is a statement at the begin of each transaction,
+    after which no other function writes: a truncate or a changed key concerns rows of other shards, too.
+    """
+
+    def __init__(self, connection, mark, lock=None):
+        self.connection, self.mark, self.lock = connection, mark, lock
         self.cursor = connection.cursor()
         self.cursor.execute(CREATE)
 
@@ -43,6 +47,8 @@ class Store:
         """All that a batch changes, or nothing."""
         self.cursor.execute("begin")
         try:
+            if self.lock:
+                self.cursor.execute(self.lock)
             yield
         except BaseException:
             self.cursor.execute("rollback")
