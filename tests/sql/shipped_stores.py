@@ -4,9 +4,11 @@
 of test_consume.py.
 """
 
+import base64
 import contextlib
 import json
 import random
+import runpy
 import sys
 import tempfile
 import unittest
@@ -15,6 +17,7 @@ from unittest import mock
 
 import duckdb
 import test_consume
+from aws_kinesis_agg.aggregator import RecordAggregator
 from events import UNAVAILABLE, History, deliver, event, message, place, row
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
@@ -22,6 +25,7 @@ from pyiceberg.exceptions import CommitFailedException
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "consumers"
 sys.path += [str(EXAMPLES / "lambda_duckdb"), str(EXAMPLES / "iceberg")]
 
+import batches  # noqa: E402
 import changes  # noqa: E402
 import consumer  # noqa: E402
 from iceberg_store import NO_RETRIES, IcebergStore  # noqa: E402
@@ -116,6 +120,53 @@ class RowsWithoutKey(unittest.TestCase):
             self.assertEqual(change.id.key, place(1))
             with self.assertRaises(ValueError):
                 changes_of(event("u", place(2), after={"line": "b"}, table="log"), "public.log")
+
+
+def aggregate(*events):
+    """A record of a Lambda event that has these (partition key, event)."""
+    aggregator = RecordAggregator()
+    for key, one in events:
+        aggregator.add_user_record(key, one if isinstance(one, str) else json.dumps(one))
+    key, _, data = aggregator.clear_and_get().get_contents()
+    kinesis = {
+        "kinesisSchemaVersion": "1.0",
+        "partitionKey": key,
+        "sequenceNumber": "7",
+        "data": base64.b64encode(data).decode(),
+        "approximateArrivalTimestamp": 1795443751.5,
+    }
+    return {"kinesis": kinesis, "eventSource": "aws:kinesis", "eventID": "shardId-000000000000:7"}
+
+
+class Aggregates(unittest.TestCase):
+    def setUp(self):
+        # A table without a key whose updates are published, and a table with a key.
+        unknown = event("u", place(2), after={"line": "a"}, table="log")
+        others = [(f'{{"id":{id}}}', event("c", place(id), after=row(id))) for id in (1, 3)]
+        self.record = aggregate(others[0], ("public.log", unknown), others[1], ("foreign", "not an event"))
+
+    def test_an_event_that_is_refused_stops_no_other_of_its_aggregate(self):
+        store = DuckDbStore(":memory:")
+        with self.assertLogs("batches") as logged:
+            answer = batches.handle(store, {"Records": [self.record]}, None)
+        # The record fails, so Lambda sends it again, and later a message about it.
+        self.assertEqual(answer, {"batchItemFailures": [{"itemIdentifier": "7"}]})
+        self.assertEqual(sorted(key for _, _, _, key, _ in store.existing()), ['{"id":1}', '{"id":3}'])
+        self.assertRegex(logged.output[0], "record 7: 2 events refused: .*public.log")
+
+    def test_spark_refuses_single_events(self):
+        with mock.patch.dict(sys.modules, {"pyspark": mock.MagicMock(), "pyspark.sql": mock.MagicMock()}):
+            spark = runpy.run_path(EXAMPLES / "spark" / "app.py")
+        store = DuckDbStore(":memory:")
+        store.execute(spark["REFUSED"])
+        data = base64.b64decode(self.record["kinesis"]["data"])
+        record = mock.Mock(sequenceNumber="7", partitionKey="a", data=data)
+        # Spark repeats a batch.
+        for _ in range(2):
+            spark["apply"](store, [record])
+        self.assertEqual(sorted(key for _, _, _, key, _ in store.existing()), ['{"id":1}', '{"id":3}'])
+        refused = store.execute("select * exclude data from refused order by all").fetchall()
+        self.assertEqual(refused, [("7", 1, "public.log"), ("7", 3, "foreign")])
 
 
 class Rules(unittest.TestCase):

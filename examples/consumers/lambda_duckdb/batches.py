@@ -1,13 +1,17 @@
 """Batches of an event source mapping, with partial batch responses."""
 
+import logging
+
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 
 import changes
 import consumer
 
+LOG = logging.getLogger(__name__)
+
 
 class Batch:
-    """The changes in the records before the first one that fails.
+    """The changes in the records up to the first one that fails.
 
     Later records must wait for it, because they may be about the same keys.
     """
@@ -21,8 +25,13 @@ class Batch:
         if self.failed:
             raise RuntimeError("an earlier record of the batch failed")
         self.failed = True
-        # A whole record or nothing of it: an aggregate has many events.
-        self.changes += changes.of_record(record.raw_event)
+        found, refused = changes.of_record(record.raw_event)
+        # The other events of an aggregate may be those of other tables. They are applied now, and in each attempt.
+        self.changes += found
+        if refused:
+            errors = "; ".join(sorted({repr(one.error) for one in refused}))
+            LOG.error("record %s: %d events refused: %s", record.kinesis.sequence_number, len(refused), errors)
+            raise refused[0].error
         self.failed = False
 
 

@@ -48,22 +48,38 @@ class Change(NamedTuple):
     row: dict
 
 
+class Refused(NamedTuple):
+    """An event that cannot be applied."""
+
+    # Of the event in its record, from 0 on.
+    number: int
+    partition_key: str
+    data: bytes
+    error: Exception
+
+
 def table_id(source, name):
     """Identity of a table. Control events have its name as one text, without quotes: `public.orders`."""
     return RowId(source, name, "", "")
 
 
 def of_record(record):
-    """List of the changes in a record of a Lambda event. Raises an error if the record is not one of Spillway."""
-    return [
-        change
-        for event in iter_deaggregate_records([record])
-        for change in of_event(event["kinesis"]["partitionKey"], base64.b64decode(event["kinesis"]["data"]))
-    ]
+    """Changes in a record of a Lambda event, and its events that are refused. An aggregate has many events."""
+    found, refused = [], []
+    for number, event in enumerate(iter_deaggregate_records([record])):
+        key, data = event["kinesis"]["partitionKey"], base64.b64decode(event["kinesis"]["data"])
+        try:
+            found += of_event(key, data)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            refused.append(Refused(number, key, data, error))
+    return found, refused
 
 
 def of_event(partition_key, data):
-    """Changes of one event: one as a rule, none for a message of an application."""
+    """Changes of one event: one as a rule, none for a message of an application.
+
+    Raises an error if Spillway did not write the event, or if the key of its row is not known.
+    """
     if not data:  # a tombstone of TOMBSTONES_ON_DELETE
         return []
     event = json.loads(data)

@@ -14,7 +14,9 @@ import consumer  # noqa: E402
 from store import DuckDbStore  # noqa: E402
 
 REFUSED = """
-create table if not exists refused (sequence_number varchar primary key, partition_key varchar, data blob)
+create table if not exists refused (
+    sequence_number varchar, sub_sequence_number bigint, partition_key varchar, data blob,
+    primary key (sequence_number, sub_sequence_number))
 """
 
 
@@ -35,15 +37,14 @@ def apply(store, records):
     """Apply the records of a micro-batch in one transaction. Spark repeats a batch that failed."""
     found, refused = [], []
     for record in records:
-        try:
-            found += changes.of_record(lambda_record(record))
-        except (ValueError, KeyError, TypeError):
-            refused.append((record.sequenceNumber, record.partitionKey, bytes(record.data)))
+        of_record, refused_events = changes.of_record(lambda_record(record))
+        found += of_record
+        refused += [(record.sequenceNumber, one.number, one.partition_key, one.data) for one in refused_events]
     # A micro-batch has records of many shards, in any order.
     found.sort(key=lambda change: (change.id.source, change.position))
     consumer.apply(store, found)
     for values in refused:
-        store.execute("insert into refused values (?, ?, ?) on conflict do nothing", values)
+        store.execute("insert into refused values (?, ?, ?, ?) on conflict do nothing", values)
 
 
 def lambda_record(record):
