@@ -15,8 +15,9 @@ from sqlglot import exp
 # sqlglot warns of properties that DuckDB has not, such as AUTO REFRESH.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
-# Functions of Redshift for values as DuckDB has them: SUPER is JSON, VARBYTE is BLOB.
+# Functions of Redshift for values as DuckDB has them: SUPER is JSON as text, VARBYTE is BLOB.
 MACROS = """
+create type super as varchar;
 create macro can_json_parse(record) as json_valid(record);
 create macro json_serialize(value) as value;
 create macro to_varbyte(value, form) as from_base64(value);

@@ -3,10 +3,12 @@
 They run on DuckDB: see redshift_on_duckdb. No test here has seen Redshift.
 """
 
+import base64
 import contextlib
 import io
 import json
 import random
+import re
 import sys
 import unittest
 from datetime import datetime, timedelta
@@ -283,6 +285,43 @@ class OtherTables(unittest.TestCase):
         stream.redshift.call("spillway.merge_items")
         rows = stream.redshift.database.execute("select * from public.items order by shop").fetchall()
         self.assertEqual(rows, [("orders", "b", 1, True, "x", "y"), ("orders", "c", 1, False, "long", "new")])
+
+    def test_each_type_is_cast_as_the_page_says(self):
+        page = (FILES.parents[2] / "docs" / "consume.md").read_text()
+        lines = re.findall(r"^\| `([^`]+)` \|.*\| `([^`]+)` \| `[^`]+` \|$", page, re.MULTILINE)
+        forms = {kind: re.sub(r"\bx\b", "y::varchar(65535)", form) for kind, form in lines}
+        kinds = {"numeric(12,2)": "decimal(12, 2)", "double precision": "float8", "boolean": "boolean", "date": "DATE"}
+        kinds |= {"time": "time", "timestamp": "timestamp without time zone", "timestamptz": "timestamptz"}
+        kinds |= {"bytea": "varbyte", "interval": "varchar(65535)", "uuid": "varchar(65535)"}
+        for of_postgresql, kind in kinds.items():
+            with self.subTest(kind=kind):
+                self.assertEqual(table_sql.cast("y", kind), forms[of_postgresql])
+        # DuckDB does not cut texts.
+        for kind in ("character varying(200)", "char(200)", "TEXT"):
+            self.assertEqual(table_sql.cast("y", kind), f"y::varchar(65535)::{kind}")
+        self.assertEqual(table_sql.cast("y", "VARCHAR(200)"), "y::VARCHAR(200)")
+
+    def test_values_of_other_types_are_kept(self):
+        stream = Stream()
+        columns = {
+            "a": ("VARCHAR(200)", "é", "é"),
+            "f": ("real", "NaN", "nan"),
+            "g": ("double precision", 0.1, "0.1"),
+            "h": ("numeric(38, 2)", "1" * 36 + ".50", "1" * 36 + ".50"),
+            "i": ("date", "2026-11-23Z", "2026-11-23"),
+            "j": ("time", "12:00:01.5Z", "12:00:01.5"),
+            "k": ("timestamp", "2026-11-23T12:00:00.123456Z", "2026-11-23 12:00:00.123456"),
+            "l": ("varbyte", "AP8=", "00ff"),
+            "m": ("super", ["a", None], '["a",null]'),
+        }
+        arguments = [argument for name, (kind, _, _) in columns.items() for argument in ("--column", f"{name} {kind}")]
+        stream.redshift.run(self.made("public.items", "--key", "id INT8", *arguments))
+        values = {name: value for name, (_, value, _) in columns.items()}
+        stream.arrive(event("c", place(1), after={"id": 1, **values}, table="items"))
+        stream.redshift.call("spillway.merge_items")
+        names = ", ".join(f"hex({name})" if name == "l" else f"{name}::varchar" for name in columns)
+        rows = stream.redshift.database.execute(f"select {names} from public.items").fetchall()
+        self.assertEqual([r.lower() for r in rows[0]], [value for _, _, value in columns.values()])
 
     def test_a_column_gets_another_type(self):
         stream = Stream()

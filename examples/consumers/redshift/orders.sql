@@ -60,8 +60,8 @@ select
         else e.event.after.id::bigint
     end as id,
     e.event.after.customer::varchar(65535) as customer,
-    e.event.after.amount::varchar(64)::decimal(12, 2) as amount,
-    e.event.after.placed::varchar(64)::timestamptz as placed,
+    e.event.after.amount::varchar(65535)::decimal(12, 2) as amount,
+    e.event.after.placed::varchar(65535)::timestamptz as placed,
     case
         when json_serialize(e.event.source.omitted) like '%"body"%' then '__omitted_because_of_its_size'
         else e.event.after.body::varchar(65535)

@@ -14,7 +14,8 @@ import re
 UNAVAILABLE = "'__debezium_unavailable_value'"
 # Our own mark of a value that OVERSIZE=omit left out.
 OMITTED = "'__omitted_because_of_its_size'"
-NUMBERS = ("smallint", "int", "integer", "bigint", "boolean", "real", "double precision")
+# Types to which a value of SUPER is cast directly.
+DIRECT = ("smallint", "int2", "int", "int4", "integer", "bigint", "int8", "boolean", "bool", "varchar")
 
 HEAD = """\
 -- The table {schema}.{table} of each source. Made by table_sql.py, which makes the file of any other table:
@@ -210,10 +211,23 @@ $$ language plpgsql;"""
 
 
 def cast(path, kind):
-    """A value of the event. Other types by way of text: a cast of SUPER that does not fit gives null, and no error."""
-    if kind in NUMBERS or kind.startswith("varchar"):
+    """A value of the event as a type of Redshift. docs/consume.md has the forms.
+
+    Most types are cast by way of text: a cast of SUPER that does not fit gives null, and no error.
+    """
+    name, text = kind.lower().partition("(")[0].strip(), f"{path}::varchar(65535)"
+    if name in DIRECT:
         return f"{path}::{kind}"
-    return f"{path}::varchar(64)::{kind}"
+    forms = {
+        "super": path,
+        "date": f"left({text}, 10)::date",
+        "time": f"rtrim({text}, 'Z')::time",
+        "timestamp": f"{text}::timestamptz at time zone 'UTC'",
+        "varbyte": f"to_varbyte({text}, 'base64')",
+    }
+    aliases = {"varbinary": "varbyte", "binary varying": "varbyte"}
+    name = aliases.get(name, name.removesuffix(" without time zone"))
+    return forms.get(name, f"{text}::{kind}")
 
 
 def key_of_change(name, kind):
