@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 import sqlglot
-from events import UNAVAILABLE, message
+from events import OMITTED, UNAVAILABLE, message
 from sqlglot import exp
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "consume.md").read_text()
@@ -292,6 +292,23 @@ class Types(unittest.TestCase):
         self.assertNotEqual(self.duckdb("x::double", "ratio", infinite), 0)
         # Without a word: why the view has casts.
         self.assertIsNone(self.duckdb("from_json(data, '{\"d\": \"DATE\"}').d", "d", self.rows[0]))
+
+    def test_a_mark_in_place_of_a_large_value_is_null(self):
+        nullif = re.search(r"`(nullif\(.*?)`", section("Types"))[1]
+        self.assertIn("`try_cast(y as varchar[])`", section("Types"))
+        for kind in ("numeric(12,2)", "jsonb`, `json", "text[]", "numeric[]", "bytea"):
+            cast, (column, value) = self.page[kind][1], self.COLUMNS[kind]
+            guarded = re.sub(r"^y::(.*)$", r"try_cast(y as \1)", re.sub(r"\bx\b", nullif, cast))
+            with self.subTest(kind=kind):
+                for mark in (UNAVAILABLE, OMITTED):
+                    with self.assertRaises(duckdb.Error):
+                        self.duckdb(cast, column, {column: mark})
+                    self.assertIsNone(self.duckdb(guarded, column, {column: mark}))
+                self.assertEqual(self.duckdb(guarded, column, self.rows[0]), value)
+        array = "try(cast(y as array(varchar)))"
+        for expression, dialect in ((nullif, "redshift"), (nullif, "athena"), (array, "athena")):
+            self.assertIn(f"`{expression}`", section("Types"))
+            self.assertIsInstance(sqlglot.parse_one(f"select {expression} from t", read=dialect), exp.Select)
 
     def test_parsers_for_redshift_and_athena_read_the_casts(self):
         for kind, (_, _, redshift, athena) in self.page.items():
