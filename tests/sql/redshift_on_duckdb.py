@@ -34,7 +34,7 @@ def super_path(node):
     """A path into SUPER (e.event.source.name) as text: DuckDB casts a string of JSON with its quotes."""
     names = [part.name for part in node.parts] if isinstance(node, exp.Column | exp.Dot) else []
     if len(names) > 2 and names[:2] == ["e", "event"]:
-        path = "$." + ".".join(names[2:])
+        path = "$" + "".join(f'."{name}"' for name in names[2:])
         return exp.func("json_extract_string", exp.column("event", "e"), exp.Literal.string(path))
     return node
 

@@ -323,6 +323,41 @@ class OtherTables(unittest.TestCase):
         rows = stream.redshift.database.execute(f"select {names} from public.items").fetchall()
         self.assertEqual([r.lower() for r in rows[0]], [value for _, _, value in columns.values()])
 
+    def test_names_may_have_capital_letters_dots_and_spaces_and_be_reserved_words(self):
+        arguments = ["Shop.Order.Line", "--key", "order bigint", "--key", '"Line No" varchar(64)', "--column"]
+        arguments += ["user varchar(64)", "--large", "Body", "--large", "group"]
+        text = self.made(*arguments)
+        for said in ('"user" varchar(64),', "= 'Order.Line'", "= 'Shop'", 'view public."Order.Line"', '"Body_at"'):
+            self.assertIn(said, text)
+        for made in (text, self.made('"Shop"."Order.Line"', *arguments[1:])):
+            procedures, rest = statements(made)
+            for statement in sum(procedures.values(), rest):
+                parse(statement)
+
+        def item(line, user, body, group):
+            return {"order": 1, "Line No": line, "user": user, "Body": body, "group": group}
+
+        def of(op, position, before=None, after=None, **of_source):
+            one = event(op, position, before, after, table="Order.Line", **of_source)
+            one["source"]["schema"] = "Shop"
+            return one
+
+        stream = Stream()
+        stream.redshift.run(text)
+        stream.arrive(of("c", place(1), after=item("a", "Ada", "long", "x")))
+        stream.arrive(of("c", place(2), after=item("b", "Bo", "x", "y")))
+        stream.redshift.call("spillway.merge_order_line")
+        stream.arrive(of("u", place(3), after=item("b", "Cy", UNAVAILABLE, UNAVAILABLE), omitted=["Body"]))
+        stream.arrive(of("d", place(4, 4, 0), before={"order": 1, "Line No": "a"}))
+        stream.arrive(of("c", place(4, 4, 1), after=item("c", "Ada", UNAVAILABLE, "z")))
+        stream.redshift.call("spillway.merge_order_line")
+        rows = stream.redshift.database.execute('select * from public."Order.Line" order by 3').fetchall()
+        self.assertEqual(rows, [("orders", 1, "b", "Cy", OMITTED, "y"), ("orders", 1, "c", "Ada", "long", "z")])
+
+    def test_a_column_without_a_type_is_an_error(self):
+        with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
+            self.made("public.orders", "--key", "id")
+
     def test_a_column_gets_another_type(self):
         stream = Stream()
         stream.merge(event("c", place(1), after=row(1, amount="12.50")), event("c", place(2), after=row(2)))

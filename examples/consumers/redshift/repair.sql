@@ -4,7 +4,7 @@
 --   SOURCE                    by the source: SlotName of the file in deploy/, unless the file has a
 -- SourceName
 -- and for each table in steps 3 and 4
---   'orders', merge_orders    by the name of the table in Redshift
+--   'orders', merge_orders    by the name of the table, and by that of its procedure
 --   "public.orders"           by its name in the database
 
 -- 1. Until this shows the message of your repair. Before that, the repair still runs.

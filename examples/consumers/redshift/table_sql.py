@@ -4,8 +4,9 @@
     table_sql.py public.orders --key 'id bigint' --column 'customer varchar(65535)' --column 'amount decimal(12, 2)' \\
         --column 'placed timestamptz' --large body
 
-Types are those of Redshift. --large names a text column that PostgreSQL may store apart (TOAST): an update that leaves
-it unchanged does not contain it. Repeat --key, --column and --large for each column.
+Names are those of the database, without quotes: also Shop.Order.Line, of the schema Shop. Only a name with spaces needs
+double quotes. Types are those of Redshift. --large names a text column that PostgreSQL may store apart (TOAST): an
+update that leaves it unchanged does not contain it. Repeat --key, --column and --large for each column.
 """
 
 import argparse
@@ -14,11 +15,27 @@ import re
 UNAVAILABLE = "'__debezium_unavailable_value'"
 # Our own mark of a value that OVERSIZE=omit left out.
 OMITTED = "'__omitted_because_of_its_size'"
+# https://docs.aws.amazon.com/redshift/latest/dg/r_pg_keywords.html
+RESERVED = set(
+    """
+    aes128 aes256 all allowoverwrite analyse analyze and any array as asc authorization az64 backup between binary
+    blanksasnull both bytedict bzip2 case cast check collate column constraint create credentials cross current_date
+    current_time current_timestamp current_user current_user_id default deferrable deflate defrag delta delta32k desc
+    disable distinct do else emptyasnull enable encode encrypt encryption end except explicit false for foreign freeze
+    from full globaldict256 globaldict64k grant group gzip having identity ignore ilike in initially inner intersect
+    interval into is isnull join leading left like limit localtime localtimestamp lun luns lzo lzop minus mostly16
+    mostly32 mostly8 natural new not notnull null nulls off offline offset oid old on only open or order outer overlaps
+    parallel partition percent permissions pivot placing primary raw readratio recover references rejectlog resort
+    respect restore right select session_user similar snapshot some sysdate system table tag tdes text255 text32k then
+    timestamp to top trailing true truncatecolumns union unique unnest unpivot user using verbose wallet when where
+    with without
+    """.split()
+)
 # Types to which a value of SUPER is cast directly.
 DIRECT = ("smallint", "int2", "int", "int4", "integer", "bigint", "int8", "boolean", "bool", "varchar")
 
 HEAD = """\
--- The table {schema}.{table} of each source. Made by table_sql.py, which makes the file of any other table:
+-- The table {name} of each source. Made by table_sql.py, which makes the file of any other table:
 --   {command}
 
 -- Rows, deleted ones included (op d): a delete that was forgotten could not stop an older change that arrives
@@ -38,12 +55,12 @@ create table spillway.{table} (
 DELETED_TABLE = """
 -- The {large} that each deleted row had. A change of the key is a delete and a create at one place of the
 -- log. That place is moved_at, the position without its index. The create may lack the {large}.
-create table spillway.{table}_deleted_{large} (
+create table spillway.{helper}_deleted_{large_helper} (
     source_name varchar(128) not null,
     moved_at varchar(64) not null,
     arrived timestamp not null,
-    {large} varchar(65535),
-    {large}_at varchar(64)
+    {column} varchar(65535),
+    {column_at} varchar(64)
 );
 """
 
@@ -59,7 +76,7 @@ where op <> 'd';
 -- The changes of the table. Where a change does not say what a large value is, its position (…_at) is null. A
 -- create without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) did
 -- change: it has its own mark, and the former value is not valid.
-create or replace view spillway.{table}_changes as
+create or replace view spillway.{helper}_changes as
 select
     e.shard_id::varchar(128) as shard_id,
     lpad(e.sequence_number::varchar(128), 128, '0') as sequence_number,
@@ -69,74 +86,74 @@ select
     e.event.op::varchar(1) as op,
     {columns_of_changes}
 from spillway.events as e
-where e.event.source."schema"::varchar(128) = '{schema}'
-    and e.event.source."table"::varchar(128) = '{table}'
+where e.event.source."schema"::varchar(128) = {schema_text}
+    and e.event.source."table"::varchar(128) = {table_text}
     and e.event.op::varchar(1) in ('c', 'u', 'r', 'd', 't');
 """
 
 LARGE_OF_CHANGES = """\
 case
-        when json_serialize(e.event.source.omitted) like '%"{large}"%' then {omitted}
-        else e.event.after.{large}::varchar(65535)
-    end as {large},
+        when json_serialize(e.event.source.omitted) like {like_large} then {omitted}
+        else e.event.after.{column}::varchar(65535)
+    end as {column},
     case
         when e.event.op::varchar(1) not in ('c', 'u', 'r') then null
-        when json_serialize(e.event.source.omitted) like '%"{large}"%' then e.event.source.position::varchar(64)
-        when coalesce(e.event.after.{large}::varchar(65535), '') <> {unavailable}
+        when json_serialize(e.event.source.omitted) like {like_large} then e.event.source.position::varchar(64)
+        when coalesce(e.event.after.{column}::varchar(65535), '') <> {unavailable}
             then e.event.source.position::varchar(64)
         when e.event.op::varchar(1) = 'c' then e.event.source.position::varchar(64)
-    end as {large}_at"""
+    end as {column_at}"""
 
 BEGIN = """
 -- Merges what the view has and the table has not. One transaction: it may fail, and run again, at any time.
-create or replace procedure spillway.merge_{table}() as $$
+create or replace procedure spillway.merge_{helper}() as $$
 begin
     -- One merge at a time. Queries do not read this table.
     lock table spillway.progress;
 
     -- Temporary tables have names that no other table has: the first drop of a session would find it.
-    drop table if exists spillway_{table}_batch;
-    create temp table spillway_{table}_batch as
+    drop table if exists spillway_{helper}_batch;
+    create temp table spillway_{helper}_batch as
     select c.*
-    from spillway.{table}_changes as c
-    left join spillway.progress as p on p.target = '{table}' and p.shard_id = c.shard_id
+    from spillway.{helper}_changes as c
+    left join spillway.progress as p on p.target = {table_text} and p.shard_id = c.shard_id
     where p.shard_id is null or c.sequence_number > p.sequence_number;
 
-    drop table if exists spillway_{table}_read;
-    create temp table spillway_{table}_read as
-    select shard_id, max(sequence_number) as sequence_number from spillway_{table}_batch group by shard_id;
-    delete from spillway.progress using spillway_{table}_read as r
-    where spillway.progress.target = '{table}' and spillway.progress.shard_id = r.shard_id;
+    drop table if exists spillway_{helper}_read;
+    create temp table spillway_{helper}_read as
+    select shard_id, max(sequence_number) as sequence_number from spillway_{helper}_batch group by shard_id;
+    delete from spillway.progress using spillway_{helper}_read as r
+    where spillway.progress.target = {table_text} and spillway.progress.shard_id = r.shard_id;
     insert into spillway.progress (target, shard_id, sequence_number)
-    select '{table}', shard_id, sequence_number from spillway_{table}_read;
+    select {table_text}, shard_id, sequence_number from spillway_{helper}_read;
 
     -- Truncates and repairs.
     insert into spillway.floors (target, source_name, position)
-    select '{table}', source_name, max(position) from spillway_{table}_batch where op = 't'
+    select {table_text}, source_name, max(position) from spillway_{helper}_batch where op = 't'
     group by source_name;
-    delete from spillway_{table}_batch using spillway.floors as f
-    where f.target = '{table}' and f.source_name = spillway_{table}_batch.source_name
-        and spillway_{table}_batch.position < f.position;
+    delete from spillway_{helper}_batch using spillway.floors as f
+    where f.target = {table_text} and f.source_name = spillway_{helper}_batch.source_name
+        and spillway_{helper}_batch.position < f.position;
     delete from spillway.{table} using spillway.floors as f
-    where f.target = '{table}' and f.source_name = spillway.{table}.source_name
+    where f.target = {table_text} and f.source_name = spillway.{table}.source_name
         and spillway.{table}.position < f.position;
-    delete from spillway_{table}_batch where op = 't' or {without_key};
+    delete from spillway_{helper}_batch where op = 't' or {without_key};
 
     -- The changes, and the rows that they change.
-    drop table if exists spillway_{table}_known;
-    create temp table spillway_{table}_known as
+    drop table if exists spillway_{helper}_known;
+    create temp table spillway_{helper}_known as
     select {all_columns}
-    from spillway_{table}_batch
+    from spillway_{helper}_batch
     union all
     select {all_of_o}
     from spillway.{table} as o
-    join (select distinct source_name, {keys} from spillway_{table}_batch) as b
+    join (select distinct source_name, {keys} from spillway_{helper}_batch) as b
         on {same_b_o};
 
     -- The newest change of each row.
-    drop table if exists spillway_{table}_newest;
-    create temp table spillway_{table}_newest as
-    select k.* from spillway_{table}_known as k
+    drop table if exists spillway_{helper}_newest;
+    create temp table spillway_{helper}_newest as
+    select k.* from spillway_{helper}_known as k
     qualify row_number() over (partition by k.source_name, {keys_of_k} order by k.position desc) = 1;
 """
 
@@ -144,38 +161,38 @@ begin
 NEWEST_VALUE = """
     -- The newest {large} that is known of each row. A change that is sent twice may have its {large} only
     -- once. Then that one counts.
-    drop table if exists spillway_{table}_newest_{large};
-    create temp table spillway_{table}_newest_{large} as
-    select k.source_name, {keys_of_k}, k.{large}, k.{large}_at from spillway_{table}_known as k
-    where k.{large}_at is not null
+    drop table if exists spillway_{helper}_newest_{large_helper};
+    create temp table spillway_{helper}_newest_{large_helper} as
+    select k.source_name, {keys_of_k}, k.{column}, k.{column_at} from spillway_{helper}_known as k
+    where k.{column_at} is not null
     qualify row_number() over (
         partition by k.source_name, {keys_of_k}
-        order by k.{large}_at desc, case when k.{large} = {unavailable} then 1 else 0 end
+        order by k.{column_at} desc, case when k.{column} = {unavailable} then 1 else 0 end
     ) = 1;
 
     -- The {large} that each deleted row had.
-    insert into spillway.{table}_deleted_{large} (source_name, moved_at, arrived, {large}, {large}_at)
-    select d.source_name, left(d.position, 33), d.arrived, k.{large}, k.{large}_at
-    from spillway_{table}_batch as d
-    join spillway_{table}_known as k
-        on {same_k_d} and k.{large}_at < d.position
-    left join spillway.{table}_deleted_{large} as o
+    insert into spillway.{helper}_deleted_{large_helper} (source_name, moved_at, arrived, {column}, {column_at})
+    select d.source_name, left(d.position, 33), d.arrived, k.{column}, k.{column_at}
+    from spillway_{helper}_batch as d
+    join spillway_{helper}_known as k
+        on {same_k_d} and k.{column_at} < d.position
+    left join spillway.{helper}_deleted_{large_helper} as o
         on o.source_name = d.source_name and o.moved_at = left(d.position, 33)
     where d.op = 'd' and o.moved_at is null
     qualify row_number() over (
         partition by d.source_name, d.position
-        order by k.{large}_at desc, case when k.{large} = {unavailable} then 1 else 0 end
+        order by k.{column_at} desc, case when k.{column} = {unavailable} then 1 else 0 end
     ) = 1;
 """
 
 MERGE = """
-    drop table if exists spillway_{table}_merge;
-    create temp table spillway_{table}_merge as
+    drop table if exists spillway_{helper}_merge;
+    create temp table spillway_{helper}_merge as
     select
         {columns_of_merge}
-    from spillway_{table}_newest as n{joins};
+    from spillway_{helper}_newest as n{joins};
 
-    merge into spillway.{table} using spillway_{table}_merge as m
+    merge into spillway.{table} using spillway_{helper}_merge as m
         on {same_m}
     when matched then update set
         {updates}
@@ -189,17 +206,17 @@ MERGE = """
 MOVED = """
     -- A changed key: the {large} is that of the old key's row, which may arrive later, from another shard.
     -- A row whose key changed n times since the last merge has its {large} after n merges.
-    update spillway.{table}_deleted_{large} set {large} = d.{large}
-    from spillway.{table}_deleted_{large} as d
-    where spillway.{table}_deleted_{large}.source_name = d.source_name
-        and left(spillway.{table}_deleted_{large}.{large}_at, 33) = d.moved_at
-        and spillway.{table}_deleted_{large}.{large} = {unavailable}
-        and coalesce(d.{large}, '') <> {unavailable};
-    update spillway.{table} set {large} = d.{large}
-    from spillway.{table}_deleted_{large} as d
-    where spillway.{table}.source_name = d.source_name and left(spillway.{table}.{large}_at, 33) = d.moved_at
-        and spillway.{table}.{large} = {unavailable}
-        and coalesce(d.{large}, '') <> {unavailable};
+    update spillway.{helper}_deleted_{large_helper} set {column} = d.{column}
+    from spillway.{helper}_deleted_{large_helper} as d
+    where spillway.{helper}_deleted_{large_helper}.source_name = d.source_name
+        and left(spillway.{helper}_deleted_{large_helper}.{column_at}, 33) = d.moved_at
+        and spillway.{helper}_deleted_{large_helper}.{column} = {unavailable}
+        and coalesce(d.{column}, '') <> {unavailable};
+    update spillway.{table} set {column} = d.{column}
+    from spillway.{helper}_deleted_{large_helper} as d
+    where spillway.{table}.source_name = d.source_name and left(spillway.{table}.{column_at}, 33) = d.moved_at
+        and spillway.{table}.{column} = {unavailable}
+        and coalesce(d.{column}, '') <> {unavailable};
 """
 
 END = """
@@ -230,6 +247,22 @@ def cast(path, kind):
     return forms.get(name, f"{text}::{kind}")
 
 
+def identifier(name):
+    """The name of a table or of a column as SQL has it."""
+    if re.fullmatch("[a-z_][a-z0-9_]*", name) and name not in RESERVED:
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def helper(name):
+    """The part of the name of an object that is made for this table or column."""
+    return re.sub("[^a-z0-9_]", "_", name.lower())
+
+
+def literal(text):
+    return "'" + text.replace("'", "''") + "'"
+
+
 def key_of_change(name, kind):
     before, after = (cast(f"e.event.{image}.{name}", kind) for image in ("before", "after"))
     return (
@@ -246,10 +279,21 @@ def same(left, right, names):
     return " and ".join(f"{left}.{name} = {right}.{name}" for name in names)
 
 
-def large_words(table, identity, large):
-    """What the statements say of the large columns."""
+def words_of_large(name):
+    """What the statements say of a large column."""
+    return {
+        "large": name,
+        "large_helper": helper(name),
+        "column": identifier(name),
+        "column_at": identifier(f"{name}_at"),
+        "like_large": literal(f'%"{name}"%'),
+    }
+
+
+def words_of_all_large(table, identity, large):
+    """What the statements say of the large columns together."""
     joins = deletes = ""
-    for number, name in enumerate(large):
+    for number, name in enumerate(map(helper, large)):
         joins += f"\n    left join spillway_{table}_newest_{name} as l{number} on {same(f'l{number}', 'n', identity)}"
         deletes += f"    delete from spillway.{table}_deleted_{name} where arrived < dateadd(day, -8, getdate());\n"
     return {
@@ -259,30 +303,39 @@ def large_words(table, identity, large):
     }
 
 
+def command(name, keys, columns, large):
+    """The call of this script, as a comment of two columns."""
+    options = [f"--key '{quoted(name)} {kind}'" for name, kind in keys]
+    options += [f"--column '{quoted(name)} {kind}'" for name, kind in columns]
+    options += [f"--large {name}" if quoted(name) == name else f"--large '{quoted(name)}'" for name in large]
+    return "\n--     ".join([f"table_sql.py {name}", *options])
+
+
 def words_of(schema, table, keys, columns, large):
+    all_large = [words_of_large(name) for name in large]
+    keys, columns = ([(identifier(name), kind) for name, kind in some] for some in (keys, columns))
     key_names, column_names = [name for name, _ in keys], [name for name, _ in columns]
     identity = ["source_name", *key_names]
     plain = [*identity, "op", "position", "arrived", *column_names]
-    pairs = [(name, f"{name}_at") for name in large]
+    pairs = [(words["column"], words["column_at"]) for words in all_large]
     everything = plain + [name for pair in pairs for name in pair]
     merged = [of("n", plain)] + [of(f"l{number}", pair) for number, pair in enumerate(pairs)]
     definitions = [f"{name} {kind}" for name, kind in columns]
     definitions += [f"{name} varchar(65535),\n    {at} varchar(64)" for name, at in pairs]
     changes = [key_of_change(*key) for key in keys]
     changes += [f"{cast(f'e.event.after.{name}', kind)} as {name}" for name, kind in columns]
-    changes += [LARGE_OF_CHANGES.format(large=name, unavailable=UNAVAILABLE, omitted=OMITTED) for name in large]
-    options = [f"--key '{name} {kind}'" for name, kind in keys]
-    options += [f"--column '{name} {kind}'" for name, kind in columns] + [f"--large {name}" for name in large]
-    return large_words(table, identity, large) | {
-        "schema": schema,
-        "table": table,
+    changes += [LARGE_OF_CHANGES.format(unavailable=UNAVAILABLE, omitted=OMITTED, **words) for words in all_large]
+    return words_of_all_large(helper(table), identity, large) | {
+        "schema_text": literal(schema),
+        "table_text": literal(table),
+        "table": identifier(table),
+        "helper": helper(table),
         "unavailable": UNAVAILABLE,
-        "command": "\n--     ".join([f"table_sql.py {schema}.{table}", *options]),
         "key_definitions": "\n".join(f"    {name} {kind} not null," for name, kind in keys),
         "definitions": "\n".join(f"    {one}," for one in definitions),
         "keys": ", ".join(key_names),
         "keys_of_k": of("k", key_names),
-        "columns_of_view": ",\n    ".join([*key_names, *column_names, *large]),
+        "columns_of_view": ",\n    ".join([*key_names, *column_names, *(name for name, _ in pairs)]),
         "columns_of_changes": ",\n    ".join(changes),
         "without_key": " or ".join(f"{name} is null" for name in key_names),
         "all_columns": ", ".join(everything),
@@ -290,7 +343,7 @@ def words_of(schema, table, keys, columns, large):
         "all_of_m": of("m", everything),
         "same_b_o": same("b", "o", identity),
         "same_k_d": same("k", "d", identity),
-        "same_m": same(f"spillway.{table}", "m", identity),
+        "same_m": same(f"spillway.{identifier(table)}", "m", identity),
         "columns_of_merge": ",\n        ".join(merged),
         "updates": ",\n        ".join(f"{name} = m.{name}" for name in everything if name not in identity),
     }
@@ -298,26 +351,44 @@ def words_of(schema, table, keys, columns, large):
 
 def statements(name, keys, columns, large):
     """The file of a table. keys and columns are (name, type), large are names."""
-    words = words_of(*name.split("."), keys, columns, large)
+    words = words_of(*name.split(".", 1), keys, columns, large)
+    words |= {"name": name, "command": command(name, keys, columns, large)}
     head = HEAD if large else re.sub("-- {at_of_large}.*\n", "", HEAD)
     text = ""
     for part in (head, DELETED_TABLE, VIEWS, BEGIN, NEWEST_VALUE, MERGE, MOVED, END):
-        for one in large if part in (DELETED_TABLE, NEWEST_VALUE, MOVED) else [""]:
-            text += part.format(**words, large=one)
+        if part in (DELETED_TABLE, NEWEST_VALUE, MOVED):
+            text += "".join(part.format(**words, **words_of_large(one)) for one in large)
+        else:
+            text += part.format(**words)
     return re.sub("\n\n\n+", "\n\n", text) + "\n"
 
 
+def quoted(name):
+    return f'"{name}"' if " " in name else name
+
+
+def unquoted(name):
+    return name[1:-1] if name.startswith('"') and name.endswith('"') else name
+
+
+def table(text):
+    """Schema and name, which may have dots."""
+    schema, name = text.split(".", 1)
+    return f"{unquoted(schema)}.{unquoted(name)}"
+
+
 def column(text):
-    name, kind = text.split(" ", 1)
-    return name, kind.strip()
+    # An error if there is no type.
+    (name, kind), = re.findall(r'^("[^"]+"|\S+)\s+(\S.*)$', text)
+    return unquoted(name), kind.strip()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", help="schema and name in the database")
+    parser.add_argument("table", type=table, help="schema and name in the database")
     parser.add_argument("--key", action="append", type=column, required=True, metavar="'NAME TYPE'")
     parser.add_argument("--column", action="append", type=column, default=[], metavar="'NAME TYPE'")
-    parser.add_argument("--large", action="append", default=[], metavar="NAME")
+    parser.add_argument("--large", action="append", type=unquoted, default=[], metavar="NAME")
     asked = parser.parse_args()
     print(statements(asked.table, asked.key, asked.column, asked.large), end="")
 
