@@ -97,6 +97,12 @@ class PresentRows(unittest.TestCase):
                 expected = sorted(sum((h.expected() for h in histories), []), key=lambda r: r[:2])
                 self.assertEqual(self.rows_of(*events), expected)
 
+    def test_a_timestamp_has_six_digits_and_no_time_zone(self):
+        athena = Athena()
+        athena.deliver(event("c", place(1), after=row(1, placed="2026-11-23T12:00:00.123456Z")))
+        query = "select typeof(placed), placed::varchar from spillway.orders"
+        self.assertEqual(athena.database.execute(query).fetchall(), [("TIMESTAMP", "2026-11-23 12:00:00.123456")])
+
     def test_a_repair_removes_rows_of_its_source_and_table(self):
         said = {"control": "repaired", "since": f"{0x100:016x}", "tables": ["public.orders"]}
         rows = self.rows_of(

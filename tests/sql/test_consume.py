@@ -310,6 +310,15 @@ class Types(unittest.TestCase):
             self.assertIn(f"`{expression}`", section("Types"))
             self.assertIsInstance(sqlglot.parse_one(f"select {expression} from t", read=dialect), exp.Select)
 
+    def test_the_casts_of_athena_keep_fractions_of_a_second_and_have_no_time_zone(self):
+        for kind in ("time", "timestamp", "timestamptz"):
+            column, value = self.COLUMNS[kind]
+            query = f"select {self.page[kind][3]} from (select ? as x)"
+            tree = sqlglot.parse_one(query, read="athena")
+            self.assertFalse(list(tree.find_all(exp.FromISO8601Timestamp)), kind)
+            found = self.database.execute(tree.sql(dialect="duckdb"), [self.rows[0][column]]).fetchone()[0]
+            self.assertEqual(found, value.replace(tzinfo=None), kind)
+
     def test_parsers_for_redshift_and_athena_read_the_casts(self):
         for kind, (_, _, redshift, athena) in self.page.items():
             for expression, dialect in ((redshift, "redshift"), (athena, "athena")):

@@ -17,7 +17,10 @@ with recursive changes as (
         ) as id,
         json_extract_scalar(event, '$.after.customer') as customer,
         cast(json_extract_scalar(event, '$.after.amount') as decimal(12, 2)) as amount,
-        from_iso8601_timestamp(json_extract_scalar(event, '$.after.placed')) as placed,
+        -- In UTC, with six digits: from_iso8601_timestamp returns milliseconds. Views have no time zones.
+        cast(
+            replace(replace(json_extract_scalar(event, '$.after.placed'), 'T', ' '), 'Z', '') as timestamp(6)
+        ) as placed,
         case
             when json_array_contains(json_extract(event, '$.source.omitted'), 'body')
                 then '__omitted_because_of_its_size'
