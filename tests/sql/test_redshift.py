@@ -323,6 +323,21 @@ class OtherTables(unittest.TestCase):
         rows = stream.redshift.database.execute(f"select {names} from public.items").fetchall()
         self.assertEqual([r.lower() for r in rows[0]], [value for _, _, value in columns.values()])
 
+    def test_an_untouched_list_is_the_former_one(self):
+        stream = Stream()
+        arguments = ["public.items", "--key", "id bigint", "--column", "n int", "--large", "body", "--nested", "tags"]
+        text = self.made(*arguments)
+        self.assertIn("--     --nested tags\n", text)
+        stream.redshift.run(text)
+        values = [(1, ["a", None]), (2, UNAVAILABLE), (3, {"x": 1}), (4, UNAVAILABLE), (5, None), (6, UNAVAILABLE)]
+        found = []
+        for n, tags in values:
+            stream.arrive(event("u", place(n), after={"id": 1, "n": n, "body": "b", "tags": tags}, table="items"))
+            stream.redshift.call("spillway.merge_items")
+            found += stream.redshift.database.execute("select n, tags from public.items").fetchall()
+        lists = ['["a",null]', '["a",null]', '{"x":1}', '{"x":1}', None, None]
+        self.assertEqual(found, list(enumerate(lists, 1)))
+
     def test_names_may_have_capital_letters_dots_and_spaces_and_be_reserved_words(self):
         arguments = ["Shop.Order.Line", "--key", "order bigint", "--key", '"Line No" varchar(64)', "--column"]
         arguments += ["user varchar(64)", "--large", "Body", "--large", "group"]

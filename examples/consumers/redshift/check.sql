@@ -1,4 +1,4 @@
--- For another table, replace orders, id, amount and body.
+-- For another table, replace orders, id, amount and body. Repeat without_body for each large column.
 
 -- Records that Redshift could not read. Each is a lost change. Both counts must be 0.
 -- skipped_rows: larger than Redshift takes. unparsed: no JSON, or a string that is longer than SUPER takes.

@@ -6,7 +6,8 @@
 
 Names are those of the database, without quotes: also Shop.Order.Line, of the schema Shop. Only a name with spaces needs
 double quotes. Types are those of Redshift. --large names a text column that PostgreSQL may store apart (TOAST): an
-update that leaves it unchanged does not contain it. Repeat --key, --column and --large for each column.
+update that leaves it unchanged does not contain it. --nested names such a column that is a list or an object in the
+event: an array, for instance. It becomes JSON. Repeat --key, --column, --large and --nested for each column.
 """
 
 import argparse
@@ -94,7 +95,7 @@ where e.event.source."schema"::varchar(128) = {schema_text}
 LARGE_OF_CHANGES = """\
 case
         when json_serialize(e.event.source.omitted) like {like_large} then {omitted}
-        else e.event.after.{column}::varchar(65535)
+        {when_nested}else e.event.after.{column}::varchar(65535)
     end as {column},
     case
         when e.event.op::varchar(1) not in ('c', 'u', 'r') then null
@@ -219,6 +220,11 @@ MOVED = """
         and coalesce(d.{column}, '') <> {unavailable};
 """
 
+NESTED = """\
+when is_array({path}) or is_object({path})
+            then json_serialize({path})
+        """
+
 END = """
     -- Older than every record of the stream: no change of these rows can arrive again.
 {deletes}
@@ -279,9 +285,10 @@ def same(left, right, names):
     return " and ".join(f"{left}.{name} = {right}.{name}" for name in names)
 
 
-def words_of_large(name):
+def words_of_large(name, is_nested):
     """What the statements say of a large column."""
     return {
+        "when_nested": NESTED.format(path=f"e.event.after.{identifier(name)}") if is_nested else "",
         "large": name,
         "large_helper": helper(name),
         "column": identifier(name),
@@ -303,16 +310,16 @@ def words_of_all_large(table, identity, large):
     }
 
 
-def command(name, keys, columns, large):
+def command(name, keys, columns, large, nested):
     """The call of this script, as a comment of two columns."""
     options = [f"--key '{quoted(name)} {kind}'" for name, kind in keys]
     options += [f"--column '{quoted(name)} {kind}'" for name, kind in columns]
-    options += [f"--large {name}" if quoted(name) == name else f"--large '{quoted(name)}'" for name in large]
+    for option, names in (("--large", large), ("--nested", nested)):
+        options += [f"{option} {name}" if quoted(name) == name else f"{option} '{quoted(name)}'" for name in names]
     return "\n--     ".join([f"table_sql.py {name}", *options])
 
 
-def words_of(schema, table, keys, columns, large):
-    all_large = [words_of_large(name) for name in large]
+def words_of(schema, table, keys, columns, all_large):
     keys, columns = ([(identifier(name), kind) for name, kind in some] for some in (keys, columns))
     key_names, column_names = [name for name, _ in keys], [name for name, _ in columns]
     identity = ["source_name", *key_names]
@@ -325,7 +332,7 @@ def words_of(schema, table, keys, columns, large):
     changes = [key_of_change(*key) for key in keys]
     changes += [f"{cast(f'e.event.after.{name}', kind)} as {name}" for name, kind in columns]
     changes += [LARGE_OF_CHANGES.format(unavailable=UNAVAILABLE, omitted=OMITTED, **words) for words in all_large]
-    return words_of_all_large(helper(table), identity, large) | {
+    return words_of_all_large(helper(table), identity, [words["large"] for words in all_large]) | {
         "schema_text": literal(schema),
         "table_text": literal(table),
         "table": identifier(table),
@@ -349,15 +356,16 @@ def words_of(schema, table, keys, columns, large):
     }
 
 
-def statements(name, keys, columns, large):
-    """The file of a table. keys and columns are (name, type), large are names."""
-    words = words_of(*name.split(".", 1), keys, columns, large)
-    words |= {"name": name, "command": command(name, keys, columns, large)}
-    head = HEAD if large else re.sub("-- {at_of_large}.*\n", "", HEAD)
+def statements(name, keys, columns, large, nested):
+    """The file of a table. keys and columns are (name, type), large and nested are names."""
+    all_large = [words_of_large(name, False) for name in large] + [words_of_large(name, True) for name in nested]
+    words = words_of(*name.split(".", 1), keys, columns, all_large)
+    words |= {"name": name, "command": command(name, keys, columns, large, nested)}
+    head = HEAD if all_large else re.sub("-- {at_of_large}.*\n", "", HEAD)
     text = ""
     for part in (head, DELETED_TABLE, VIEWS, BEGIN, NEWEST_VALUE, MERGE, MOVED, END):
         if part in (DELETED_TABLE, NEWEST_VALUE, MOVED):
-            text += "".join(part.format(**words, **words_of_large(one)) for one in large)
+            text += "".join(part.format(**words, **one) for one in all_large)
         else:
             text += part.format(**words)
     return re.sub("\n\n\n+", "\n\n", text) + "\n"
@@ -389,8 +397,9 @@ def main():
     parser.add_argument("--key", action="append", type=column, required=True, metavar="'NAME TYPE'")
     parser.add_argument("--column", action="append", type=column, default=[], metavar="'NAME TYPE'")
     parser.add_argument("--large", action="append", type=unquoted, default=[], metavar="NAME")
+    parser.add_argument("--nested", action="append", type=unquoted, default=[], metavar="NAME")
     asked = parser.parse_args()
-    print(statements(asked.table, asked.key, asked.column, asked.large), end="")
+    print(statements(asked.table, asked.key, asked.column, asked.large, asked.nested), end="")
 
 
 if __name__ == "__main__":
