@@ -116,6 +116,11 @@ class PresentRows(unittest.TestCase):
         )
         self.assertEqual([r[:2] for r in rows], [("billing", 1), ("orders", 1)])
 
+    def test_a_large_value_that_no_event_had_is_not_null(self):
+        updated = event("u", place(2), after=row(1, body=UNAVAILABLE))
+        self.assertEqual(self.rows_of(updated)[0][4], UNAVAILABLE)
+        self.assertIsNone(self.rows_of(updated, event("c", place(1), after=row(1, body=None)))[0][4])
+
     def test_an_omitted_value_is_not_the_former_one(self):
         changed = event("u", place(2), after=row(1, body=UNAVAILABLE), omitted=["body"])
         rows = self.rows_of(event("c", place(1), after=row(1)), changed)

@@ -184,6 +184,14 @@ class Merge(unittest.TestCase):
         stream.merge()
         self.assertEqual(stream.bodies(), {("orders", 4): "long"})
 
+    def test_a_large_value_that_no_event_had_is_not_null(self):
+        stream = Stream()
+        stream.merge(event("u", place(2), after=row(1, "Grace", body=UNAVAILABLE)))
+        self.assertEqual(stream.bodies(), {("orders", 1): UNAVAILABLE})
+        self.assertEqual(stream.redshift.run((FILES / "check.sql").read_text())[5], [(1,)])
+        stream.merge(event("c", place(1), after=row(1, body=None)))
+        self.assertEqual(stream.rows(), [("orders", 1, "Grace", "12.50", None)])
+
     def test_an_omitted_value_is_not_the_former_one(self):
         stream = Stream()
         stream.merge(event("c", place(1), after=row(1)))

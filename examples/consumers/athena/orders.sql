@@ -117,7 +117,14 @@ bodies (source_name, id, body, body_at, steps) as (
     where b.body = '__debezium_unavailable_value' and b.steps < 8
 )
 
-select n.source_name, n.id, n.customer, n.amount, n.placed, b.body
+-- A body that no change had is not null: its mark says that it is not known.
+select
+    n.source_name,
+    n.id,
+    n.customer,
+    n.amount,
+    n.placed,
+    case when b.body_at is null then '__debezium_unavailable_value' else b.body end as body
 from newest as n
 left join (
     select *

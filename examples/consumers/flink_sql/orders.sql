@@ -1,8 +1,15 @@
 -- The present rows of public.orders of each source, kept in the state of the job. Insert them into a sink
--- that takes updates, with the primary key (source_name, id).
+-- that takes updates, with the primary key (source_name, id). A body that no change had is not null: its mark
+-- says that it is not known.
 
 create view orders as
-select n.source_name, n.id, n.customer, n.amount, n.placed, b.body
+select
+    n.source_name,
+    n.id,
+    n.customer,
+    n.amount,
+    n.placed,
+    case when b.body_at is null then '__debezium_unavailable_value' else b.body end as body
 from (
     -- The newest change of each row. Duplicates have the same position.
     select *

@@ -28,8 +28,8 @@ where p.shard_id is null or c.sequence_number > p.sequence_number;
 -- docs/events.md.
 select count(*) as without_key from spillway.orders_changes where op <> 't' and id is null;
 
--- Rows that wait for the row of their old key, or whose body was omitted for its size. It must be 0 after a
--- repair.
+-- Rows that wait for the row of their old key, or whose body no change had, or whose body was omitted for its
+-- size. It must be 0 after a repair.
 select count(*) as without_body
 from public.orders
 where body in ('__debezium_unavailable_value', '__omitted_because_of_its_size');

@@ -52,6 +52,9 @@ create table spillway.{table} (
 );
 """
 
+# For the view, if there are large columns.
+UNKNOWN = " A large value that no change had is not null: its mark says that it is not known."
+
 # For each large column.
 DELETED_TABLE = """
 -- The {large} that each deleted row had. A change of the key is a delete and a create at one place of the
@@ -66,7 +69,7 @@ create table spillway.{helper}_deleted_{large_helper} (
 """
 
 VIEWS = """
--- What queries read.
+-- What queries read.{unknown}
 create or replace view public.{table} as
 select
     source_name,
@@ -319,6 +322,10 @@ def command(name, keys, columns, large, nested):
     return "\n--     ".join([f"table_sql.py {name}", *options])
 
 
+def known(name, at):
+    return f"case when {at} is null then {UNAVAILABLE} else {name} end as {name}"
+
+
 def words_of(schema, table, keys, columns, all_large):
     keys, columns = ([(identifier(name), kind) for name, kind in some] for some in (keys, columns))
     key_names, column_names = [name for name, _ in keys], [name for name, _ in columns]
@@ -338,11 +345,12 @@ def words_of(schema, table, keys, columns, all_large):
         "table": identifier(table),
         "helper": helper(table),
         "unavailable": UNAVAILABLE,
+        "unknown": UNKNOWN if all_large else "",
         "key_definitions": "\n".join(f"    {name} {kind} not null," for name, kind in keys),
         "definitions": "\n".join(f"    {one}," for one in definitions),
         "keys": ", ".join(key_names),
         "keys_of_k": of("k", key_names),
-        "columns_of_view": ",\n    ".join([*key_names, *column_names, *(name for name, _ in pairs)]),
+        "columns_of_view": ",\n    ".join([*key_names, *column_names, *(known(*pair) for pair in pairs)]),
         "columns_of_changes": ",\n    ".join(changes),
         "without_key": " or ".join(f"{name} is null" for name in key_names),
         "all_columns": ", ".join(everything),
