@@ -17,6 +17,7 @@ crate::scenarios![
     a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it,
     a_slot_of_others_survives_a_failed_deployment,
     a_failed_setup_says_why_and_leaves_nothing,
+    a_checkpoint_that_shows_a_gap_survives_the_next_stack,
     another_slot_name_drops_no_slot,
     a_slot_that_an_update_creates_is_the_stacks_own,
     a_delete_without_the_database_ends,
@@ -236,6 +237,23 @@ async fn a_failed_setup_says_why_and_leaves_nothing() {
     assert_eq!(place.slots().await, Vec::<String>::new());
     let functions = &place.account.resources().await["functions"];
     assert_eq!(*functions, json!([]));
+}
+
+/// A rollback deletes no more than this deletion does.
+async fn a_checkpoint_that_shows_a_gap_survives_the_next_stack() {
+    let place = Place::new().await;
+    place.deploy(&["OnDelete=keep"]).await;
+    place.delete(&KEPT).await;
+    place.sql("select pg_drop_replication_slot('spillway')").await;
+    let again = place.deploy(&["CreateStream=false"]).await;
+    assert_eq!(again.status, "CREATE_COMPLETE", "{again:?}");
+    let setup = &again.outputs["Setup"];
+    assert!(
+        setup.contains("created slot spillway") && setup.contains("Gap"),
+        "{setup}"
+    );
+    place.delete(&KEPT).await;
+    assert_eq!(place.slots().await, ["spillway"]);
 }
 
 async fn another_slot_name_drops_no_slot() {
