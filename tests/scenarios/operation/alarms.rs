@@ -25,6 +25,7 @@ crate::scenarios![
     slow_failures_ring_and_a_single_one_does_not,
     nothing_rings_before_setup_and_silence_rings_after_it,
     a_failed_table_of_a_backfill_rings,
+    commands_of_a_backfill_do_not_end_a_silence,
     a_wrong_identifier_of_the_cluster_rings,
     metrics_of_aws_ring_beyond_their_thresholds,
     each_alarm_and_each_error_is_documented,
@@ -350,6 +351,26 @@ async fn a_failed_table_of_a_backfill_rings() {
     let report = watched.invoke(event).await.answer();
     assert_eq!(report["backfill"]["tables"]["failed"], 1, "{report}");
     assert_eq!(watched.ringing(&[]), ["BackfillAlarm"]);
+}
+
+async fn commands_of_a_backfill_do_not_end_a_silence() {
+    let sql = "create table t (id int primary key); insert into t values (1)";
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), sql).await;
+    for command in [
+        json!({"action": "backfill", "tables": ["public.t"]}),
+        json!({"action": "backfill", "pause": true}),
+        json!({"action": "backfill", "resume": true}),
+        json!({"action": "backfill", "cancel": true}),
+    ] {
+        fixture.invoke(command).await.answer();
+    }
+    let answers = wait::until_some("four answers are logged", DEADLINE, || async {
+        let mut log = fixture.function.log();
+        log.retain(|line| line.contains(r#""action":"backfill""#));
+        (log.len() == 4).then_some(log)
+    })
+    .await;
+    assert!(!answers.concat().contains("Drains"), "{answers:#?}");
 }
 
 /// RDS writes no metric for a name that no cluster has.

@@ -78,11 +78,17 @@ pub fn answer_line(answer: &Value, namespace: &str, now: i64) -> Map<String, Val
     let is_drain = DRAINS.iter().any(|action| answer["action"] == *action);
     if is_drain {
         let mut metrics = drain_metrics(answer);
-        // A busy drain drained nothing, since another one holds the slot.
-        if answer["stopped"] != "busy" {
+        // A busy drain drained nothing, since another one holds the slot. A command of a backfill that does
+        // not drain has no `stopped`.
+        if answer["stopped"]
+            .as_str()
+            .is_some_and(|stopped| stopped != "busy")
+        {
             metrics.insert(0, ("Drains", "Count", json!(1)));
         }
-        add_metrics(&mut line, namespace, now, &metrics);
+        if !metrics.is_empty() {
+            add_metrics(&mut line, namespace, now, &metrics);
+        }
     }
     line
 }
@@ -200,10 +206,15 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_drain_is_no_drain_and_other_actions_have_no_metrics() {
+    fn a_busy_drain_and_a_command_are_no_drains_and_other_actions_have_no_metrics() {
         let busy = json!({"action": "drain", "stopped": "busy", "changes": 0});
         let line = Value::Object(answer_line(&busy, "n", 0));
         assert_eq!(names(&line), ["Changes"]);
+        let cancelled = json!({"action": "backfill", "backfill": {"state": "cancelled", "read": 3}});
+        let line = Value::Object(answer_line(&cancelled, "n", 0));
+        assert_eq!(names(&line), ["BackfillRows"]);
+        let paused = json!({"action": "backfill", "backfill": {"state": "paused", "read": 0}});
+        assert_eq!(Value::Object(answer_line(&paused, "n", 0)), paused);
         let status = json!({"action": "status", "lag_bytes": 1});
         assert_eq!(Value::Object(answer_line(&status, "n", 0)), status);
     }
