@@ -9,6 +9,7 @@ use crate::support::expected_errors::{assert_not_logged, assert_tick_fails};
 
 crate::scenarios![
     a_secret_is_read_by_name_and_by_arn,
+    an_arn_of_another_secret_is_refused,
     a_secret_that_is_missing_or_invalid_is_named_and_not_quoted,
     a_secret_that_cannot_be_read_now_is_read_by_a_later_tick,
     a_secret_without_a_user_needs_the_variable,
@@ -45,6 +46,29 @@ async fn a_secret_is_read_by_name_and_by_arn() {
             assert_eq!(proxy.requests("GetSecretValue"), direct, "{id}");
         }
     }
+    assert_not_logged(&fixture, REPLUSER.1).await;
+}
+
+/// SSM returns a secret by its name only. An ARN may be one of another account, region or secret.
+async fn an_arn_of_another_secret_is_refused() {
+    let (mut fixture, _proxy) = fixture().await;
+    let secret = json!({"username": REPLUSER.0, "password": REPLUSER.1}).to_string();
+    let name = format!("app/{}", fixture.slot);
+    let arn = fixture.ssm.create_secret(&name, &secret).await;
+    let (account, _) = arn.rsplit_once(":secret:").unwrap();
+    let (region, _) = account.rsplit_once(':').unwrap();
+    for other in [
+        arn.replacen(region, "arn:aws:secretsmanager:ap-south-2", 1),
+        arn.replacen(account, &format!("{region}:999999999999"), 1),
+        // Its last six letters look like those that Secrets Manager adds.
+        format!("{account}:secret:{name}-master"),
+    ] {
+        fixture.function.set("DB_SECRET", &other).await;
+        assert_tick_fails(&fixture, "PostgresAuthentication", &[&arn, "whole ARN"]).await;
+    }
+    let (whole_name, _) = arn.rsplit_once('-').unwrap();
+    fixture.function.set("DB_SECRET", whole_name).await;
+    fixture.tick().await;
     assert_not_logged(&fixture, REPLUSER.1).await;
 }
 

@@ -33,6 +33,22 @@ struct InvalidSecret {
     column: usize,
 }
 
+/// A secret of the configured name with another ARN.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the secret of this name in the function's account and region is {found}: set its name or its whole ARN"
+)]
+struct OtherSecret {
+    found: String,
+}
+
+/// The secret behind a parameter, as SSM returns it. The other fields are left out: one is the secret.
+#[derive(Deserialize)]
+struct SourceSecret {
+    #[serde(rename = "ARN")]
+    arn: String,
+}
+
 /// The reason why a secret was not read.
 #[derive(Debug)]
 pub(crate) struct SecretFailure {
@@ -90,7 +106,7 @@ pub(crate) async fn fetch_salt(
 async fn read(config: &SdkConfig, ssm: &aws_sdk_ssm::Client, name: &str) -> Result<String, SecretFailure> {
     match name.contains('!') {
         true => read_directly(&aws_sdk_secretsmanager::Client::new(config), name).await,
-        false => read_by_parameter(ssm, name_of(name)).await,
+        false => read_by_parameter(ssm, name).await,
     }
 }
 
@@ -101,16 +117,36 @@ async fn read_directly(client: &aws_sdk_secretsmanager::Client, name: &str) -> R
     Ok(secret.secret_string.unwrap_or_default())
 }
 
-/// Reads a secret by its name through SSM.
-async fn read_by_parameter(client: &aws_sdk_ssm::Client, name: &str) -> Result<String, SecretFailure> {
+/// Reads a secret by its name or ARN through SSM.
+///
+/// SSM accepts a name only, and returns the secret of this name in the function's account and region.
+async fn read_by_parameter(client: &aws_sdk_ssm::Client, name_or_arn: &str) -> Result<String, SecretFailure> {
+    let name = name_of(name_or_arn);
     let request = client.get_parameter();
     let request = request.name(format!("/aws/reference/secretsmanager/{name}"));
     let answer = request.with_decryption(true).send().await;
     let answer = answer.map_err(|error| SecretFailure::of_aws(classify(&error)))?;
-    Ok(answer
-        .parameter
-        .and_then(|parameter| parameter.value)
-        .unwrap_or_default())
+    let Some(parameter) = answer.parameter else {
+        return Ok(String::new());
+    };
+    check_arn(name_or_arn, parameter.source_result.as_deref()).map_err(SecretFailure::definite)?;
+    Ok(parameter.value.unwrap_or_default())
+}
+
+/// Checks that SSM has returned the secret of a configured ARN.
+///
+/// It may be an ARN of another account or region. It may also lack its random characters, and end with six
+/// others after a hyphen.
+fn check_arn(name_or_arn: &str, source: Option<&str>) -> Result<(), OtherSecret> {
+    let source = source.and_then(|source| serde_json::from_str(source).ok());
+    let Some(SourceSecret { arn: found }) = source.filter(|_| name_or_arn.contains(":secret:")) else {
+        return Ok(());
+    };
+    let random = found.strip_prefix(name_or_arn);
+    match random.is_some_and(|random| random.is_empty() || random.starts_with('-') && random.len() == 7) {
+        true => Ok(()),
+        false => Err(OtherSecret { found }),
+    }
 }
 
 /// The name of a secret, from its name or its ARN.
@@ -136,12 +172,27 @@ fn parse<T: DeserializeOwned>(text: &str, field: &'static str) -> Result<T, Inva
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn the_name_in_an_arn_has_no_random_characters() {
         let arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:app/db-a1B2c3";
         assert_eq!((name_of(arn), name_of("app/db")), ("app/db", "app/db"));
+    }
+
+    #[test]
+    fn an_arn_must_be_that_of_the_secret_that_is_read() {
+        let arn = |account: &str, name: &str| {
+            format!("arn:aws:secretsmanager:eu-central-1:{account}:secret:{name}")
+        };
+        let source = json!({"SecretString": "hunter2", "ARN": arn("1", "app-a1B2c3")}).to_string();
+        let check = |id: &str| check_arn(id, Some(&source)).is_ok();
+        assert!(check("app") && check(&arn("1", "app-a1B2c3")) && check(&arn("1", "app")));
+        assert!(!check(&arn("2", "app-a1B2c3")) && !check(&arn("1", "app-master")));
+        assert!(!check(&arn("1", "ap")));
+        assert_eq!(check_arn(&arn("1", "app-a1B2c3"), None), Ok(()));
     }
 
     #[test]
