@@ -13,6 +13,7 @@ crate::scenarios![
     patterns_select_the_same_tables_with_each_plugin,
     a_pattern_that_matches_no_table_is_reported,
     a_pattern_that_matches_no_published_table_is_reported,
+    a_pattern_that_names_only_a_partitioned_table_is_reported,
     an_invalid_pattern_is_refused,
     a_backfill_of_a_name_in_another_case_is_refused,
 ];
@@ -134,6 +135,47 @@ async fn a_pattern_that_matches_no_published_table_is_reported() {
     };
     let expected: Vec<Value> = ["public.b", "public.c*"].map(problem).into();
     assert_eq!(status["problems"], json!(expected), "{status}");
+}
+
+/// Without `publish_via_partition_root` the changes have the names of the partitions.
+async fn a_pattern_that_names_only_a_partitioned_table_is_reported() {
+    Plugin::each(|plugin| async move {
+        let tables = "public.orders,public.cache,public.visits*,public.old";
+        let fixture = Fixture::builder(plugin).env("TABLES", tables).build().await;
+        fixture
+            .sql(
+                "create table orders (id int primary key) partition by range (id);
+                 create table orders_1 partition of orders for values from (0) to (100);
+                 create table visits (id int primary key) partition by range (id);
+                 create table visits_1 partition of visits for values from (0) to (100);
+                 create table old (id int primary key); create unlogged table cache (id int primary key)",
+            )
+            .await;
+        let (or_root, of_cache) = match plugin {
+            Plugin::Pgoutput => (
+                ", or run alter publication … set (publish_via_partition_root = true)",
+                "matches tables, but none of PUBLICATIONS has one of them",
+            ),
+            _ => ("", "matches only unlogged tables: the log lacks their changes"),
+        };
+        let expected = [
+            format!(
+                "TABLES: public.orders matches public.orders, which is partitioned: its changes have the names \
+                 of its partitions. Add these to TABLES{or_root}"
+            ),
+            format!("TABLES: public.cache {of_cache}"),
+        ];
+        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        assert_eq!(status["problems"], json!(expected), "{status}");
+        fixture
+            .sql("insert into orders values (1); insert into visits values (1); insert into old values (1)")
+            .await;
+        fixture.drain().await;
+        let counts = fixture.consume().await.counts();
+        let sent: Vec<&str> = counts.keys().map(String::as_str).collect();
+        assert_eq!(sent, ["public.old", "public.visits_1"]);
+    })
+    .await;
 }
 
 async fn an_invalid_pattern_is_refused() {

@@ -12,33 +12,47 @@ use crate::rules::pattern::TablePattern;
 ///
 /// The result has the places of the patterns, and the similar tables that the database has instead. Exact
 /// names are $2, $3 and their places $4. Patterns of `like` are $5, $6 and their places $7. If $8, only the
-/// tables of the publications $1 count.
+/// tables of the publications $1 count. Otherwise all permanent tables that hold rows do. A partitioned table
+/// is reported if its changes have the names of its partitions.
 const UNMATCHED: &str = "
     with tables as materialized (
-      select n.nspname::text as schema, c.relname::text as name
+      select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind as kind,
+             c.relpersistence = 'p' as is_permanent
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384),
     sent as materialized (
-      select t.schema, t.name from tables t where not $8
+      select t.schema, t.name from tables t where not $8 and t.kind = 'r' and t.is_permanent
       union all
       select p.schemaname::text, p.tablename::text from pg_publication_tables p
       where $8 and p.pubname = any($1)),
-    unmatched as (
+    unmatched as materialized (
       select e.place, e.schema, e.name, true as is_exact
       from unnest($2::text[], $3::text[], $4::int4[]) e(schema, name, place)
       where not exists (select from sent s where s.schema = e.schema and s.name = e.name)
       union all
       select w.place, w.schema, w.name, false
       from unnest($5::text[], $6::text[], $7::int4[]) w(schema, name, place)
-      where not exists (select from sent s where s.schema like w.schema and s.name like w.name))
+      where not exists (select from sent s where s.schema like w.schema and s.name like w.name)),
+    matching as materialized (
+      select u.place, t.oid, t.schema, t.name, t.kind
+      from unmatched u
+      join tables t on case when u.is_exact then t.schema = u.schema and t.name = u.name
+                            else t.schema like u.schema and t.name like u.name end)
     select u.place as place,
-           $8 and exists (
-             select from tables t
-             where case when u.is_exact then t.schema = u.schema and t.name = u.name
-                        else t.schema like u.schema and t.name like u.name end) as is_unpublished,
+           exists (select from matching m where m.place = u.place) as has_table,
+           p.schema as partitioned_schema,
+           p.name as partitioned_name,
            a.schema as similar_schema,
            a.name as similar_name
     from unmatched u
+    left join lateral (
+      select m.schema, m.name from matching m
+      where m.place = u.place and m.kind = 'p' and (not $8 or exists (
+        select from pg_partition_tree(m.oid) l
+        join tables t on t.oid = l.relid
+        join sent s on s.schema = t.schema and s.name = t.name))
+      order by m.schema, m.name
+      limit 1) p on true
     left join lateral (
       select t.schema, t.name from tables t
       where u.is_exact and lower(t.schema) = lower(u.schema) and lower(t.name) = lower(u.name)
@@ -92,21 +106,39 @@ pub(crate) async fn unmatched_patterns(
         .map_err(|error| connector.failed("checking TABLES", error))?;
     let sentence = |row: &PgRow| {
         let place = usize::try_from(row.get::<_, i32>("place")).ok()?;
-        Some(sentence(patterns.get(place)?, row))
+        Some(sentence(patterns.get(place)?, is_published, row))
     };
     Ok(rows.iter().filter_map(sentence).collect())
 }
 
-fn sentence(pattern: &TablePattern, row: &PgRow) -> String {
-    if row.get("is_unpublished") {
-        return format!("TABLES: {pattern} matches tables, but none of PUBLICATIONS has one of them");
+fn sentence(pattern: &TablePattern, is_published: bool, row: &PgRow) -> String {
+    if let Some(table) = table_of(row, "partitioned_schema", "partitioned_name") {
+        let or_root = match is_published {
+            true => ", or run alter publication … set (publish_via_partition_root = true)",
+            false => "",
+        };
+        return format!(
+            "TABLES: {pattern} matches {table}, which is partitioned: its changes have the names of its \
+             partitions. Add these to TABLES{or_root}"
+        );
     }
-    let similar: Option<String> = row.get("similar_schema");
-    match similar.zip(row.get("similar_name")) {
-        Some((schema, name)) => format!(
-            "TABLES: {pattern} matches no table: case matters, and there is {}",
-            TableName { schema, name }.unquoted()
-        ),
+    if row.get("has_table") {
+        return match is_published {
+            true => format!("TABLES: {pattern} matches tables, but none of PUBLICATIONS has one of them"),
+            false => format!("TABLES: {pattern} matches only unlogged tables: the log lacks their changes"),
+        };
+    }
+    match table_of(row, "similar_schema", "similar_name") {
+        Some(table) => {
+            format!("TABLES: {pattern} matches no table: case matters, and there is {table}")
+        }
         None => format!("TABLES: {pattern} matches no table"),
     }
+}
+
+/// The table that these two columns name; `None` if they are null.
+fn table_of(row: &PgRow, schema: &str, name: &str) -> Option<String> {
+    let schema: Option<String> = row.get(schema);
+    let (schema, name) = schema.zip(row.get(name))?;
+    Some(TableName { schema, name }.unquoted())
 }
