@@ -26,6 +26,7 @@ crate::scenarios![
     a_promoted_slot_without_snapshots_lacks_the_marker,
     changes_without_a_standby_are_not_sent,
     a_required_standby_must_be_visible,
+    a_standby_slot_that_nobody_reads_is_named,
     setup_creates_a_failover_slot_where_the_server_supports_it,
 ];
 
@@ -312,6 +313,61 @@ async fn a_required_standby_must_be_visible() {
         &[&fixture.slot, "no standby is connected"],
     )
     .await;
+}
+
+/// Sets a variable of the primary.
+///
+/// New sessions have it then.
+async fn set_on_primary(fixture: &Fixture, name: &str, value: &str) {
+    fixture.sql(&format!("alter system set {name} = {value}")).await;
+    fixture.sql("select pg_reload_conf()").await;
+    let shown = value.trim_matches('\'');
+    wait::until("the setting is loaded", LIMIT, || async {
+        fixture.value(&format!("show {name}")).await.as_deref() == Some(shown)
+    })
+    .await;
+}
+
+/// Each reader of a failover slot waits for such a standby.
+async fn a_standby_slot_that_nobody_reads_is_named() {
+    let fixture = fixture(Plugin::Pgoutput, 17).await;
+    let problems = || async {
+        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        status["problems"].clone()
+    };
+    let setting = "synchronized_standby_slots";
+    let standbys = fixture.value(&format!("show {setting}")).await.unwrap();
+    fixture
+        .sql("select pg_create_physical_replication_slot('gone')")
+        .await;
+    set_on_primary(&fixture, setting, &format!("'{standbys}, gone'")).await;
+    for change in [
+        "insert into t values (1)",
+        "select pg_drop_replication_slot('gone')",
+    ] {
+        fixture.sql(change).await;
+        let report = fixture.tick().await;
+        assert_eq!(
+            (&report["stopped"], &report["changes"]),
+            (&json!("empty"), &json!(0)),
+            "{report}"
+        );
+        let problem = problems().await.to_string();
+        assert!(
+            problem.contains("synchronized_standby_slots has gone, which no standby reads"),
+            "{problem}"
+        );
+    }
+    set_on_primary(&fixture, setting, &format!("'{standbys}'")).await;
+    drain(&fixture).await;
+    assert_eq!(problems().await, json!([]));
+    assert_eq!(fixture.compare(&["t"]).await.changes().len(), 1);
+    set_on_primary(&fixture, "synchronous_standby_names", "'elsewhere'").await;
+    let problem = problems().await.to_string();
+    assert!(
+        problem.contains("synchronous_standby_names is set, and no such standby"),
+        "{problem}"
+    );
 }
 
 async fn setup_creates_a_failover_slot_where_the_server_supports_it() {

@@ -46,6 +46,13 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
         }
     };
     problems.extend(standby_problem(config.standby_ack, &standbys));
+    let stalled = server::stalling_standby_slot(connector, &session, &config.slot).await?;
+    problems.extend(stalled.map(|name| {
+        format!(
+            "synchronized_standby_slots has {name}, which no standby reads: the drain sends nothing until \
+             one does. Start that standby, or remove the name from the setting"
+        )
+    }));
     problems.extend(access_problems(app, connector, &session, stream_status.is_ok()).await);
     if let Some(plugin) = plugin {
         problems.extend(setting_problems(app, connector, &session, plugin).await);
@@ -187,9 +194,14 @@ fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &St
 }
 
 fn standby_problem(standby_ack: StandbyAck, standbys: &StandbyInfo) -> Option<String> {
-    if standby_ack != StandbyAck::Required {
-        return None;
+    match (standby_ack, standbys.acknowledged(standby_ack == StandbyAck::Required)) {
+        (StandbyAck::Off, _) => None,
+        (_, Err((why, _))) => Some(format!("STANDBY_ACK=required, and {why}")),
+        (_, Ok(Some(Lsn::ZERO))) => Some(
+            "synchronous_standby_names is set, and no such standby has acknowledged any log: the drain sends \
+             nothing until one does"
+                .to_owned(),
+        ),
+        (_, Ok(_)) => None,
     }
-    let (why, _) = standbys.acknowledged(true).err()?;
-    Some(format!("STANDBY_ACK=required, and {why}"))
 }

@@ -302,6 +302,39 @@ pub(crate) async fn awaited_standbys(
     Ok(lsn.map(|lsn| Lsn(lsn.into())))
 }
 
+/// Slot of `synchronized_standby_slots` that stops all reading of a failover slot.
+///
+/// No standby reads it: it is missing, invalid or not in use. Its log ends where the failover slot has
+/// confirmed, or before.
+/// `None` if there is no such slot, or if the failover slot has confirmed the whole log.
+///
+/// # Errors
+/// The query failed.
+pub(crate) async fn stalling_standby_slot(
+    connector: &Connector,
+    session: &Session,
+    slot: &str,
+) -> Result<Option<String>, SlotError> {
+    let row = session
+        .client
+        .query_opt(
+            "select btrim(w.name, ' \"') as name
+             from pg_replication_slots o
+             cross join unnest(
+               string_to_array(current_setting('synchronized_standby_slots', true), ',')) w(name)
+             left join pg_replication_slots s on s.slot_name = btrim(w.name, ' \"')
+             where o.slot_name = $1 and to_jsonb(o) ->> 'failover' = 'true' and btrim(w.name) <> ''
+               and o.confirmed_flush_lsn < pg_current_wal_flush_lsn()
+               and s.active_pid is null
+               and coalesce(s.restart_lsn, '0/0') <= o.confirmed_flush_lsn
+             limit 1",
+            &[&slot],
+        )
+        .await
+        .map_err(|error| connector.failed("reading synchronized_standby_slots", error))?;
+    Ok(row.map(|row| row.get("name")))
+}
+
 /// The event that the commit of a message waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommitWait {
