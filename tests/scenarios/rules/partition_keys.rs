@@ -241,7 +241,8 @@ async fn columns_that_events_lack_are_reported(version: u32) {
     let builder = pgoutput(version)
         .env("PARTITION_KEYS", keys)
         .env("TABLES", "public.listed,public.hidden,public.whole,public.keyed")
-        .env("COLUMN_RULES", "public.hidden.note:omit");
+        .env("COLUMN_SALT", "salt of the scenarios")
+        .env("COLUMN_RULES", "public.hidden.note:hash,*.hidden.note:omit");
     let fixture = builder.without_slot().build().await;
     fixture
         .sql(

@@ -27,9 +27,8 @@ const PARTITIONED_TABLES: &str = "
       from unnest($3::text[], $4::text[], $5::text[], $6::int4[])
         e(schema, name, column_name, place)),
     rules as materialized (
-      select r.schema, r.name, r.column_name, r.omits, r.place
-      from unnest($7::text[], $8::text[], $9::text[], $10::bool[])
-        with ordinality r(schema, name, column_name, omits, place)),
+      select r.schema, r.name, r.column_name, r.omits
+      from unnest($7::text[], $8::text[], $9::text[], $10::bool[]) r(schema, name, column_name, omits)),
     published as materialized (
       select p.schemaname::text as schema, p.tablename::text as name,
              to_jsonb(p) -> 'attnames' as columns -- PostgreSQL 14 has no lists of columns
@@ -58,10 +57,9 @@ const PARTITIONED_TABLES: &str = "
     left join pg_attribute a
       on a.attrelid = l.relid and a.attname = e.column_name and a.attnum > 0 and not a.attisdropped
       and coalesce(p.columns ? a.attname::text, true)
-      and not coalesce((
-        select r.omits from rules r
-        where t.schema like r.schema and t.name like r.name and a.attname like r.column_name
-        order by r.place limit 1), false)
+      and not exists (
+        select from rules r
+        where r.omits and t.schema like r.schema and t.name like r.name and a.attname like r.column_name)
     left join pg_index i on i.indrelid = l.relid
       and case c.relreplident when 'i' then i.indisreplident when 'd' then i.indisprimary else false end
     left join pg_index k on k.indrelid = l.relid
