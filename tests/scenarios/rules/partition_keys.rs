@@ -22,6 +22,7 @@ crate::scenarios![
     columns_of_the_key_are_the_partition_key_in_each_envelope,
     changes_of_one_row_never_overtake_each_other,
     a_table_that_cannot_follow_is_reported,
+    a_column_that_the_index_of_the_key_includes_is_no_key,
     partition_keys_need_keys,
 ];
 
@@ -271,11 +272,7 @@ async fn columns_that_events_lack_are_reported(version: u32) {
     let listed = (version > 14).then(|| no_match("public.listed:note"));
     let mut expected: Vec<String> = listed.into_iter().collect();
     expected.extend(["public.hidden:note", "public.away:note"].map(no_match));
-    expected.push(
-        "PARTITION_KEYS: the replica identity of public.keyed_1 lacks column note, so deletes have the \
-         partition key of their own key: alter table public.keyed_1 replica identity full"
-            .to_owned(),
-    );
+    expected.push(lacks_note("public.keyed_1"));
     assert_eq!(problems(&fixture).await, json!(expected));
     fixture
         .sql(
@@ -293,6 +290,28 @@ async fn columns_that_events_lack_are_reported(version: u32) {
     let of_note = keys.iter().filter(|key| **key == r#"{"note":1}"#).count();
     let own = keys.iter().filter(|key| **key == r#"{"id":1}"#).count();
     assert_eq!((of_note, own), (3, 1), "{keys:?}");
+}
+
+/// The problem of a table whose deletes lack the column `note`.
+fn lacks_note(table: &str) -> String {
+    format!(
+        "PARTITION_KEYS: the replica identity of {table} lacks column note, so deletes have the partition key \
+         of their own key: alter table {table} replica identity full"
+    )
+}
+
+async fn a_column_that_the_index_of_the_key_includes_is_no_key() {
+    Plugin::each(|plugin| async move {
+        let fixture = builder(plugin, "public.t:note").build().await;
+        fixture
+            .sql("create table t (id int, note int, primary key (id) include (note))")
+            .await;
+        assert_eq!(problems(&fixture).await, json!([lacks_note("public.t")]));
+        execute_and_drain(&fixture, &["insert into t values (1, 1); delete from t"]).await;
+        let steps = [("c", r#"{"note":1}"#), ("d", r#"{"id":1}"#)];
+        assert_steps(&fixture.consume().await, &steps);
+    })
+    .await;
 }
 
 async fn partition_keys_need_keys() {

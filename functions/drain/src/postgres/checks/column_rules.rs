@@ -58,13 +58,16 @@ const UNMATCHED_RULES: &str = "
     order by r.place";
 
 /// The columns that a rule omits from the key of a table: the replica identity, or else the primary key.
+///
+/// An `int2vector` counts from 0. Columns of `include` follow those of the key.
 const OMITTED_KEYS: &str = "
     select distinct m.schema as schema, m.name as name, a.attname::text as column_name
     from matching m
     join pg_class c on c.oid = m.oid
     join pg_index i on i.indrelid = m.oid
       and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end
-    join pg_attribute a on a.attrelid = m.oid and a.attnum = any(i.indkey::int2[])
+    join pg_attribute a
+      on a.attrelid = m.oid and a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1])
     where m.omits and a.attname like m.column_name
     order by schema, name, column_name";
 

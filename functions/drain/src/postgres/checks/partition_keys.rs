@@ -65,7 +65,9 @@ const PARTITIONED_TABLES: &str = "
     left join pg_index k on k.indrelid = l.relid
       and case c.relreplident when 'i' then k.indisreplident else k.indisprimary end
     cross join lateral (
-      select c.relreplident <> 'f' and not coalesce(a.attnum = any(i.indkey::int2[]), false)) lacks(it)
+      -- An int2vector counts from 0. The columns of `include` follow those of the key, and are not logged.
+      select c.relreplident <> 'f'
+        and not coalesce(a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1]), false)) lacks(it)
     group by t.oid, t.schema, t.name, t.place
     having bool_and(a.attnum is not null)
     order by t.schema, t.name";
