@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 crate::scenarios![
     a_table_that_leaves_the_publication_or_its_name_is_noticed_once,
     a_table_that_tables_excludes_is_noticed,
+    a_table_that_becomes_a_partition_has_not_left,
     teardown_deletes_the_list,
 ];
 
@@ -78,6 +79,35 @@ async fn a_table_that_tables_excludes_is_noticed() {
     assert_eq!(answer["tables_left"], 1, "{answer}");
     let expected = "table public.customers is no longer sent: TABLES does not match it";
     assert!(warnings[0].contains(expected), "{warnings:?}");
+}
+
+async fn a_table_that_becomes_a_partition_has_not_left() {
+    Plugin::each(|plugin| async move {
+        let mut fixture = fixture(plugin).await;
+        fixture
+            .sql(
+                "create table all_parts (id int primary key) partition by range (id);
+                 alter table all_parts attach partition parts for values from (0) to (9);
+                 alter publication own add table all_parts;
+                 alter publication own set (publish_via_partition_root = true)",
+            )
+            .await;
+        for _ in 0..2 {
+            assert_eq!(problems(&fixture).await, "[]");
+            let (answer, warnings) = next_tick(&mut fixture).await;
+            assert_eq!(answer["tables_left"], 0, "{answer}");
+            assert_eq!(warnings.len(), 0, "{warnings:#?}");
+        }
+        fixture
+            .sql("alter table all_parts detach partition parts; drop table parts")
+            .await;
+        let (answer, _) = next_tick(&mut fixture).await;
+        assert_eq!(answer["tables_left"], 0, "partitions are not stored: {answer}");
+        fixture.sql("drop table orders").await;
+        let (answer, _) = next_tick(&mut fixture).await;
+        assert_eq!(answer["tables_left"], 1, "{answer}");
+    })
+    .await;
 }
 
 async fn teardown_deletes_the_list() {

@@ -12,7 +12,9 @@ use crate::postgres::server;
 use crate::postgres::tables::table_states::table_states;
 use crate::rules::sent_tables::SentTables;
 
-/// Time between two checks of one execution environment. A database of 20,000 tables needs 0.1 s for one.
+/// Time between two checks of one execution environment.
+///
+/// A database of 20,000 tables needs 0.1 s for one, and one of 20,000 partitions 0.4 s.
 const CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Result of a check.

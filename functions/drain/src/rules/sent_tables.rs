@@ -30,6 +30,8 @@ pub struct TableState {
     pub table: TableName,
     /// The state of its changes: sent, or the reason why not.
     pub sending: SendState,
+    /// Whether it is a partition. Such tables are often created and dropped, so they are not stored.
+    pub is_partition: bool,
 }
 
 /// State of a table's changes: sent, or the reason why not.
@@ -52,11 +54,12 @@ pub struct SentTables {
 }
 
 impl SentTables {
-    /// The tables that are sent now.
+    /// The tables that are sent now, without partitions.
     ///
     /// `None` if there are more than [`MOST_TABLES`].
     pub fn of(states: &[TableState]) -> Option<Self> {
-        let sent = states.iter().filter(|state| state.sending == SendState::Sent);
+        let is_stored = |state: &&TableState| state.sending == SendState::Sent && !state.is_partition;
+        let sent = states.iter().filter(is_stored);
         let mut hashes: Vec<_> = sent.map(|state| hash(&state.table)).collect();
         hashes.sort_unstable();
         (hashes.len() <= MOST_TABLES).then(|| SentTables {
@@ -79,6 +82,8 @@ impl SentTables {
     }
 
     /// A sentence for each table that was sent and is not now. `states` has all tables of the database.
+    ///
+    /// A stored table may have become a partition since, and is still sent.
     ///
     /// Only hashes are stored. So tables that no longer exist are counted, but cannot be named.
     pub fn no_longer_sent(&self, states: &[TableState]) -> Vec<String> {
@@ -133,6 +138,7 @@ mod tests {
         let state = |(name, sending): &(&str, SendState)| TableState {
             table: TableName::new("public", *name),
             sending: *sending,
+            is_partition: false,
         };
         tables.iter().map(state).collect()
     }
@@ -169,6 +175,18 @@ mod tests {
         );
         assert_eq!(left[2], "a table that was sent was dropped or renamed");
         assert_ne!(SentTables::of(&now).unwrap(), stored);
+    }
+
+    #[test]
+    fn a_table_that_became_a_partition_has_not_left() {
+        let mut now = states(&[("a", SendState::Sent), ("b", SendState::Sent)]);
+        let stored = SentTables::of(&now).unwrap();
+        now[1].is_partition = true;
+        assert_eq!(stored.no_longer_sent(&now), Vec::<String>::new());
+        let next = SentTables::of(&now).unwrap();
+        assert_eq!(next, SentTables::of(&now[..1]).unwrap());
+        now[1].sending = SendState::Unpublished;
+        assert_eq!(stored.no_longer_sent(&now).len(), 1);
     }
 
     #[test]

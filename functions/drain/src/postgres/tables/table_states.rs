@@ -9,23 +9,34 @@ use crate::rules::sent_tables::{SendState, TableState};
 
 /// The tables of the database, and whether they are sent.
 ///
-/// Partitions are left out, since they are often created and dropped. If $2, the tables of the publications
-/// $1 are sent, and partitioned tables with such a partition. Otherwise all logged tables are sent.
+/// If $2, the tables of the publications $1 are sent, and their partitions. So are partitioned tables with
+/// such a partition. Otherwise all logged tables are sent.
 const TABLE_STATES: &str = "
-    with published as materialized (
-      select distinct p.schemaname, p.tablename from pg_publication_tables p where $2 and p.pubname = any($1))
+    with recursive published as materialized (
+      select distinct p.schemaname, p.tablename from pg_publication_tables p where $2 and p.pubname = any($1)),
+    below(oid) as (
+      select c.oid
+      from published p
+      join pg_namespace n on n.nspname = p.schemaname
+      join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
+      union
+      select i.inhrelid
+      from below
+      join pg_inherits i on i.inhparent = below.oid
+      join pg_class c on c.oid = i.inhrelid and c.relispartition)
     select n.nspname::text as schema,
            c.relname::text as name,
+           c.relispartition as is_partition,
            case when not $2 then c.relpersistence = 'p'
-                else p.tablename is not null or c.relkind = 'p' and exists (
+                else b.oid is not null or c.relkind = 'p' and exists (
                   select from pg_partition_tree(c.oid) t
                   join pg_class l on l.oid = t.relid
                   join pg_namespace ln on ln.oid = l.relnamespace
                   join published lp on lp.schemaname = ln.nspname and lp.tablename = l.relname) end as is_sent
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
-    left join published p on p.schemaname = n.nspname and p.tablename = c.relname
-    where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and c.oid >= 16384";
+    left join below b on b.oid = c.oid
+    where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384";
 
 /// All tables of the database. `patterns` are those of `TABLES`.
 ///
@@ -50,7 +61,11 @@ pub(crate) async fn table_states(
             true if matches_any(patterns, &table) => SendState::Sent,
             true => SendState::Excluded,
         };
-        TableState { table, sending }
+        TableState {
+            table,
+            sending,
+            is_partition: row.get("is_partition"),
+        }
     });
     Ok(states.collect())
 }
