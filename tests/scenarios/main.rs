@@ -62,6 +62,7 @@ mod operation {
     mod language;
     mod lingering;
     mod log_lines;
+    mod own_publication;
     mod plan;
     mod proxies;
     mod secrets;

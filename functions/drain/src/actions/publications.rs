@@ -32,7 +32,7 @@ pub(super) async fn publication_problems(
 }
 
 /// The problem that publications without tables are, if pgoutput reads such.
-pub(super) async fn empty_publications(
+async fn empty_publications(
     config: &Config,
     connector: &Connector,
     session: &Session,

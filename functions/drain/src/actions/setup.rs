@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::publications::empty_publications;
+use super::publications::publication_problems;
 use super::rule_problems::rule_problems;
 use super::table_streams::stream_problems;
 use crate::base::budget::Budget;
@@ -67,7 +67,7 @@ pub(crate) async fn run(
             created.push(format!("checkpoint {}", app.checkpoint.name));
         }
     }
-    problems.extend(empty_publications(config, connector, &session, plugin).await?);
+    problems.extend(publication_problems(app, connector, &session, plugin).await?);
     problems.extend(rule_problems(app, connector, &session, plugin).await?);
     problems.extend(stream_problems(app, connector, &session, plugin).await?);
     Ok(json!({

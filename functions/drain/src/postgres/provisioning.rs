@@ -1,5 +1,9 @@
 //! Creates and drops the slot and its publications.
 
+use std::collections::HashSet;
+
+use tokio_postgres::Row as PgRow;
+
 use super::connection::{Connector, Session};
 use super::retention;
 use super::sql_error::SlotContext;
@@ -41,9 +45,11 @@ pub(crate) async fn check_replication_right(
 
 /// Creates a publication of the role's tables that `patterns` match.
 ///
-/// The role owns these tables. Empty `patterns` match all. Returns the number of its tables. `for all tables`
-/// would need a superuser, and would make updates of tables without a replica identity fail in the
-/// application. So the publication lists only tables that have one.
+/// The role owns these tables. Empty `patterns` match all. Returns the number of its tables.
+///
+/// PostgreSQL refuses updates and deletes of a published table without a replica identity. So the publication
+/// lists only tables that have one. Without `only`, it would also have the tables that inherit from these. A
+/// partition belongs to the publication with its partitioned table, so it is listed only without that table.
 ///
 /// # Errors
 /// A query failed, for example because the role may not create objects in the database.
@@ -61,35 +67,69 @@ pub(crate) async fn create_publication(
         .query(PUBLISHABLE_TABLES, &[])
         .await
         .map_err(failed)?;
-    let tables: Vec<String> = rows
+    let mut chosen: Vec<&PgRow> = rows.iter().collect();
+    chosen.retain(|row| pattern::matches_any(patterns, &table_name(row)));
+    let oids: HashSet<u32> = chosen.iter().map(|row| row.get("oid")).collect();
+    chosen.retain(|row| {
+        let roots: Vec<u32> = row.get("roots");
+        roots.iter().all(|root| !oids.contains(root))
+    });
+    let tables: Vec<String> = chosen
         .iter()
-        .map(table_name)
-        .filter(|table| pattern::matches_any(patterns, table))
-        .map(|table| table.to_sql())
+        .map(|row| format!("only {}", table_name(row).to_sql()))
         .collect();
-    let publication = quoted(publication);
-    let statement = match tables.is_empty() {
-        true => format!("create publication {publication}"),
-        false => format!("create publication {publication} for table {}", tables.join(", ")),
-    };
+    let mut statement = format!("create publication {}", quoted(publication));
+    if !tables.is_empty() {
+        statement += &format!(" for table {}", tables.join(", "));
+    }
     session.client.batch_execute(&statement).await.map_err(failed)?;
     Ok(tables.len())
 }
 
 /// Permanent tables of the role whose old rows are identified.
 ///
-/// Their updates and deletes log the identity of the row.
+/// Their updates and deletes log the identity of the row. `roots` are the tables that a table is a partition
+/// of, on all levels. The rows of a partitioned table have the identities of its partitions. A new partition
+/// only inherits the primary key. So a partitioned table needs one, even if all its partitions have a replica
+/// identity today.
 const PUBLISHABLE_TABLES: &str = "
-    select n.nspname::text as schema, c.relname::text as name
-    from pg_class c
-    join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence = 'p'
-      and n.nspname not in ('pg_catalog', 'information_schema')
-      and pg_has_role(current_user, c.relowner, 'usage')
-      and (c.relreplident = 'f' or exists (
+    with recursive identified as materialized (
+      select c.oid
+      from pg_class c
+      where c.relkind in ('r', 'p') and (c.relreplident = 'f' or exists (
         select from pg_index i
         where i.indrelid = c.oid and i.indisvalid and i.indimmediate
-          and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end))
+          and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end))),
+    parts(oid, root) as (
+      select i.inhrelid, i.inhparent
+      from pg_inherits i join pg_class c on c.oid = i.inhrelid where c.relispartition
+      union
+      select p.oid, i.inhparent
+      from parts p
+      join pg_class r on r.oid = p.root and r.relispartition
+      join pg_inherits i on i.inhrelid = p.root),
+    unsafe as materialized (
+      select p.root
+      from parts p join pg_class l on l.oid = p.oid
+      where l.relkind = 'r' and l.relpersistence = 'p' and l.oid not in (select i.oid from identified i))
+    select c.oid as oid, n.nspname::text as schema, c.relname::text as name,
+           case when c.relispartition then array(
+             with recursive up(oid) as (
+               select inhparent from pg_inherits where inhrelid = c.oid
+               union
+               select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
+             select oid from up) else '{}' end as roots
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p') and c.relpersistence = 'p'
+      and n.nspname not in ('pg_catalog', 'information_schema')
+      and pg_has_role(current_user, c.relowner, 'usage')
+      and case c.relkind
+        when 'r' then c.oid in (select i.oid from identified i)
+        else exists (
+            select from pg_index i
+            where i.indrelid = c.oid and i.indisprimary and i.indisvalid and i.indimmediate)
+          and c.oid not in (select u.root from unsafe u) end
     order by format('%I.%I', n.nspname, c.relname)";
 
 /// Creates the slot. From PostgreSQL 17 on it is a failover slot: standbys keep a copy that survives their
