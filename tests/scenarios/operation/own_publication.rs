@@ -1,12 +1,15 @@
 //! The publication that `setup` creates.
 //!
-//! It breaks no application.
+//! It breaks no application, and sends the tables that `TABLES` names.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::REPLUSER;
 use serde_json::json;
 
-crate::scenarios![setup_publishes_no_table_whose_updates_it_would_break,];
+crate::scenarios![
+    setup_publishes_no_table_whose_updates_it_would_break,
+    setup_publishes_partitioned_tables_by_the_names_in_tables,
+];
 
 /// Fixture without publication and slot. Its tables belong to the function's role.
 async fn fixture_with(builder: FixtureBuilder, sql: &str) -> Fixture {
@@ -74,4 +77,44 @@ async fn setup_publishes_no_table_whose_updates_it_would_break() {
     let answer = fixture.invoke(json!({"action": "setup"})).await.answer();
     let problem = "public.bare: partition public.bare_1 has no replica identity";
     assert!(answer["problems"].to_string().contains(problem), "{answer}");
+}
+
+async fn setup_publishes_partitioned_tables_by_the_names_in_tables() {
+    let sql = "
+        create table orders (id int primary key) partition by range (id);
+        create table orders_1 partition of orders for values from (0) to (9);
+        create table visits (id int primary key) partition by range (id);
+        create table visits_1 partition of visits for values from (0) to (9);
+        create table visits_2 partition of visits for values from (10) to (19)";
+    for (tables, expected) in [
+        (
+            "public.orders,public.visits_1",
+            &[("public.orders", 2), ("public.visits_1", 1)][..],
+        ),
+        ("public.visits_2", &[("public.visits_2", 1)]),
+        (
+            "",
+            &[
+                ("public.orders_1", 1),
+                ("public.orders_2", 1),
+                ("public.visits_1", 1),
+                ("public.visits_2", 1),
+            ],
+        ),
+    ] {
+        let builder = Fixture::builder(Plugin::Pgoutput).env("TABLES", tables);
+        let fixture = fixture_with(builder, sql).await;
+        let answer = fixture.invoke(json!({"action": "setup"})).await.answer();
+        assert_eq!(answer["problems"], json!([]), "{tables}: {answer}");
+        fixture
+            .sql(
+                "create table orders_2 partition of orders for values from (10) to (19);
+                 insert into orders values (1), (11); insert into visits values (1), (11)",
+            )
+            .await;
+        fixture.drain().await;
+        let counts = fixture.consume().await.counts();
+        let sent: Vec<(&str, usize)> = counts.iter().map(|(table, count)| (&**table, *count)).collect();
+        assert_eq!(sent, expected, "{tables}");
+    }
 }

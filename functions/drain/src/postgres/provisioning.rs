@@ -50,6 +50,7 @@ pub(crate) async fn check_replication_right(
 /// PostgreSQL refuses updates and deletes of a published table without a replica identity. So the publication
 /// lists only tables that have one. Without `only`, it would also have the tables that inherit from these. A
 /// partition belongs to the publication with its partitioned table, so it is listed only without that table.
+/// If `patterns` name a partitioned table, its changes have its name, and so match the pattern.
 ///
 /// # Errors
 /// A query failed, for example because the role may not create objects in the database.
@@ -78,9 +79,13 @@ pub(crate) async fn create_publication(
         .iter()
         .map(|row| format!("only {}", table_name(row).to_sql()))
         .collect();
+    let is_root_named = !patterns.is_empty() && chosen.iter().any(|row| row.get("is_partitioned"));
     let mut statement = format!("create publication {}", quoted(publication));
     if !tables.is_empty() {
         statement += &format!(" for table {}", tables.join(", "));
+    }
+    if is_root_named {
+        statement += " with (publish_via_partition_root = true)";
     }
     session.client.batch_execute(&statement).await.map_err(failed)?;
     Ok(tables.len())
@@ -113,6 +118,7 @@ const PUBLISHABLE_TABLES: &str = "
       from parts p join pg_class l on l.oid = p.oid
       where l.relkind = 'r' and l.relpersistence = 'p' and l.oid not in (select i.oid from identified i))
     select c.oid as oid, n.nspname::text as schema, c.relname::text as name,
+           c.relkind = 'p' as is_partitioned,
            case when c.relispartition then array(
              with recursive up(oid) as (
                select inhparent from pg_inherits where inhrelid = c.oid
