@@ -47,7 +47,8 @@ def mistakes(file: Path) -> list[str]:
 
 def place(settings: dict, environment: dict) -> tuple[str | None, str]:
     """Region and profile of a deploy. For SAM, those of the file take precedence. The region may be unknown."""
-    region = settings.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    # SAM reads AWS_DEFAULT_REGION, as boto3 does, and not AWS_REGION.
+    region = settings.get("region") or environment.get("AWS_DEFAULT_REGION")
     return region, settings.get("profile") or environment.get("AWS_PROFILE") or "default"
 
 
@@ -61,9 +62,16 @@ def shared_stacks(file: Path, environment: dict) -> list[str]:
     region, profile = place(settings, environment)
     found = []
     for other in sorted(file.parent.glob("*.toml")):
-        theirs = stack_settings(other)
+        if other == file:
+            continue
+        try:
+            theirs = stack_settings(other)
+        except SystemExit as error:
+            # The other file is not deployed now.
+            print(f"not compared: {error}", file=sys.stderr)
+            continue
         # A file without parameters cannot be deployed. A refused GUIDED=1 leaves one.
-        if other == file or other.name == EXAMPLE.name or not theirs.get("parameter_overrides"):
+        if other.name == EXAMPLE.name or not theirs.get("parameter_overrides"):
             continue
         their_region, their_profile = place(theirs, environment)
         is_same_region = region == their_region or None in (region, their_region)

@@ -96,7 +96,13 @@ class SharedStacks(unittest.TestCase):
         copy = self.write("billing.toml", 'stack_name = "spillway-orders"')
         self.assertEqual(len(self.found(copy)), 1)
         self.assertEqual(len(self.found(copy, AWS_DEFAULT_REGION="eu-central-1")), 1)
-        self.assertEqual(self.found(copy, AWS_REGION="us-east-1"), [])
+        self.assertEqual(self.found(copy, AWS_DEFAULT_REGION="us-east-1"), [])
+        # SAM does not read it.
+        self.assertEqual(len(self.found(copy, AWS_REGION="us-east-1")), 1)
+
+    def test_another_file_that_cannot_be_read_stops_no_deploy(self):
+        (self.write("broken.toml", self.ORDERS)).write_text("region = eu-central-1")
+        self.assertEqual(self.found(self.write("orders.toml", self.ORDERS)), [])
 
     def test_the_example_and_a_file_without_parameters_have_no_stack(self):
         for name in ("example.toml", "new.toml"):
