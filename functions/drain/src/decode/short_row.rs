@@ -20,6 +20,12 @@ pub(super) const MAX_PREFIX: usize = 1 << 20;
 /// Bytes of values that a row keeps if there are column rules.
 const ROW_WITH_RULES: usize = 16 << 20;
 
+/// Most bytes of a value that may be in a key.
+///
+/// An index entry has at most a third of a page, so an index has few larger values (compressed ones). Without
+/// its key, an old row is useless.
+const KEY_VALUE: usize = 8 << 10;
+
 /// Most bytes of a value that is never replaced: its mark is hardly shorter.
 const SMALL_VALUE: usize = 256;
 
@@ -226,11 +232,14 @@ impl ShortRow {
 
     /// Replaces one kept value by its mark.
     ///
-    /// It is the largest value of the old row, or else of the new row. Of several largest values, the first
-    /// is replaced.
+    /// It is the largest value of the old row that has more than [`KEY_VALUE`], or else of both rows. Of
+    /// several largest values, the first is replaced.
     fn replace_one(&mut self) {
         let kept = self.kept.iter().enumerate();
-        let first = kept.max_by_key(|(index, value)| (value.is_old, value.bytes, std::cmp::Reverse(*index)));
+        let first = kept.max_by_key(|(index, value)| {
+            let is_first = value.is_old && value.bytes > KEY_VALUE;
+            (is_first, value.bytes, std::cmp::Reverse(*index))
+        });
         let Some(index) = first.map(|(index, _)| index) else {
             self.kept_bytes = 0;
             return;

@@ -91,6 +91,15 @@ impl EnvelopeForm {
         old.into_iter().chain(new)
     }
 
+    /// The old row of an update whose event has only its key.
+    ///
+    /// With DMS, an update that changes the key has the former one.
+    pub(super) fn row_of_old_key<'r>(&self, row: &RowEvent<'r>) -> Option<&'r Tuple<'r>> {
+        let is_changed = matches!(row.operation, RowOperation::Update { key_changed: true });
+        row.old
+            .filter(|_| is_changed && matches!(self, EnvelopeForm::Dms(_)) && row.relation.has_key())
+    }
+
     /// Whether an update makes two events: a delete of the old row and a create of the new one.
     ///
     /// The unwrapped form has no old row of an update. Without a key, only a delete can say which row

@@ -91,7 +91,13 @@ impl Envelope {
             Datum::Oversize { bytes } if column.key || self.oversize == OversizePolicy::Fail => *bytes,
             _ => 0,
         });
-        missing.fold(0, usize::saturating_add)
+        let old = self.form.row_of_old_key(row).into_iter();
+        let old_key = old.flat_map(|old| row.relation.columns.iter().zip(old));
+        let old_key = old_key.map(|(column, datum)| match datum {
+            Datum::Oversize { bytes } if column.key => *bytes,
+            _ => 0,
+        });
+        missing.chain(old_key).fold(0, usize::saturating_add)
     }
 
     /// Values outside the key: first those of the old row, and of each row the largest first.

@@ -253,7 +253,7 @@ impl Forecast {
         let table = event.relation.as_ref().map(|relation| relation.table.unquoted());
         let table = table.unwrap_or_else(|| event.partition_key.clone());
         let hash_key = HashKey::of(&event.partition_key);
-        let oversize = u64::from(bytes > self.record_bytes);
+        let oversize = u64::from(event.size_problem(self.record_bytes).is_some());
         self.oversize += oversize;
         self.events += 1;
         let key = self.keys.entry(hash_key).or_insert_with(|| KeyTotals {

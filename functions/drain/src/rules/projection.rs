@@ -36,12 +36,12 @@ impl ProjectionRules {
         format!("{:?} {:?} {salt}", self.column_rules, self.partition_keys)
     }
 
-    /// Whether every relation is sent as it is.
     /// Whether columns are omitted or hashed.
     pub fn has_column_rules(&self) -> bool {
         !self.column_rules.is_empty()
     }
 
+    /// Whether every relation is sent as it is.
     fn is_empty(&self) -> bool {
         self.column_rules.is_empty() && self.partition_keys.is_empty()
     }

@@ -258,15 +258,31 @@ fn update(plugin: Plugin, old: &[String], new: &[String]) -> Vec<Vec<u8>> {
 /// A new value is kept, even if each old value is smaller.
 #[test]
 fn values_of_the_old_row_are_replaced_first() {
-    let texts = |lengths: [usize; 3]| lengths.map(|length| "x".repeat(length));
-    let (old, new) = (texts([400, 500, 450]), texts([900, 0, 0]));
+    let texts = |lengths: [usize; 4]| lengths.map(|length| "x".repeat(length));
     let kept = KeptBytes {
-        value: 1000,
-        row: 1310,
+        value: 100_000,
+        row: 131_000,
     };
-    for plugin in Plugin::ALL {
+    let (large, key) = (texts([300, 40_000, 50_000, 45_000]), texts([300, 0, 0, 0]));
+    let cases = [
+        (
+            &large,
+            texts([300, 90_000, 0, 0]),
+            [[false, false, true, true], [false; 4]],
+        ),
+        // The first value may be the key, so it is kept.
+        (
+            &key,
+            texts([300, 90_000, 90_000, 90_000]),
+            [[false; 4], [false, true, true, false]],
+        ),
+    ];
+    for (plugin, (old, new, expected)) in Plugin::ALL
+        .iter()
+        .flat_map(|plugin| cases.iter().map(move |case| (*plugin, case)))
+    {
         let mut decoder = Decoder::new(plugin);
-        let mut rows = update(plugin, &old, &new);
+        let mut rows = update(plugin, *old, new);
         let row = shortened(plugin, kept, &rows.pop().unwrap(), &[7, 1000]);
         if let Some(relation) = rows.pop() {
             decoder.decode(&Catalog::default(), Lsn(1), &relation).unwrap();
@@ -279,7 +295,7 @@ fn values_of_the_old_row_are_replaced_first() {
             .into_iter()
             .map(|tuple| tuple.iter().map(is_lost).collect())
             .collect();
-        assert_eq!(lost, [[false, true, true], [false; 3]], "{plugin}");
+        assert_eq!(lost, *expected, "{plugin}");
     }
 }
 

@@ -211,3 +211,27 @@ fn a_value_of_an_image_that_the_event_lacks_is_not_missing() {
         assert!(parsed(&event).to_string().contains("small"));
     }
 }
+
+/// With DMS, an update that changes the key has the former key.
+#[test]
+fn an_old_key_that_was_not_kept_makes_the_event_too_large() {
+    let relation = table(&[("id", "text", true), ("value", "text", false)]);
+    let old = vec![Datum::Oversize { bytes: 300 }, Datum::Null];
+    let change = Change::Update {
+        relation,
+        old: Some(old),
+        new: row(&[Some("k"), Some("v")]),
+    };
+    for form in all_forms() {
+        for policy in [OversizePolicy::Fail, OversizePolicy::Omit] {
+            let envelope = Envelope {
+                oversize: policy,
+                ..envelope(form.clone())
+            };
+            let mut out = EncodedEvents::default();
+            envelope.encode(&mut progress(), Lsn(16), &change, NOW, 1 << 20, &mut out);
+            let mut events = out.events.iter();
+            assert!(events.any(|event| event.size_problem(1 << 20).is_some()));
+        }
+    }
+}
