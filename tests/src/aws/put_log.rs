@@ -120,7 +120,7 @@ impl PutLog {
             );
             assert!(bytes <= MOST_BYTES, "a request of {bytes} bytes");
             for (key, data) in &request.records {
-                let characters = key.chars().count();
+                let characters = key.encode_utf16().count();
                 assert!(
                     (1..=256).contains(&characters),
                     "a partition key of {characters} characters"

@@ -253,7 +253,8 @@ where
                 return Ok(ReadOutcome::Stopped);
             }
             // An unconfirmed window stores no checkpoint. So the next tick would send the section again.
-            if self.confirmer.is_unconfirmed() && self.sender.acknowledgements.position().resume.is_some() {
+            let has_resume_point = self.sender.acknowledgements.position().resume.is_some();
+            if self.confirmer.is_unconfirmed() && has_resume_point && peek.reader.has_sections() {
                 return Ok(ReadOutcome::SectionSent);
             }
             let retry = self.sender.next_try();

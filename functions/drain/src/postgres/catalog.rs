@@ -57,7 +57,7 @@ const COLUMNS: &str = "
       from pg_namespace
       where nspname !~ '^pg_'
       order by age(xmin) < 0, age(xmin)
-      limit 8)
+      limit 32)
     select n.nspname::text as schema,
            c.relname::text as name,
            c.oid as oid,

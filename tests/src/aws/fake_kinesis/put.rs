@@ -103,7 +103,7 @@ impl FakeKinesisService {
         let most = self.settings.record_kib << 10;
         let mut bytes = 0;
         for entry in &request.records {
-            let characters = entry.partition_key.chars().count();
+            let characters = entry.partition_key.encode_utf16().count();
             if !(1..=256).contains(&characters) {
                 return invalid(format!("a partition key of {characters} characters"));
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::JsonColumn;
 use super::virtual_columns::DroppedNulls;
 use crate::base::table_name::TableName;
-use crate::catalog::{Catalog, PastTable};
+use crate::catalog::{Catalog, CatalogTable, PastTable};
 use crate::change::{Column, ColumnCoverage, ColumnType, Relation};
 
 /// The most shapes of one table that are stored.
@@ -150,10 +150,10 @@ pub(super) struct RowDescription<'r, 'a> {
 impl RowDescription<'_, '_> {
     /// The table as this row and the catalog describe it.
     fn relation(&self, catalog: &Catalog, name: TableName) -> Relation {
-        let past = catalog.past_table_named(&name);
-        let key = match catalog.table(&name).is_some_and(|table| table.deferrable) {
+        let (table, past) = (catalog.table(&name), catalog.past_table_named(&name));
+        let key = match table.is_some_and(|table| table.deferrable) {
             true => Vec::new(),
-            false => self.key(past),
+            false => self.key(past, table),
         };
         let new_column =
             |name: &str, column_type| Column::new(name.to_owned(), column_type, key.contains(&name));
@@ -204,7 +204,7 @@ impl RowDescription<'_, '_> {
     /// The row has its primary key, and its old row has the columns of the replica identity. Only an insert
     /// does not show an identity other than the primary key. The catalog has it, if it held at that time. If
     /// the identity is an index that is newer or was dropped, the primary key may not be the key.
-    fn key<'k>(&'k self, past: Option<PastTable<'k>>) -> Vec<&'k str> {
+    fn key<'k>(&'k self, past: Option<PastTable<'k>>, table: Option<&CatalogTable>) -> Vec<&'k str> {
         fn names<'k>(columns: &'k [JsonColumn<'_>]) -> Vec<&'k str> {
             columns.iter().map(|column| &*column.name).collect()
         }
@@ -216,7 +216,7 @@ impl RowDescription<'_, '_> {
             return identity;
         }
         let sent = if identity.is_empty() { columns } else { identity };
-        let has_index = past.is_some_and(|past| past.now().identity == 'i');
+        let has_index = table.is_some_and(|table| table.identity == 'i');
         let catalog_key = past.filter(|past| has_index || past.logs_key_changes());
         let catalog_key = catalog_key.into_iter().flat_map(|past| past.key());
         let catalog_key: Vec<&str> = catalog_key.map(String::as_str).collect();

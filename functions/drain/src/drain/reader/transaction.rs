@@ -140,6 +140,12 @@ impl<R: PeekRow> WindowReader<'_, R> {
         Ok(())
     }
 
+    /// Whether the open transaction may have further sections.
+    pub(crate) fn has_sections(&self) -> bool {
+        let progress = self.open.as_ref().and_then(|open| open.progress.as_ref());
+        progress.is_some_and(|progress| progress.counts().tables.len() <= MOST_COUNTED_TABLES)
+    }
+
     /// Ends a section of the open transaction.
     ///
     /// Once the events of the section are acknowledged, the transaction can be resumed after it.
