@@ -84,11 +84,11 @@ impl Event {
     pub fn size_problem(&self, limit: usize) -> Option<String> {
         let bytes = self.bytes();
         if bytes > limit {
-            return Some(format!("has {bytes} bytes, and a record may have {limit}"));
+            return Some(format!("has {bytes} bytes, a record may have {limit}"));
         }
         (self.missing_bytes > 0).then(|| {
             let missing = self.missing_bytes;
-            format!("lacks values of {missing} bytes, because its row was too large to be read whole")
+            format!("lacks values of {missing} bytes: its row is too large")
         })
     }
 
