@@ -46,7 +46,7 @@ impl KeptBytes {
     /// varying` as base64: they are replaced although the event might have room for them.
     ///
     /// A row may have two images, of which the event may contain only one. So a row may keep twice as much.
-    /// With `has_column_rules`, an event may have few of the row's values, so it may keep [`ROW_WITH_RULES`].
+    /// With `has_column_rules`, an event may have few of the row's values, so it may keep 16 MiB.
     pub fn for_record(record: usize, has_column_rules: bool) -> Self {
         let least = if has_column_rules { ROW_WITH_RULES } else { 0 };
         KeptBytes {
