@@ -49,7 +49,7 @@ pub(crate) async fn check_replication_right(
 ///
 /// PostgreSQL refuses updates and deletes of a published table without a replica identity. So the publication
 /// lists only tables that have one. Without `only`, it would also have the tables that inherit from these. A
-/// partition belongs to the publication with its partitioned table, so it is listed only without that table.
+/// partitioned table publishes its partitions. So a partition is listed only if its partitioned table is not.
 /// If `patterns` name a partitioned table, its changes have its name, and so match the pattern.
 ///
 /// # Errors
@@ -119,12 +119,7 @@ const PUBLISHABLE_TABLES: &str = "
       where l.relkind = 'r' and l.relpersistence = 'p' and l.oid not in (select i.oid from identified i))
     select c.oid as oid, n.nspname::text as schema, c.relname::text as name,
            c.relkind = 'p' as is_partitioned,
-           case when c.relispartition then array(
-             with recursive up(oid) as (
-               select inhparent from pg_inherits where inhrelid = c.oid
-               union
-               select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
-             select oid from up) else '{}' end as roots
+           array(select a.relid::oid from pg_partition_ancestors(c.oid) a where a.relid <> c.oid) as roots
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and c.relpersistence = 'p'

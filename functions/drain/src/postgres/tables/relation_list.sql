@@ -5,12 +5,7 @@ select
   c.oid as oid,
   c.relkind::text as kind,
   c.relpersistence = 'p' as is_permanent,
-  case when c.relispartition then array(
-    with recursive up(oid) as (
-      select inhparent from pg_inherits where inhrelid = c.oid
-      union
-      select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
-    select oid from up) else '{}' end as roots,
+  array(select a.relid::oid from pg_partition_ancestors(c.oid) a where a.relid <> c.oid) as roots,
   -- The rows of a partitioned table are those of its leaves.
   case when c.relkind <> 'p' then nullif(c.reltuples, -1)::int8 else (
     with recursive down(oid) as (
