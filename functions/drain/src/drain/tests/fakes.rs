@@ -80,8 +80,8 @@ pub(super) const MARKER: &str = "marker ";
 pub(super) const MESSAGE: &str = "message";
 /// In place of a table's name: a transaction of [`LARGE_ROWS`] rows, and one that cannot be decoded.
 pub(super) const LARGE: &str = "large";
-/// Rows of 512 KiB, each of a table of its own: together more than the reader holds.
-pub(super) const LARGE_ROWS: u64 = 24;
+/// Rows of 100 KiB, each of a table of its own: together more than the reader holds.
+pub(super) const LARGE_ROWS: u64 = 100;
 
 pub(super) struct FakeRow(Lsn, String);
 
@@ -262,7 +262,7 @@ impl TableSource for FakeSlot {
 }
 
 fn large_transaction(end: Lsn) -> Vec<FakeRow> {
-    let value = "x".repeat(512 << 10);
+    let value = "x".repeat(100 << 10);
     let change = |n| format!("table public.large{n}: INSERT: v[text]:'{value}'");
     let rows = (0..LARGE_ROWS).map(change);
     let rows = rows.chain(["UPSERT".to_owned(), "COMMIT 8".to_owned()]);

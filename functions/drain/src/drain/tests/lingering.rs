@@ -1,6 +1,7 @@
 //! Lingering: windows that stay unconfirmed, and what ends them.
 
 use super::*;
+use crate::encode::{Debezium, DebeziumModes};
 
 /// A drain that lingers while commits arrive, and the slot after it.
 struct Lingered {
@@ -13,6 +14,10 @@ struct Lingered {
 impl Lingered {
     /// Drains while `arrivals` are committed one by one. `lingers` is for so long.
     async fn run(arrivals: &[&str], faults: Faults, lingers: Duration) -> Self {
+        Self::run_with(envelope(), arrivals, faults, lingers).await
+    }
+
+    async fn run_with(envelope: Envelope, arrivals: &[&str], faults: Faults, lingers: Duration) -> Self {
         let log = Log::default();
         let mut slot = FakeSlot {
             log: log.clone(),
@@ -26,9 +31,10 @@ impl Lingered {
         let settings = Settings {
             linger: lingers,
             poll_share: 0.5,
+            max_unacknowledged_bytes: 4 << 20,
             ..settings(Aggregation::None)
         };
-        let (envelope, start) = (envelope(), start(99, 99));
+        let start = start(99, 99);
         let drained = drain(
             DrainPorts {
                 slot: &mut slot,
@@ -154,6 +160,29 @@ async fn progress_in_a_large_transaction_is_stored() {
             LogEntry::ResumeStored(rows) => Some(rows),
             _ => None,
         });
-    assert!((LARGE_ROWS - 2..=LARGE_ROWS).contains(&resumes.max().unwrap_or(0)));
+    assert!((LARGE_ROWS - 11..=LARGE_ROWS).contains(&resumes.max().unwrap_or(0)));
     assert!(!lingered.has_passed_its_marker(), "{:?}", lingered.log.entries());
+}
+
+/// A resume point counts the events of 16 tables at most.
+#[tokio::test]
+async fn rows_after_the_last_resume_point_are_sent_once() {
+    let envelope = Envelope {
+        form: EnvelopeForm::Debezium(Debezium {
+            name: "n".into(),
+            database: "d".into(),
+            modes: DebeziumModes::default(),
+            tombstones: false,
+            transaction_metadata: true,
+            unwrap: false,
+            schemas: None,
+        }),
+        ..envelope()
+    };
+    let arrivals = ["a", "b", "c", "d", "e", "f", "g", LARGE];
+    let lingers = Duration::from_millis(900);
+    let lingered = Lingered::run_with(envelope, &arrivals, Faults::default(), lingers).await;
+    for row in 0..LARGE_ROWS {
+        assert_eq!(lingered.count(&format!("public.large{row}")), 1, "row {row}");
+    }
 }

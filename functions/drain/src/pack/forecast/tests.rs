@@ -10,6 +10,11 @@ const LIMITS: RequestLimits = RequestLimits {
 };
 
 fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigures {
+    figures_of(events.into_iter().map(|(key, size)| (key, size, 0)))
+}
+
+/// Figures of events: key, size and bytes of missing values.
+fn figures_of(events: impl IntoIterator<Item = (&'static str, usize, usize)>) -> PlanFigures {
     let mut forecast = Forecast::new(
         Instant::now(),
         "s".to_owned(),
@@ -21,7 +26,7 @@ fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigur
     );
     let mut acknowledgements = Acknowledgements::new(Lsn(0).into());
     let mut count = 0;
-    for (key, size) in events {
+    for (key, size, missing_bytes) in events {
         count += 1;
         let position = Position {
             commit_end: Lsn(count),
@@ -34,7 +39,7 @@ fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigur
             barrier: false,
             relation: None,
             data: vec![b'x'; size - key.len()],
-            missing_bytes: 0,
+            missing_bytes,
             row: None,
         };
         let span = acknowledgements.begin();
@@ -75,6 +80,11 @@ fn a_record_costs_whole_put_units_and_aggregates_share_them() {
         ("1 of 2", 4, 0)
     );
     assert_eq!(figures.hottest_keys[0].share, 1.0);
+}
+
+#[test]
+fn an_event_that_lacks_a_value_counts_as_larger_than_a_record() {
+    assert_eq!(figures_of([("a", 100, 0), ("a", 100, 300)]).oversize, 1);
 }
 
 #[test]
