@@ -118,10 +118,11 @@ pub(super) struct Sender<K> {
     events_in_flight: EventsInFlight,
     /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
     max_requests: usize,
-    /// The streams with a stale shard map: a record was stored in another shard than the map says.
+    /// The streams whose shards have changed since their map was read.
     ///
-    /// Sending stops until ListShards was answered. With aggregation, it stops until each stale stream has a
-    /// different map. The value counts the rounds of ListShards without that result.
+    /// A record was stored in a shard that the map does not give for its key. Nothing is sent before
+    /// ListShards answers; with aggregation, not before each of these streams has a new map. The number
+    /// counts the answers without a new map. It decides the pause before the next request.
     stale: BTreeMap<usize, u32>,
     /// Aggregates that were stored in an unexpected shard.
     ///

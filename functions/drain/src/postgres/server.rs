@@ -302,11 +302,11 @@ pub(crate) async fn awaited_standbys(
     Ok(lsn.map(|lsn| Lsn(lsn.into())))
 }
 
-/// Slot of `synchronized_standby_slots` that stops all reading of a failover slot.
+/// A standby's slot for which the server lets `slot` read no further.
 ///
-/// No standby reads it: it is missing, invalid or not in use. Its log ends where the failover slot has
-/// confirmed, or before.
-/// `None` if there is no such slot, or if the failover slot has confirmed the whole log.
+/// `synchronized_standby_slots` lists it. It is missing, invalid or not in use, so no standby reads it. Its
+/// position is not after that of `slot`. `None` if there is no such slot, or if `slot` has confirmed the
+/// whole log.
 ///
 /// # Errors
 /// The query failed.

@@ -22,8 +22,8 @@ pub(super) struct DroppedNulls {
 
 /// Drops the nulls of virtual columns. Such a null stands for a value that no log has.
 ///
-/// A column that was dropped or renamed since may have been virtual. So its null is dropped, too, unless the
-/// column was certainly an ordinary one.
+/// The catalog does not show whether a column that was dropped or renamed since was virtual. Its null is
+/// dropped, too, unless another fact proves that the column was ordinary.
 pub(super) fn drop_virtual_columns(catalog: &Catalog, row: &mut JsonRow<'_>) -> DroppedNulls {
     let mut dropped = DroppedNulls::default();
     let (Some(schema), Some(table)) = (&row.schema, &row.table) else {
@@ -94,7 +94,8 @@ mod tests {
 
     /// Catalog of a row of transaction 19, with the table `s.t`.
     ///
-    /// Transaction 20 wrote the columns `altered`. Transaction `dropped` dropped a column.
+    /// Transaction 20 altered the columns in `altered`. If `dropped` is set, that transaction dropped
+    /// another column.
     fn catalog(
         columns: &[&str],
         virtual_columns: &[&str],
