@@ -31,13 +31,13 @@ use crate::rules::projection::ProjectionRules;
 
 /// Longest wait of a tick or a plan for the lock.
 ///
-/// When an invocation has just ended, its session ends on the server a moment later.
+/// The server may end the session of an earlier invocation only shortly after that invocation.
 pub(super) const LOCK_TIME: Duration = Duration::from_millis(500);
 
 /// Configuration, AWS clients and measurements that the invocations of a sandbox share.
 ///
-/// The envelope of the configuration remembers the table definitions that it announced. Connections to
-/// PostgreSQL do not survive a freeze of the sandbox, so each invocation opens its own.
+/// The envelope in the configuration caches table definitions and schemas between invocations. Connections
+/// to PostgreSQL do not survive a freeze of the sandbox, so each invocation opens new ones.
 pub struct App {
     /// The configuration, from the environment variables.
     pub config: Config,
@@ -48,20 +48,24 @@ pub struct App {
     pub(super) checkpoint: Parameter,
     /// The parameter of the backfill's state.
     pub(super) backfill: Parameter,
-    /// The parameter of the tables that are sent.
+    /// The parameter of the list of sent tables.
     pub(super) sent_tables: Parameter,
-    /// The size of windows, as earlier invocations measured.
+    /// Window sizing, with the measurements of earlier invocations.
     pub(super) sizing: Mutex<WindowSizing>,
-    /// The report of this invocation, in case that it fails.
+    /// Report of this invocation's drain.
+    ///
+    /// If the invocation fails, the summary line has the fields of the report.
     failed_report: Mutex<Option<Value>>,
-    /// Last check of the sent tables; `None` before the first check.
+    /// Time of the last check of the sent tables, if any.
     tables_checked: Mutex<Option<Instant>>,
-    /// The salt of hashed columns, once it was read. A row has one hash only if the salt never changes.
+    /// The salt of hashed columns; empty before the first read.
+    ///
+    /// It is read once: with another salt, the same value would have another hash.
     salt: OnceCell<Salt>,
 }
 
 impl App {
-    /// Builds the clients; connects to nothing yet.
+    /// Builds the clients, without a connection.
     pub fn new(config: Config) -> Self {
         let aws = client::config();
         let ssm = aws_sdk_ssm::Client::new(&aws);
@@ -71,7 +75,7 @@ impl App {
         };
         let stream = Kinesis::new(client::kinesis(&aws), config.stream.clone(), requirements);
         let checkpoint = Parameter::plain(ssm.clone(), config.checkpoint_parameter.clone());
-        // Its cursor is a key of a row, and its condition may hold values.
+        // The state has values of rows: its cursor is a row's key, and its condition may contain values.
         let name = format!("{}.backfill", config.checkpoint_parameter);
         let backfill = Parameter::encrypted(ssm.clone(), name);
         let sent_tables = Parameter::plain(ssm.clone(), format!("{}.tables", config.checkpoint_parameter));
@@ -90,18 +94,20 @@ impl App {
         }
     }
 
-    /// Keeps a report for the summary line, if the invocation fails.
+    /// Stores the report for the summary line of a failed invocation.
     pub(super) fn set_failed_report(&self, report: Value) {
         *self.failed_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 
-    /// Takes the report that was kept; `None` if there is none.
+    /// Removes and returns the stored report; `None` if none is stored.
     pub fn take_failed_report(&self) -> Option<Value> {
         let mut report = self.failed_report.lock().unwrap_or_else(PoisonError::into_inner);
         report.take()
     }
 
-    /// Whether the tables were not checked within `interval`. Then they count as checked `now`.
+    /// Whether the sent tables were last checked `interval` ago or earlier.
+    ///
+    /// If so, records `now` as the time of the last check.
     pub(super) fn is_check_due(&self, interval: Duration, now: Instant) -> bool {
         let mut checked = self.tables_checked.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = checked.is_none_or(|checked| now.duration_since(checked) >= interval);
@@ -219,11 +225,12 @@ impl App {
         }
     }
 
-    /// Waits for the slot's lock, at most until `lock_deadline`. Then checks the server, the slot, the
-    /// checkpoint and the stream.
+    /// Waits for the slot's lock, at most until `lock_deadline`.
+    ///
+    /// With the lock, checks the server, the slot, the checkpoint and the stream.
     ///
     /// # Errors
-    /// One of these does not allow a drain. Each error says why.
+    /// A check failed, so no drain is possible. The error states the reason.
     pub(super) async fn open<'c>(
         &self,
         connector: &'c Connector,
@@ -231,7 +238,7 @@ impl App {
         lock_deadline: Instant,
     ) -> Result<SlotAccess<'c>, Error> {
         let name = &self.config.slot;
-        // A cold function connects to PostgreSQL and to AWS at the same time.
+        // A cold start connects to PostgreSQL and to AWS at the same time.
         let (locked, stream) = tokio::join!(self.lock(connector, lock_deadline), self.stream.usable_info());
         let LockedSession {
             control,
@@ -239,7 +246,8 @@ impl App {
             stored,
         } = locked?;
         let figures = inspection.figures();
-        // The disk may fill while the slot cannot be opened.
+        // The log may fill the disk while the slot cannot be opened. So the summary line of a failure has
+        // these figures.
         self.set_failed_report(failed_report(name, figures.clone()));
         let Inspection { server, slot: state } = inspection;
         let Some(stored) = stored else {
@@ -256,8 +264,8 @@ impl App {
         };
         let checked = continuity::check(name, &server, state.as_ref(), stored.as_ref(), accept_gap);
         if checked.is_err() {
-            // Without the lock, another drainer may have stored the checkpoint after this inspection. Then
-            // the two differ, and nothing is wrong.
+            // If this session lost the lock, another drainer may have stored a checkpoint after this
+            // inspection. Slot and checkpoint then differ without a discontinuity.
             server::check_lock(connector, &control).await?;
         }
         let start = checked?;
@@ -275,7 +283,8 @@ impl App {
 
     /// Opens a session, and tries to acquire the slot's lock with it.
     ///
-    /// Inspection and checkpoint are read after that. So they have every change of an earlier drainer.
+    /// The server, the slot and the checkpoint are read after the lock is acquired. So they include
+    /// everything that an earlier drainer stored or advanced.
     async fn lock(&self, connector: &Connector, deadline: Instant) -> Result<LockedSession, SlotError> {
         let name = &self.config.slot;
         let control = connector.connect().await?;
@@ -334,7 +343,8 @@ impl App {
 
 /// The error of a secret that was not read.
 ///
-/// `variable` is the variable with its name. `definite` makes the error of a failure that does not pass.
+/// `variable` is the environment variable that names the secret. `definite` builds the error of a failure
+/// that is not transient.
 fn secret_error(
     variable: &'static str,
     secret: &str,
@@ -352,9 +362,9 @@ fn secret_error(
     }
 }
 
-/// A session, and the server's state that it read.
+/// A session, and the server and the slot as it read them.
 ///
-/// The session holds the slot's lock, unless `stored` is `None`.
+/// The session has the slot's lock, unless `stored` is `None`.
 struct LockedSession {
     control: Session,
     inspection: Inspection,
@@ -366,7 +376,7 @@ struct LockedSession {
 
 /// Result of the attempt to lock the slot.
 pub(super) enum SlotAccess<'c> {
-    /// It has the lock.
+    /// This invocation has the lock.
     Locked(Box<OpenedSlot<'c>>),
     /// Another drainer has the lock.
     Busy(BusySlot),
@@ -376,7 +386,7 @@ pub(super) enum SlotAccess<'c> {
 pub(super) struct BusySlot {
     /// The name of the slot's plugin, if Spillway supports it.
     pub(super) plugin: Option<&'static str>,
-    /// The session that has the lock, if it still has it.
+    /// The session that has the lock; `None` if it has ended since.
     pub(super) drainer: Option<LockHolder>,
     pub(super) figures: SlotFigures,
 }

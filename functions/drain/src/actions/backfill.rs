@@ -1,4 +1,4 @@
-//! The action `backfill`: starts, pauses, resumes or cancels one.
+//! The action `backfill`: starts, pauses, resumes or cancels a backfill.
 
 use serde_json::{Value, json};
 
@@ -16,13 +16,14 @@ use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::{server, table_source};
 
-/// Runs a command about the backfill.
+/// Executes a command of a backfill event.
 ///
-/// If a drain runs, the command waits for its end. The next ticks execute the command. With `wait`, the
-/// commands `start` and `resume` drain at once, as a tick does.
+/// The command waits until a running drain ends. It then only changes the stored state, and the next ticks
+/// read the tables. With `wait`, the commands `start` and `resume` drain at once, as a tick does.
 ///
 /// # Errors
-/// The request cannot be met, there is no pending backfill or one too many, or an error stops the drain.
+/// The request is refused, a backfill is pending already, or none is pending. Another drainer still has the
+/// lock at the deadline, or an error stopped the drain.
 pub(crate) async fn run(
     app: &App,
     connector: &Connector,
@@ -74,7 +75,9 @@ async fn start(
     }
 }
 
-/// Logs the start of a backfill, without its condition: that may hold values of rows.
+/// Logs the start of a backfill, without its condition.
+///
+/// The condition may contain values of rows.
 fn log_start(app: &App, request: &BackfillRequest) {
     let slot = &app.config.slot;
     let has_where = request.condition.is_some();
@@ -141,7 +144,7 @@ fn answer(app: &App, report: &Value) -> Value {
     json!({"action": "backfill", "slot": app.config.slot, "backfill": report})
 }
 
-/// The pending backfill, and the session that holds the slot's lock.
+/// The pending backfill, and the session that has the slot's lock.
 async fn lock_pending(
     app: &App,
     connector: &Connector,

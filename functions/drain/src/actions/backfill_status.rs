@@ -15,8 +15,9 @@ use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
 
-/// The backfill's part of the answer, null when there is none. Adds its problems to `problems`, also before a
-/// failure.
+/// The backfill's part of the answer; null if no backfill is stored.
+///
+/// Adds the backfill's problems to `problems`, even if a query fails afterwards.
 ///
 /// # Errors
 /// A query failed, or the stored state cannot be read.
@@ -95,8 +96,8 @@ fn describe_table(state: &BackfillState, info: Option<&RelationInfo>, name: &Tab
 
 /// Progress of one table.
 ///
-/// Returns its state, its rows that arrived, and the time of its chunks in milliseconds. The rows are `None`
-/// if they are not known.
+/// Returns the table's state, its acknowledged rows, and the time of its chunks in milliseconds. The rows are
+/// `None` if they are not known.
 fn table_progress(state: &BackfillState, name: &TableName) -> (&'static str, Option<u64>, u64) {
     if let Some(TableProgress { rows, ms, .. }) = state.table.as_ref().filter(|table| table.name == *name) {
         return ("reading", Some(*rows), *ms);
@@ -109,7 +110,8 @@ fn table_progress(state: &BackfillState, name: &TableName) -> (&'static str, Opt
     }
     match state.is_over(name) {
         false => ("queued", Some(0), 0),
-        // The state had no room for the figures of this table, nor for all failures.
+        // The state had room neither for this table's figures nor for every failure. So it is not known whether
+        // the table failed.
         true if state.failures > state.failed.len() as u64 => ("over", None, 0),
         true => ("done", None, 0),
     }

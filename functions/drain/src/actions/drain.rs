@@ -1,4 +1,4 @@
-//! The action `drain`: one tick, with the backfill that is pending.
+//! The action `drain`: one tick, with the pending backfill.
 
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,8 @@ const SUMMARY_TIME: Duration = Duration::from_secs(1);
 
 /// Drains the slot until it is empty or the time is over.
 ///
-/// The answer is a [`Report`]. With `accept_gap`, the slot's `confirmed_flush_lsn`, it drains in spite of a
-/// break of continuity.
+/// The answer is a [`Report`]. With `accept_gap`, a discontinuity does not stop the drain. The value must be
+/// the slot's `confirmed_flush_lsn`.
 pub(crate) async fn run(
     app: &App,
     connector: &Connector,
@@ -51,7 +51,7 @@ pub(crate) async fn run(
             report.drainer = busy.drainer;
             return Ok(json!(report));
         }
-        // The schedule runs before setup and after teardown, too. Nothing has failed.
+        // The schedule also runs before setup and after teardown. This is not a failure.
         Err(Error::Continuity(error)) if matches!(*error, ContinuityError::NotSetUp { .. }) => {
             let mut answer = json!(idle_report(app, None, StopReason::NotSetUp, budget));
             answer["errorType"] = json!(error.name());
@@ -80,7 +80,7 @@ fn idle_report(app: &App, plugin: Option<&'static str>, stopped: StopReason, bud
 /// Drains an opened slot, and runs a backfill between its windows.
 ///
 /// # Errors
-/// The error that stopped the drain. The log then has the report of the drain.
+/// The error that stopped the drain. The summary line then has the report of the drain.
 pub(super) async fn drain_opened(
     app: &App,
     connector: &Connector,
@@ -130,8 +130,8 @@ pub(super) async fn drain_opened(
     add_server_state(&mut report, connector, &slot, budget).await;
     report.elapsed_ms = budget.elapsed_ms();
     match drained.result {
-        // Another session reads the slot without taking Spillway's lock: a person with psql, or a drainer
-        // that is ending.
+        // Another session reads the slot without Spillway's lock: a person with psql, or a drainer that is
+        // ending.
         Err(Error::Slot(SlotError::Busy { .. })) => report.stopped = StopReason::Busy,
         Err(error) => {
             app.set_failed_report(json!(report));
@@ -145,14 +145,14 @@ pub(super) async fn drain_opened(
 fn log_first_start(slot: &str, start: &StartPosition) {
     if !start.stored {
         let lsn = start.confirmed;
-        tracing::info!(slot, %lsn, "no checkpoint: starting from the slot's own position");
+        tracing::info!(slot, %lsn, "no checkpoint is used: starting from the slot's own position");
     }
 }
 
 /// Hash of the rules that decide which events a change has.
 ///
-/// It also covers the slot, the server and the stream. With other rules, a change that the stream has may
-/// lack an event, or have another one.
+/// It also covers the slot, the server and the stream. With other rules, the same change may have other
+/// events. The acknowledgements of an earlier invocation are then not valid.
 fn hash_of_rules(config: &Config, server: &ServerInfo, settings: &Settings) -> String {
     let tables: Vec<String> = settings.tables.iter().map(TablePattern::to_string).collect();
     rules_hash(&[
@@ -180,7 +180,7 @@ fn hash_of_rules(config: &Config, server: &ServerInfo, settings: &Settings) -> S
 
 /// The acknowledged changes after a stored checkpoint's position.
 ///
-/// Returns `None` if none are stored, or if they are not usable with these rules.
+/// Returns `None` if none are stored, or if they cannot be used, for example with other rules.
 fn ack_ahead(stored: &Checkpoint, rules_hash: &str) -> Option<AckAhead> {
     match stored.ack_ahead(rules_hash)? {
         Ok(ahead) => Some(ahead),
@@ -194,7 +194,7 @@ fn ack_ahead(stored: &Checkpoint, rules_hash: &str) -> Option<AckAhead> {
 
 /// Adds the server's state: retained log and oldest transaction.
 ///
-/// Each is left out if the server does not answer in time.
+/// If the server does not answer a query in time, the report lacks that part.
 async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgSlot<'_>, budget: Budget) {
     let limit = || budget.answering_deadline().min(Instant::now() + SUMMARY_TIME);
     let retained = retention::retention(connector, slot.control(), &report.slot);
@@ -207,14 +207,16 @@ async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgS
     }
 }
 
-/// Warns of each pattern and rule that matches nothing: the slot advances, and a rule hides nothing.
+/// Warns of each pattern and rule that does not fit the database.
+///
+/// The drain runs nevertheless: the slot advances although a table is not sent, or a column is not hidden.
 async fn warn_of_rule_problems(app: &App, connector: &Connector, settings: &Settings, slot: &PgSlot<'_>) {
     let name = &settings.slot;
     match rule_problems(app, connector, slot.control(), settings.plugin).await {
         Ok(problems) => problems
             .iter()
             .for_each(|problem| tracing::warn!(slot = name, "{problem}")),
-        // The check is not worth a drain.
+        // A failed check does not stop the drain.
         Err(error) => {
             let error = Error::from(error).chain();
             tracing::warn!(
@@ -235,7 +237,7 @@ fn age_seconds(text: &str) -> Option<u64> {
     u64::try_from((now_micros() - stored) / 1_000_000).ok()
 }
 
-/// The checkpoint that this invocation stores; the drain fills in its position.
+/// The checkpoint that this invocation stores. The drain sets its position.
 fn next_checkpoint(
     slot: &str,
     server: &ServerInfo,
@@ -257,8 +259,8 @@ fn next_checkpoint(
 
 /// The control event of an accepted gap.
 ///
-/// It informs consumers that changes before it may be missing. It is a logical message with the prefix
-/// [`GAP_ACCEPTED`] and JSON content, which names its source.
+/// It informs consumers that earlier changes may be missing. It is a logical message with the prefix
+/// [`GAP_ACCEPTED`]. Its content is JSON, with the source name and the positions of the gap.
 fn gap_accepted(config: &Config, start: &StartPosition, stored: Option<&Checkpoint>) -> Event {
     let content = json!({
         "control": "gap_accepted",

@@ -1,4 +1,4 @@
-//! The stored backfill: how it is loaded, and whether a tick continues it.
+//! The stored backfill: its load, and its restart after a gap.
 
 use super::app::{App, OpenedSlot};
 use crate::aws::parameter_store::Parameter;
@@ -10,7 +10,7 @@ use crate::ports::{ErrorKind, StateStore as _};
 /// Loads the stored state; `None` when there is none.
 ///
 /// # Errors
-/// The parameter cannot be read, or holds no state of this version.
+/// The parameter cannot be read, or its text is not a state of this version.
 pub(super) async fn load(parameter: &Parameter) -> Result<Option<BackfillState>, Error> {
     let Some(text) = parameter.text().await? else {
         return Ok(None);
@@ -24,11 +24,12 @@ pub(super) async fn load(parameter: &Parameter) -> Result<Option<BackfillState>,
 
 /// The pending backfill, if there is one.
 ///
-/// A tick runs it between its windows. A state that can never be read does not keep the drain from its work:
-/// the log names the reason.
+/// A tick runs the backfill between its windows. A state that is not readable does not stop the drain: the
+/// log has the reason.
 ///
 /// # Errors
-/// The state cannot be read at the moment. Then it is not known whether changes must be completed for it.
+/// The request for the state failed, and a retry may succeed. The drain must not run without the state: while
+/// a backfill is pending, a key change may need a row lookup. Or the restarted state cannot be stored.
 pub(super) async fn pending_runner(
     app: &App,
     opened: &OpenedSlot<'_>,
@@ -57,9 +58,9 @@ pub(super) async fn pending_runner(
 
 /// Restarts a pending backfill if changes may be missing.
 ///
-/// This is the case after a gap, on another slot or server, or after the checkpoint was lost. Rows that were
-/// read before may have changed since, and the slot may not have these changes. Returns whether the backfill
-/// was restarted.
+/// Changes may be missing after a gap, on another slot or server, or after the loss of the checkpoint. Rows
+/// that the backfill has read may have changed since, and the slot may lack these changes. Returns whether
+/// the backfill was restarted.
 pub(super) fn restart_if_needed(
     app: &App,
     state: &mut BackfillState,

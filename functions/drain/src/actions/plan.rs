@@ -29,18 +29,20 @@ pub struct Plan {
     pub slot: String,
     /// The slot's plugin.
     pub plugin: &'static str,
-    /// The name of the main stream: of messages, if tables have streams.
+    /// The name of the main stream.
+    ///
+    /// If tables have streams of their own, it receives only messages and control events.
     pub stream: String,
     /// The configured aggregation: `none` or `kpl`.
     pub aggregation: &'static str,
     /// The acknowledged position: the stream has every change up to it.
     pub from: Lsn,
-    /// The readable position at the start of the plan. The log up to it was to be read.
+    /// The readable position at the start of the plan: the end of its window.
     pub upto: Lsn,
     /// Whether the log was read up to `upto`.
     ///
-    /// Otherwise there were more rows than the row bound of the peek, or the time was over. The figures then
-    /// cover only the beginning of the log.
+    /// It is false if the row bound of the peek was reached, or the time was over. The figures then cover
+    /// only the beginning of the log.
     pub complete: bool,
     /// Transactions with at least one change to send.
     pub transactions: u64,
@@ -59,7 +61,7 @@ pub struct Plan {
 
 /// Answers with a [`Plan`]. Reads for at most half of the invocation's time.
 ///
-/// With `names_keys`, the answer names partition keys. Otherwise it has their hashes.
+/// With `names_keys`, the answer has partition keys. Otherwise it has their hashes.
 ///
 /// # Errors
 /// The errors that would stop a drain, except [`Error::Oversize`]: the forecast counts such events. Also
@@ -71,8 +73,8 @@ pub(crate) async fn run(
     budget: Budget,
 ) -> Result<Value, Error> {
     let mut opened = app.open_or_busy(connector, Instant::now() + LOCK_TIME).await?;
-    // A row needs about 1 KiB: its key in the forecast, and the row itself until its commit. So the rows need
-    // half of the memory.
+    // A row needs about 1 KiB: its key in the forecast, and the row itself until its commit. With this bound,
+    // the rows need about half of the memory.
     let rows = i32::try_from(app.config.memory_mib.saturating_mul(500)).unwrap_or(i32::MAX);
     let OpenedSlot {
         slot,
@@ -94,16 +96,16 @@ pub(crate) async fn run(
 
 /// Input of a plan, and its bounds.
 pub(crate) struct PlanInput<'a, K> {
-    /// The main stream: of all events, or of messages if tables have streams.
+    /// The main stream. If tables have streams, it receives only messages.
     pub(crate) stream: &'a K,
     pub(crate) settings: &'a Settings,
     pub(crate) envelope: &'a Envelope,
     pub(crate) start: &'a StartPosition,
     /// Row bound of the peek. The server exceeds it to complete a transaction.
     pub(crate) rows: i32,
-    /// Whether the answer names partition keys. Otherwise it has their hashes.
+    /// Whether the answer has partition keys. Otherwise it has their hashes.
     pub(crate) names_keys: bool,
-    /// Longest time for the peek, and for reading its rows.
+    /// Longest time of the peek, including the read of its rows.
     pub(crate) time: Duration,
 }
 
@@ -164,9 +166,9 @@ pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, 
     })
 }
 
-/// The settings of the reader, with events of any size.
+/// The reader's settings, without a limit for the size of events.
 ///
-/// The forecast counts the events that are too large.
+/// A plan does not stop at an event that is too large: the forecast counts it.
 fn reader_settings<K>(input: &PlanInput<'_, K>) -> Settings {
     Settings {
         passes_oversize: true,
@@ -174,7 +176,7 @@ fn reader_settings<K>(input: &PlanInput<'_, K>) -> Settings {
     }
 }
 
-/// The forecast, and the main stream, which opens the tables' streams.
+/// The forecast, and the main stream, whose client opens the tables' streams.
 struct PlannedStreams<'a, K> {
     main: &'a K,
     record_bytes: usize,
@@ -228,7 +230,7 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
     /// Adds the rows of a peek to the forecast.
     ///
     /// Stops at the window's row bound, or when the time is over. Returns whether the window was read to its
-    /// bound in the log.
+    /// end in the log.
     async fn read<S: Slot>(
         &mut self,
         slot: &mut S,
@@ -236,7 +238,7 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
         window: Window,
     ) -> Result<bool, Error> {
         let mut count = 0i32;
-        // The server ends at the end of a transaction, however many rows that has.
+        // The server exceeds the row bound to complete a transaction. So the loop checks the bound, too.
         while count < window.rows {
             let row = match tokio::time::timeout_at(self.end.into(), peeked.next()).await {
                 Ok(Ok(Some(row))) => row,
@@ -256,7 +258,9 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
         Ok(false)
     }
 
-    /// Adds the events of the rows that were read. Returns whether there was time for all of them.
+    /// Adds the events of the rows that were read.
+    ///
+    /// Returns false if a stream could not be opened before the end of the time.
     async fn add_events<S: Slot>(&mut self, slot: &mut S) -> Result<bool, Error> {
         let mut events = Vec::new();
         while self.reader.has_rows(None) {
@@ -266,7 +270,7 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
                 report: &mut self.report,
                 chunk: None,
             };
-            // Without a backfill, no row is requested.
+            // A plan runs no backfill, so the reader requests no row lookup.
             if let Some(ReaderRequest::Tables(tables)) = self.reader.next(&mut out)? {
                 slot.add_tables(self.reader.catalog_mut(), &tables).await?;
             }

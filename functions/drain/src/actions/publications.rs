@@ -7,7 +7,7 @@ use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server;
 
-/// Missing and empty publications, and tables whose changes name no row.
+/// Missing and empty publications, and tables whose changes lack the key.
 pub(super) async fn publication_problems(
     app: &App,
     connector: &Connector,
@@ -31,7 +31,7 @@ pub(super) async fn publication_problems(
     Ok(missing.iter().map(problem).collect())
 }
 
-/// The problem that publications without tables are, if pgoutput reads such.
+/// The problem of publications without any table; `None` if they have one.
 async fn empty_publications(
     config: &Config,
     connector: &Connector,

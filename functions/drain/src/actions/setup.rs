@@ -1,4 +1,6 @@
-//! The action `setup`: creates the publications, the slot and the first checkpoint. May be run again.
+//! The action `setup`: creates the publications, the slot and the first checkpoint.
+//!
+//! It may be run again.
 
 use serde_json::{Value, json};
 
@@ -23,11 +25,12 @@ use crate::postgres::server::{self, CommitWait, Inspection};
 
 /// Checks the role and the stream, then creates the missing objects.
 ///
-/// `given` is the plugin of a new slot, and by default pgoutput. A slot that exists must have it.
+/// `given` is the plugin of a new slot; the default is pgoutput. An existing slot must have the given plugin.
+/// A stream or a salt that a drain cannot use is a problem in the answer.
 ///
 /// # Errors
-/// The role or the stream is not fit, another drainer has the slot for too long, or PostgreSQL or AWS
-/// refused.
+/// The role may not use replication slots, or the slot cannot be read. Another drainer still has the lock at
+/// the deadline, or a request to PostgreSQL or AWS failed.
 pub(crate) async fn run(
     app: &App,
     connector: &Connector,
@@ -57,7 +60,7 @@ pub(crate) async fn run(
     let failures = [usable, salt].into_iter().filter_map(Result::err);
     let mut problems: Vec<String> = failures.map(|error| error.chain()).collect();
     match &stored {
-        // An old checkpoint is not overwritten: beside a new slot it shows the gap.
+        // An existing checkpoint is not overwritten: if the slot is new, the checkpoint proves the gap.
         Some(stored) => {
             let checked = continuity::check(&config.slot, &server, state.as_ref(), Some(stored), None);
             problems.extend(checked.err().map(|gap| Error::from(gap).chain()));
@@ -86,7 +89,7 @@ pub(crate) async fn run(
 /// The plugin of the slot, or of the slot to create.
 ///
 /// # Errors
-/// The slot cannot be read, or it has another plugin than the given one.
+/// The slot cannot be read, or its plugin differs from the given one.
 fn chosen_plugin(
     slot: &str,
     server: &ServerInfo,
@@ -107,7 +110,7 @@ fn chosen_plugin(
     }
 }
 
-/// Creates the publications that are missing. Returns a sentence for each.
+/// Creates the missing publications. Returns a description of each.
 async fn create_publications(
     config: &Config,
     connector: &Connector,
@@ -144,7 +147,7 @@ async fn store_first_checkpoint(
 
 /// The marker after a new slot's first position.
 ///
-/// It proves that no change after that position was lost.
+/// If the slot returns it, no change after that position was lost.
 async fn first_marker(
     app: &App,
     connector: &Connector,
@@ -165,7 +168,7 @@ async fn first_marker(
         CommitWait::ForStandbys,
     );
     let Ok(emitted) = tokio::time::timeout(MARKER_TIME, emitted).await else {
-        // The commit waits for a standby. The first drain emits a marker.
+        // The commit waits for a standby. So this checkpoint has no marker, and the first drain emits one.
         session.cancel().await;
         return Ok(None);
     };

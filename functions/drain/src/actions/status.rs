@@ -1,5 +1,6 @@
 //! The action `status`: state and problems of server, slot, checkpoint, stream and backfill.
-//! Changes nothing.
+//!
+//! It changes nothing.
 
 use serde_json::{Value, json};
 
@@ -19,7 +20,7 @@ use crate::postgres::server::{self, Inspection, StandbyInfo};
 use crate::postgres::{provisioning, retention};
 use crate::rules::stream_pattern::StreamPattern;
 
-/// Most repeated reads of the slot while a drain runs.
+/// Most repeated reads of slot and checkpoint while a drain runs.
 const CONSISTENT_READS: usize = 3;
 
 /// Answers with the state of everything that a drain uses.
@@ -27,7 +28,8 @@ const CONSISTENT_READS: usize = 3;
 /// The answer lists problems. Some stop a drain. Others only need attention, such as a failed backfill.
 ///
 /// # Errors
-/// PostgreSQL or SSM cannot be asked. A stream that cannot be asked is a problem in the answer.
+/// A request to PostgreSQL failed, or the checkpoint cannot be read. A failed request to the stream is a
+/// problem in the answer.
 pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error> {
     let config = &app.config;
     let session = connector.connect().await?;
@@ -85,10 +87,10 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     Ok(answer)
 }
 
-/// The server, the slot and the checkpoint of one moment.
+/// The server, the slot and the checkpoint, consistent with each other.
 ///
-/// A running drain moves checkpoint and slot between two reads, which looks like a discontinuity. In that
-/// case the slot is read again, until the checkpoint is the same before and after.
+/// A running drain may move checkpoint and slot between the two reads. The result looks like a discontinuity.
+/// In that case both are read again, until the checkpoint is the same before and after the slot's read.
 async fn inspect_with_checkpoint(
     app: &App,
     connector: &Connector,
@@ -113,7 +115,7 @@ async fn inspect_with_checkpoint(
     Ok((inspection, stored))
 }
 
-/// Rights and secrets that a drain needs, and does not have.
+/// Problems of the role's rights, the salt and the stream.
 async fn access_problems(
     app: &App,
     connector: &Connector,
@@ -127,14 +129,14 @@ async fn access_problems(
         .filter_map(Result::err)
         .map(Error::from)
         .collect();
-    // Otherwise, the status of the stream is the problem already.
+    // Otherwise, the failed request for the stream's status is already a problem of the answer.
     if stream_answers {
         problems.extend(app.stream.usable_info().await.err().map(Error::from));
     }
     problems.iter().map(Error::chain).collect()
 }
 
-/// Problems of the settings with the database and the streams. A failed check is a problem, too.
+/// Settings that do not fit the database or the streams. A failed check is a problem, too.
 async fn setting_problems(
     app: &App,
     connector: &Connector,
@@ -158,9 +160,7 @@ async fn setting_problems(
     sentences.collect()
 }
 
-/// Fields of the answer about the server, the slot and the checkpoint.
-///
-/// They include the positions.
+/// Fields of the answer about server, slot and checkpoint, with positions.
 fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &StandbyInfo) -> Value {
     let server: &ServerInfo = &inspection.server;
     let slot: Option<&SlotState> = inspection.slot.as_ref();

@@ -14,10 +14,10 @@ use crate::rules::pattern::matches_any;
 
 /// Problems of the tables' streams, one sentence each.
 ///
-/// The first 49 streams are checked. There is a sentence for each of them that cannot be used, and one if
-/// there are too many streams.
+/// The first 49 streams are checked, by name. There is a sentence for each of them that cannot be used, and
+/// one if there are too many streams.
 ///
-/// A drain stops at the first change of such a table, until the stream can be used.
+/// A drain stops before the first change of a table whose stream cannot be used.
 ///
 /// # Errors
 /// The tables cannot be listed.

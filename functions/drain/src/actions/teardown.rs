@@ -1,5 +1,6 @@
-//! The action `teardown`: drops the slot, and deletes the checkpoint and the other parameters. May be run
-//! again.
+//! The action `teardown`: drops the slot, and deletes the stored documents.
+//!
+//! It may be run again.
 
 use serde_json::{Value, json};
 
@@ -15,11 +16,12 @@ use crate::postgres::server::{self, Inspection};
 
 /// Drops the slot, and deletes the stored documents.
 ///
-/// Without the slot, the server may remove its log. Documents of another slot stay. Publications stay, too:
-/// they cost nothing, and others may use them.
+/// Without the slot, the server may remove its log. If the checkpoint belongs to another slot, all documents
+/// stay. Publications stay, too: they cost nothing, and other programs may use them.
 ///
 /// # Errors
-/// Another drainer has the slot for too long, PostgreSQL or SSM refused, or SSM cannot be reached.
+/// Another drainer still has the lock at the deadline, or a request to PostgreSQL or SSM failed. Or another
+/// program uses the slot: it is physical, temporary, or of another database.
 pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Result<Value, Error> {
     // Fails on a standby.
     let (session, _) = app.inspect(connector).await?;
@@ -35,7 +37,7 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
         Ok(stored) => stored,
         // The checkpoint may belong to another slot.
         Err(error) if error.kind() == ErrorKind::Transient => return Err(error.into()),
-        // A checkpoint that can never be read is of no use to anybody.
+        // No drain can use an unreadable checkpoint.
         Err(_) => None,
     };
     if let Some(stored) = stored.filter(|stored| !is_of(stored, &server, &app.config.slot)) {
@@ -79,7 +81,8 @@ async fn drop_slot(
     state: &SlotState,
 ) -> Result<(), Error> {
     let slot = &app.config.slot;
-    // Spillway creates no such slot, so others use it. Another slot that cannot be drained can be dropped.
+    // Spillway creates no such slot, so another program uses it. Every other slot may be dropped, even if it
+    // cannot be drained.
     if let Err(
         foreign @ (ContinuityError::WrongDatabase { .. }
         | ContinuityError::Physical { .. }
