@@ -28,7 +28,7 @@ type Lookup = fn(&str) -> Option<String>;
 ///
 /// They are `AWS_REGION` or `AWS_DEFAULT_REGION`, the credentials, `AWS_ENDPOINT_URL` for all services and
 /// `AWS_ENDPOINT_URL_<SERVICE>` for one, `AWS_USE_FIPS_ENDPOINT` and `AWS_USE_DUALSTACK_ENDPOINT`. Profiles,
-/// metadata servers and STS are not asked: Lambda sets the variables when it starts the process. All clients
+/// metadata servers and STS are not used: Lambda sets the variables when it starts the process. All clients
 /// share one HTTP client, and later invocations reuse its connections.
 pub(crate) fn config() -> SdkConfig {
     config_of(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
@@ -120,7 +120,7 @@ fn https_client() -> SharedHttpClient {
 
 /// A Kinesis client that sends each request once.
 ///
-/// The sender knows the order of the events, so it alone sends failed records again.
+/// Only the sender sends failed records again, because it preserves the order of events.
 pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
     let once = aws_sdk_kinesis::config::Builder::from(config).retry_config(RetryConfig::disabled());
     aws_sdk_kinesis::Client::from_conf(once.build())
@@ -128,25 +128,25 @@ pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
 
 /// Class of a failed request.
 ///
-/// The service's error code decides, if the status is below 500. Without a code, the class is `Unavailable`.
+/// It follows from the service's error code, if the status is below 500. Without such a code, the class is
+/// `Unavailable`, or `Other` if the environment lacks credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// The service does not authorize the request.
     ///
-    /// The function's role lacks a permission, or the account has not activated the service. The signature
-    /// may also be missing or wrong, or the credentials unknown. All KMS errors except throttling are of this
+    /// The function's role lacks a permission, or the account has not activated the service. Other causes are
+    /// a missing or wrong signature, and unknown credentials. All KMS errors except throttling are of this
     /// class, too.
     Denied,
     /// The credentials expired, or the clock is wrong.
     Expired,
-    /// The service throttles.
+    /// The service throttled the request.
     Throttled,
     /// The resource that the request names does not exist.
     NotFound,
-    /// The service gave no usable answer.
+    /// The service returned no usable answer, or the request was not sent.
     ///
-    /// Or the request failed before it was sent. Kinesis also answers so while it creates, updates or deletes
-    /// the stream.
+    /// This class also covers Kinesis's answer while it creates, updates or deletes the stream.
     Unavailable,
     /// Any other refusal.
     Other,
@@ -154,8 +154,8 @@ pub(crate) enum Refusal {
 
 /// The class of a failed request, and its error as one line.
 ///
-/// The line has the service's code and message. If one of them is missing, it has the error and all its
-/// causes: the text of an SDK error does not contain its causes.
+/// The line has the service's code and message. If one of them is missing, the line has the error and all its
+/// causes, because the text of an SDK error does not contain its causes.
 pub(crate) fn classify<E>(error: &SdkError<E>) -> (Refusal, BoxError)
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -209,7 +209,7 @@ pub(super) fn refusal_of_code(code: &str) -> Refusal {
         | "InternalFailure"
         | "InternalServerError"
         | "ServiceUnavailable"
-        // Kinesis is creating, updating or deleting the stream. Once created or updated, it is usable.
+        // Kinesis is creating, updating or deleting the stream. A created or updated stream is usable.
         | "ResourceInUseException" => Refusal::Unavailable,
         _ if code.starts_with("KMS") => Refusal::Denied,
         _ => Refusal::Other,

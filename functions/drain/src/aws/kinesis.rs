@@ -16,12 +16,12 @@ use super::client::{Refusal, classify, refusal_of_code};
 use crate::pack::{HashKey, Record, Shard, ShardMap};
 use crate::ports::{BoxError, PutAnswer, RecordOutcome, Stream, StreamError, StreamInfo};
 
-/// Most bytes of a record when the stream's description has no limit.
+/// Most bytes of a record, if the stream's description has no limit.
 ///
-/// The source of the value is the Kinesis API, `MaxRecordSizeInKiB`.
+/// Source: Kinesis API, `MaxRecordSizeInKiB`.
 const RECORD_BYTES: usize = 1 << 20;
 
-/// Time for which a description is reused.
+/// Time for which a stream's description is reused.
 ///
 /// All functions of an account share 20 DescribeStreamSummary requests a second.
 const REUSE_TIME: Duration = Duration::from_secs(600);
@@ -39,7 +39,7 @@ pub(crate) struct Kinesis {
     /// Its name or its ARN. Only an ARN can address a stream of another account.
     stream: String,
     requirements: StreamRequirements,
-    /// The last description, and when it was read.
+    /// The last description, and the time of its read.
     cached: Arc<Mutex<Option<(Instant, StreamInfo)>>>,
     /// The streams that were opened, by name or ARN.
     opened: Arc<Mutex<HashMap<String, Kinesis>>>,
@@ -48,7 +48,9 @@ pub(crate) struct Kinesis {
 /// Requirements of the configuration for a stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StreamRequirements {
-    /// Whether records are aggregates. Consumers drop an aggregate in another shard than its keys.
+    /// Whether records are aggregates.
+    ///
+    /// Consumers drop events of an aggregate that is not in the shard of their keys.
     pub(crate) aggregates: bool,
     /// Whether changes of one key may arrive in any order.
     pub(crate) accepts_auto: bool,
@@ -69,7 +71,7 @@ impl Stream for Kinesis {
         let stream = self.other(name);
         let info = stream.usable_info().await?;
         let checked = info.check_record_bytes(name, &self.stream, record_bytes);
-        // Somebody may correct the stream before the description is out of date.
+        // An operator may correct the stream before the cached description is out of date.
         checked.inspect_err(|_| stream.set_cached(None))?;
         Ok((stream, info))
     }
@@ -83,7 +85,7 @@ impl Stream for Kinesis {
 impl Kinesis {
     /// The stream of this name or ARN.
     ///
-    /// The client must not retry by itself: the sender keeps the order, and needs to know of every failure.
+    /// The client must not retry by itself. The sender must see each failure to preserve the order of events.
     pub(crate) fn new(client: Client, stream: String, requirements: StreamRequirements) -> Self {
         Kinesis {
             client,
@@ -94,7 +96,7 @@ impl Kinesis {
         }
     }
 
-    /// Another stream, with its description if an earlier invocation read one.
+    /// Another stream, with its cached description if there is one.
     fn other(&self, name: &str) -> Self {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let other = || Kinesis::new(Client::clone(&self.client), name.to_owned(), self.requirements);
@@ -129,7 +131,7 @@ impl Kinesis {
             request = request.records(entry.map_err(|error| self.unexpected(Box::new(error)))?);
         }
         let answer = request.send().await.map_err(|error| self.error(&error))?;
-        // The error code of each record decides, and not `FailedRecordCount`.
+        // The outcome follows from the error code of each record, and not from `FailedRecordCount`.
         Ok(answer
             .records
             .into_iter()
@@ -152,8 +154,8 @@ impl Kinesis {
     /// The description is at most ten minutes old.
     ///
     /// # Errors
-    /// The stream cannot be described. Or it distributes records without regard to their partition keys, and
-    /// the configuration needs the keys.
+    /// The stream cannot be described. Or it ignores partition keys when it distributes records, and the
+    /// configuration does not allow this.
     pub(crate) async fn usable_info(&self) -> Result<StreamInfo, StreamError> {
         let info = self.info().await?;
         let stream = || self.stream.clone();
@@ -166,7 +168,7 @@ impl Kinesis {
             } if !info.keyed => Err(StreamError::Unordered { stream: stream() }),
             _ => Ok(info),
         };
-        // Somebody may correct the stream before the description is out of date.
+        // An operator may correct the stream before the cached description is out of date.
         usable.inspect_err(|_| self.set_cached(None))
     }
 
@@ -249,8 +251,8 @@ impl Kinesis {
         let (mut shards, mut next_token) = (Vec::new(), None);
         loop {
             let request = self.client.list_shards().set_stream_arn(self.stream_arn());
-            // Kinesis refuses a request with a name and a token. But it needs the ARN, also with a token, to
-            // find a stream of another account.
+            // Kinesis refuses a request with both a name and a token. To find a stream of another account, it
+            // needs the ARN in each request.
             let request = match next_token {
                 Some(token) => request.next_token(token),
                 None => request
@@ -272,7 +274,7 @@ impl Kinesis {
         })
     }
 
-    /// The shard, unless it is closed: a closed shard has a last sequence number.
+    /// The shard; `None` if it is closed: a closed shard has a last sequence number.
     ///
     /// # Errors
     /// The shard has no range of hash keys.
@@ -311,9 +313,9 @@ impl Kinesis {
         }
     }
 
-    /// The error of an impossible request or an incomplete answer.
+    /// The error of an invalid request or an incomplete answer.
     ///
-    /// The SDK cannot build the request, or the answer lacks a part that the API's description requires.
+    /// The SDK cannot build the request, or the answer lacks a part that the API requires.
     fn unexpected(&self, source: BoxError) -> StreamError {
         StreamError::Unavailable {
             stream: self.stream.clone(),

@@ -1,6 +1,6 @@
 //! The stored documents, in SSM Parameter Store.
 //!
-//! These are the checkpoint, the state of the backfill, and the list of sent tables.
+//! The documents are the checkpoint, the state of the backfill, and the list of sent tables.
 //!
 //! Parameter Store has no conditional put. The slot's lock ensures that only one drainer writes.
 
@@ -21,7 +21,7 @@ pub(crate) struct Parameter {
     client: Client,
     /// The parameter's name.
     pub name: String,
-    /// Type of a parameter that is created.
+    /// Type of a new parameter.
     new_type: ParameterType,
     /// Type of the stored parameter at the last read.
     ///
@@ -35,8 +35,8 @@ impl StateStore for Parameter {
     }
 
     async fn store(&self, text: String) -> Result<(), StateStoreError> {
-        // A retry could arrive after the next drainer's store, and set the checkpoint back. So each store is
-        // sent once.
+        // A retry could arrive after the next drainer's request, and set the checkpoint back. So each request
+        // is sent once.
         let no_retry = aws_sdk_ssm::config::Builder::new().retry_config(RetryConfig::disabled());
         self.client
             .put_parameter()
@@ -66,8 +66,8 @@ impl Parameter {
 
     /// A parameter that is encrypted by the key `alias/aws/ssm`, which AWS manages.
     ///
-    /// The role needs no permission for this key. The policy of the key allows it to each principal of the
-    /// account that may use the parameter.
+    /// The role needs no permission for this key. The policy of the key allows its use to each principal of
+    /// the account that may use the parameter.
     pub(crate) fn encrypted(client: Client, name: String) -> Self {
         Parameter {
             new_type: ParameterType::SecureString,
@@ -75,16 +75,16 @@ impl Parameter {
         }
     }
 
-    /// Whether the stored parameter has less protection than a new one.
+    /// Whether the stored parameter lacks the encryption of a new one.
     ///
     /// The result is as of the last read. Earlier versions stored each parameter as `String`.
     pub(crate) fn lacks_encryption(&self) -> bool {
         self.new_type == ParameterType::SecureString && self.put_type() == ParameterType::String
     }
 
-    /// The type to store with.
+    /// The type for the next store.
     ///
-    /// SSM refuses another type than that of the stored parameter (`HierarchyTypeMismatchException`). So a
+    /// SSM refuses to change the type of a stored parameter (`HierarchyTypeMismatchException`). So a
     /// parameter keeps its type until it is deleted.
     fn put_type(&self) -> ParameterType {
         let stored = self.stored_type.lock().unwrap_or_else(PoisonError::into_inner);

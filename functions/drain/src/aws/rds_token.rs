@@ -12,8 +12,8 @@ use crate::ports::{BoxError, SlotError};
 
 /// A token that PostgreSQL on RDS accepts as a password.
 ///
-/// The token is a signed URL for the action `connect`, without its scheme. It is valid for 15 minutes.
-/// PostgreSQL checks that at login only, so an open session outlives its token.
+/// The token is a signed URL for the action `connect`, without the scheme. It is valid for 15 minutes.
+/// PostgreSQL checks it only at login, so a session may stay open longer.
 ///
 /// # Errors
 /// [`SlotError::Authentication`]: the credentials or the region are missing, or the request cannot be signed.
@@ -64,7 +64,7 @@ pub(crate) async fn iam_token(database: &Database, aws: &SdkConfig) -> Result<St
     Ok(signed.trim_start_matches("https://").to_owned())
 }
 
-/// Characters to encode: all but the unreserved ones of RFC 3986.
+/// Characters to encode: all except the unreserved characters of RFC 3986.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')

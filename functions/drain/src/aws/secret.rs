@@ -1,7 +1,8 @@
 //! A role and its password, or a salt, from Secrets Manager.
 //!
-//! SSM Parameter Store returns most secrets, over the endpoint that the function needs in any case. Names of
-//! parameters have no exclamation mark, so a secret like `rds!cluster-…` is read from Secrets Manager.
+//! Most secrets are read through SSM Parameter Store, because the function needs its endpoint anyway. The
+//! name of a parameter cannot contain an exclamation mark. So a secret like `rds!cluster-…` is read from
+//! Secrets Manager.
 
 use aws_types::SdkConfig;
 use serde::Deserialize;
@@ -24,7 +25,9 @@ struct SaltSecret {
     salt: String,
 }
 
-/// A secret that is not the expected JSON. The cause is left out, since it may quote the secret.
+/// A secret that is not the expected JSON.
+///
+/// The cause of the error is left out, because it may quote the secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the secret is not a JSON object with the text \"{field}\" (line {line}, column {column})")]
 struct InvalidSecret {
@@ -42,14 +45,16 @@ struct OtherSecret {
     found: String,
 }
 
-/// The secret behind a parameter, as SSM returns it. The other fields are left out: one is the secret.
+/// The description of a secret that SSM returns with a parameter.
+///
+/// The other fields are left out, because one of them is the secret.
 #[derive(Deserialize)]
 struct SourceSecret {
     #[serde(rename = "ARN")]
     arn: String,
 }
 
-/// The reason why a secret was not read.
+/// A failed read of a secret.
 #[derive(Debug)]
 pub(crate) struct SecretFailure {
     /// Whether AWS may return the secret later.
@@ -135,8 +140,8 @@ async fn read_by_parameter(client: &aws_sdk_ssm::Client, name_or_arn: &str) -> R
 
 /// Checks that SSM has returned the secret of a configured ARN.
 ///
-/// It may be an ARN of another account or region. It may also lack its random characters, and end with six
-/// others after a hyphen.
+/// SSM searches by name, so it may return another secret. The configured ARN may be of another account or
+/// region. Or the ARN lacks its random characters, and its name ends with a hyphen and six characters.
 fn check_arn(name_or_arn: &str, source: Option<&str>) -> Result<(), OtherSecret> {
     let source = source.and_then(|source| serde_json::from_str(source).ok());
     let Some(SourceSecret { arn: found }) = source.filter(|_| name_or_arn.contains(":secret:")) else {
@@ -151,7 +156,7 @@ fn check_arn(name_or_arn: &str, source: Option<&str>) -> Result<(), OtherSecret>
 
 /// The name of a secret, from its name or its ARN.
 ///
-/// In an ARN, Secrets Manager adds a hyphen and six random characters to the name. The result lacks them.
+/// In an ARN, Secrets Manager adds a hyphen and six random characters to the name. They are removed.
 fn name_of(name_or_arn: &str) -> &str {
     match name_or_arn.rsplit_once(":secret:") {
         Some((_, name)) => name

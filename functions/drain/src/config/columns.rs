@@ -7,7 +7,7 @@ use crate::rules::skipped_operations::SkippedOperations;
 
 /// The rules for columns and the source of the salt.
 ///
-/// The source is `Some` if a rule hashes.
+/// The source is `None` if no rule hashes.
 pub(super) fn read(variables: &Variables<'_>) -> Result<(Vec<ColumnRule>, Option<SaltSource>), ConfigError> {
     let text = variables.get("COLUMN_RULES").unwrap_or_default();
     let rules = ColumnRule::parse_list(&text).map_err(|error| {

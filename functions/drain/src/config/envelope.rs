@@ -1,4 +1,4 @@
-//! The variables of the events' form.
+//! The variables of the envelope.
 
 use super::ConfigError;
 use super::variables::{Variables, invalid};

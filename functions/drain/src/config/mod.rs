@@ -21,8 +21,8 @@ use crate::rules::stream_pattern::StreamPattern;
 
 /// The variables that Spillway reads.
 ///
-/// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the documented
-/// variables and the template with it.
+/// Variables of the AWS SDK and of Lambda itself are not in the list. A test compares the list with the
+/// documentation and the template.
 pub const VARIABLES: [&str; 42] = [
     "PGHOST",
     "PGPORT",
@@ -81,7 +81,7 @@ pub struct Config {
     pub tables: Vec<TablePattern>,
     /// Columns that are omitted or hashed.
     pub column_rules: Vec<ColumnRule>,
-    /// Source of the salt of hashed columns; set if a rule hashes.
+    /// Source of the salt of hashed columns; `None` if no rule hashes.
     pub salt: Option<SaltSource>,
     /// Operations whose changes are not sent.
     pub skipped: SkippedOperations,
@@ -97,23 +97,21 @@ pub struct Config {
     ///
     /// Such a record has the format of the Kinesis Producer Library.
     pub aggregate: bool,
-    /// Whether to use a stream that distributes records by itself.
+    /// Whether a stream with automatic record distribution (`AUTO`) is accepted.
     ///
-    /// On such a stream no order holds.
+    /// Such a stream ignores partition keys, so it does not preserve the order of changes.
     pub accept_auto_distribution: bool,
-    /// The SSM parameter that holds the checkpoint.
+    /// The SSM parameter of the checkpoint.
     pub checkpoint_parameter: String,
-    /// Time for which a drain polls an empty slot.
-    ///
-    /// It is counted from the start of the drain.
+    /// How long after its start a drain polls an empty slot.
     pub linger: Duration,
     /// Namespace of the metrics in CloudWatch.
     pub metrics_namespace: String,
-    /// Percent of a core that polling may take, 1 to 50.
+    /// Largest CPU load by polling, 1 to 50.
     ///
-    /// It is a core of the server.
+    /// The unit is percent of one core of the database server.
     pub poll_cpu_percent: u8,
-    /// Whether markers are written to the server's log.
+    /// Whether markers are written to the WAL.
     pub markers: bool,
     /// Requirement that a standby acknowledges a change before it is sent.
     pub standby_ack: StandbyAck,
@@ -125,7 +123,7 @@ pub struct Config {
     pub log_level: String,
     /// The function's memory in MiB.
     ///
-    /// Lambda reports it. Without a report, it is 256.
+    /// Lambda sets it in `AWS_LAMBDA_FUNCTION_MEMORY_SIZE`. Without the variable, it is 256.
     pub memory_mib: u64,
 }
 
@@ -136,17 +134,17 @@ pub struct Database {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// Role. When it is not set, [`Auth::Secret`] provides the role of the secret.
+    /// Role. If it is `None`, the secret of [`Auth::Secret`] has the role.
     pub user: Option<String>,
     /// Name of the database.
     pub name: String,
     /// Authentication of the role.
     pub auth: Auth,
-    /// TLS, and the checks of the server's certificate.
+    /// Use of TLS, and the checks of the server's certificate.
     pub tls: SslMode,
     /// PEM file of certificate authorities.
     ///
-    /// It replaces the built-in ones of Amazon RDS.
+    /// They replace the built-in authorities of Amazon RDS.
     pub root_certificates: Option<PathBuf>,
 }
 
@@ -182,8 +180,8 @@ pub enum SaltSource {
 
 /// Requirement that a standby acknowledges a transaction before it is sent.
 ///
-/// If the server is lost before a standby has the transaction, the database loses it. A consumer that has
-/// received it would then have a change that the database does not have.
+/// If the server is lost before a standby has the transaction, the database loses the transaction. A consumer
+/// that received it would then have a change that the database lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StandbyAck {
     /// Required if the server shows the positions of the standbys.
@@ -239,7 +237,7 @@ impl Config {
     /// not set.
     ///
     /// # Errors
-    /// Names the first variable that is missing or not valid, and the values that it accepts.
+    /// A variable is missing or not valid. The error names the first one, and the values that it accepts.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let variables = &Variables::new(&get);
         let database = database::read(variables)?;
@@ -288,12 +286,12 @@ impl Config {
         })
     }
 
-    /// Most bytes that may wait for the stream's acknowledgement: a thirty-second of the memory, and 8 to 64
-    /// MiB.
+    /// Most bytes that may wait for the stream's acknowledgement.
     ///
-    /// The 160 shards that accept 16 MiB in a tenth of a second answer sooner. More bytes that wait would
-    /// only need more memory. The rest of the memory is for the copies in requests, for the rows of a
-    /// transaction whose end is not read yet, and for the runtime.
+    /// They are a thirty-second of the memory, at least 8 and at most 64 MiB. 160 shards accept 16 MiB in a
+    /// tenth of a second, and Kinesis acknowledges a record sooner than that. A larger limit would only need
+    /// more memory. The rest of the memory is for the copies in requests, for the rows of a transaction whose
+    /// end is not read yet, and for the runtime.
     pub fn max_unacknowledged_bytes(&self) -> usize {
         usize::try_from(self.memory_mib.clamp(256, 2048) << 20).unwrap_or(usize::MAX) / 32
     }
@@ -301,7 +299,7 @@ impl Config {
 
 /// `service` of each line of the log: `POWERTOOLS_SERVICE_NAME`, or `spillway`.
 ///
-/// Not a part of [`Config`], because the log also needs it when another variable is not valid.
+/// It is not a part of [`Config`]: the log also needs it if another variable is not valid.
 pub fn service_name(get: impl Fn(&str) -> Option<String>) -> String {
     let name = Variables::new(&get).get("POWERTOOLS_SERVICE_NAME");
     name.unwrap_or_else(|| "spillway".to_owned())

@@ -4,9 +4,10 @@ use super::ConfigError;
 use super::variables::{Variables, invalid};
 use crate::rules::stream_pattern::{MOST_NAME_BYTES, StreamPattern, is_accepted};
 
-/// The stream of messages and the stream pattern of tables.
+/// The main stream, and the stream pattern of tables.
 ///
-/// Without a pattern, the stream receives all events.
+/// Without a pattern, the main stream receives all events. With a pattern, it receives only messages and
+/// control events.
 pub(super) fn read(variables: &Variables<'_>) -> Result<(String, Option<StreamPattern>), ConfigError> {
     let value = variables.required("STREAM_NAME", "the name or the ARN of the Kinesis data stream")?;
     let pattern = StreamPattern::new(&value);

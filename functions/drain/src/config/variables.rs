@@ -16,7 +16,7 @@ impl<'g> Variables<'g> {
         (self.0)(variable).filter(|value| !value.is_empty())
     }
 
-    /// The value of a variable that must be set. `meaning` is for the error.
+    /// The value of a required variable. `meaning` is for the error.
     pub(super) fn required(
         &self,
         variable: &'static str,
@@ -25,7 +25,7 @@ impl<'g> Variables<'g> {
         self.get(variable).ok_or(ConfigError::Missing(variable, meaning))
     }
 
-    /// The choice that a variable names.
+    /// The choice that a variable names, or the default.
     pub(super) fn choice<T: Copy>(
         &self,
         variable: &'static str,
@@ -45,7 +45,7 @@ impl<'g> Variables<'g> {
 
     /// The names in a variable, separated by commas, without spaces around them.
     ///
-    /// Backslashes stay. A character after a backslash belongs to its name, even a comma.
+    /// A backslash escapes the next character, such as a comma. Backslashes stay in the names.
     pub(super) fn list(&self, variable: &str, default: &str) -> Vec<String> {
         let text = self.get(variable).unwrap_or_else(|| default.to_owned());
         let mut names = vec![String::new()];
