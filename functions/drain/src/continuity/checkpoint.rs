@@ -14,7 +14,7 @@ pub use ack_ahead::{AckAhead, StoredAckAhead, rules_hash};
 
 /// Most bytes of the stored positions.
 ///
-/// They are the positions that are not acknowledged, and the bound after them.
+/// The positions are those that are not acknowledged, and the bound after them.
 const MOST_POSITION_BYTES: usize = 2_400;
 
 /// The format version that this Spillway writes.
@@ -49,7 +49,7 @@ pub struct Checkpoint {
     pub commit_end: Lsn,
     /// The resume point of the next transaction.
     ///
-    /// `None` if no part of the next transaction is acknowledged, and its end is not known either.
+    /// `None` if no part of the next transaction is acknowledged, and the transaction's end is not known.
     #[serde(default, rename = "progress")]
     pub resume: Option<ResumePoint>,
     /// The last marker that was written.
@@ -69,7 +69,7 @@ pub struct Checkpoint {
     pub others: Map<String, Value>,
 }
 
-/// A place inside a transaction: the stream has the rows before it.
+/// A place inside a transaction, after its last acknowledged row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumePoint {
     /// The transaction's id, 32 bits as in the log.
@@ -86,12 +86,12 @@ pub struct ResumePoint {
     pub rows_at_lsn: u64,
     /// Number of acknowledged rows of the transaction.
     ///
-    /// With 0 rows, only `commit_end` is used. It is stored because the server decoded the whole transaction
-    /// to find it.
+    /// With 0 rows, only `commit_end` is used. The server had to decode the whole transaction to find it, so
+    /// it is stored.
     pub rows: u64,
     /// MD5 of the last acknowledged row in the plugin's form, hexadecimal.
     ///
-    /// The same row must arrive again at this place.
+    /// A later peek must return the same row at this place. Otherwise the whole transaction is sent again.
     pub hash: String,
     /// Counts of the transaction's events up to this row.
     pub counts: EventCounts,
@@ -109,7 +109,7 @@ pub struct AckPosition {
 }
 
 impl AckPosition {
-    /// Whether it is earlier than another position.
+    /// Whether this position is earlier than another one.
     pub fn is_before(&self, other: &Self) -> bool {
         // A resume point with 0 rows is later than no resume point: it states where the transaction ends.
         let rows = |position: &Self| position.resume.as_ref().map(|resume| resume.rows);
@@ -130,22 +130,22 @@ impl Checkpoint {
     /// Reads the stored text.
     ///
     /// # Errors
-    /// It is not JSON, not a checkpoint, or of another format version.
+    /// The text is not JSON, not a checkpoint, or of another format version.
     pub fn parse(text: &str) -> Result<Self, InvalidDocument> {
         stored_document::parse("checkpoint", VERSION, text)
     }
 
     /// The text to store.
     ///
-    /// It has at most 4 KB, the size of a standard parameter. Fields of a later version may make it larger.
+    /// It has at most 4 KB, the limit of a standard parameter. Fields of a later version may make it larger.
     pub fn to_text(&self) -> String {
         stored_document::to_text(self)
     }
 
     /// Adds the acknowledged changes after its position.
     ///
-    /// Changes for which the document has no room are left out. With a resume point, nothing is added: it may
-    /// need most of the room.
+    /// Changes for which the document has no room are left out. With a resume point, nothing is added: the
+    /// resume point may need most of the room.
     #[must_use]
     pub fn with_ack_ahead(mut self, ahead: &AckAhead, rules_hash: &str) -> Self {
         if self.resume.is_some() {
@@ -164,7 +164,7 @@ impl Checkpoint {
     /// `None` if nothing is stored.
     ///
     /// # Errors
-    /// The stored changes cannot be used, and are sent again. The text names the reason.
+    /// The stored changes cannot be used, so they are sent again. The text states the reason.
     pub fn ack_ahead(&self, rules_hash: &str) -> Option<Result<AckAhead, &'static str>> {
         let stored = self.ack_ahead.as_ref()?;
         Some(match self.resume {
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(Checkpoint::parse(&checkpoint.to_text()).unwrap(), checkpoint);
     }
 
-    /// A number that loses digits would change with each store.
+    /// If a number lost digits, it would change with each store.
     #[test]
     fn a_number_in_an_unknown_field_keeps_all_its_digits() {
         for number in [
@@ -206,7 +206,7 @@ mod tests {
         }
     }
 
-    /// SSM refuses a value that holds `{{name}}`: it takes that for a reference to another parameter.
+    /// SSM refuses a value with `{{name}}`: a reference to another parameter.
     #[test]
     fn a_database_named_with_braces_is_no_reference_to_another_parameter() {
         let stored = Checkpoint {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_acknowledged_ahead_belongs_to_one_position() {
+    fn changes_acknowledged_ahead_belong_to_one_position() {
         let stored = Checkpoint::parse(STORED).unwrap();
         let ahead = AckAhead::new(
             most_ahead().missing().to_vec(),
@@ -273,7 +273,7 @@ mod tests {
         );
         let with = stored.with_ack_ahead(&ahead.unwrap(), "rules");
         assert!(matches!(with.ack_ahead("rules"), Some(Ok(_))));
-        // An older Spillway does not know the field: it stores a new position with the old field.
+        // An older version does not know the field: it stores a new position with the old field.
         let moved = Checkpoint {
             commit_end: Lsn(0x16B_3750),
             ..with.clone()
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_checkpoint_is_refused() {
+    fn a_text_that_is_not_a_checkpoint_is_refused() {
         for text in [
             "",
             "{}",

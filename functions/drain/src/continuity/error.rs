@@ -1,4 +1,4 @@
-//! Errors of continuity: the slot cannot be used, or does not continue the stream.
+//! Errors of the continuity check: the slot cannot be used, or cannot continue the stream.
 
 use super::SlotLoss;
 use crate::base::lsn::Lsn;
@@ -152,14 +152,15 @@ pub enum ContinuityError {
 }
 
 impl ContinuityError {
-    /// Whether it passes by itself: a session is creating the slot.
+    /// Whether a later tick may succeed: a session is still creating the slot.
     pub fn is_transient(&self) -> bool {
         matches!(self, ContinuityError::BeingCreated { .. })
     }
 
-    /// Whether the slot does not continue where the stream ended.
+    /// Whether the error is a discontinuity: the slot does not continue where the stream ended.
     ///
-    /// The other errors are a missing setup, an unusable slot, a wrong setting or a wrong event.
+    /// The causes of the other errors are a missing setup, an unusable slot, a wrong setting and a wrong
+    /// event.
     pub fn is_discontinuity(&self) -> bool {
         matches!(
             self,

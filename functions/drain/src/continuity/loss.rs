@@ -11,12 +11,12 @@ pub enum SlotLoss {
     WalRemoved,
     /// Vacuum on the primary removed system catalog rows that the slot needs.
     ///
-    /// The slot was on a standby without `hot_standby_feedback`.
+    /// At that time the slot was on a standby without `hot_standby_feedback`.
     RowsRemoved,
     /// The primary's `wal_level` was below logical.
     ///
-    /// This occurred while the slot was on a standby. A primary with a logical slot does not start with such
-    /// a `wal_level`.
+    /// The slot was on a standby then. A primary that has a logical slot does not start with such a
+    /// `wal_level`.
     WalLevel,
     /// No session read the slot for `idle_replication_slot_timeout` (PostgreSQL 18).
     Idle,
@@ -36,7 +36,7 @@ impl SlotLoss {
         if let Some(reason) = &state.invalidation_reason {
             return Some(SlotLoss::from_reason(reason));
         }
-        // In PostgreSQL 16, `conflicting` is true for each loss, also for removed log (run on 16.14).
+        // In PostgreSQL 16, `conflicting` is true for each loss, even for removed log (run on 16.14).
         match (state.wal_status.as_deref(), state.conflicting) {
             (_, Some(true)) => Some(SlotLoss::Unstated),
             (Some("lost"), _) => Some(SlotLoss::WalRemoved),
@@ -47,7 +47,7 @@ impl SlotLoss {
         }
     }
 
-    /// The loss of an `invalidation_reason`. The names are PostgreSQL's.
+    /// The loss that PostgreSQL's `invalidation_reason` names.
     fn from_reason(reason: &str) -> Self {
         match reason {
             "wal_removed" => SlotLoss::WalRemoved,

@@ -1,11 +1,11 @@
-//! Markers: numbered logical messages that a drain writes into the WAL and expects back from the slot.
+//! Markers: numbered logical messages that a drain writes into the WAL, and that the slot must return.
 //!
-//! A marker that the slot returns proves that the slot continues where the last drain ended. A marker that
-//! it does not return proves that the slot lost changes. Without markers, a slot that lost changes in a
-//! failover and sends nothing looks like a slot without changes.
+//! If the slot returns the marker, the slot continues where the last drain ended. If it does not, the slot
+//! lost changes. Without markers, a slot that lost changes in a failover looks like a slot without changes:
+//! both send nothing.
 //!
-//! The slot is only confirmed below a marker that is in the checkpoint: `confirmed_flush <= marker`. So after
-//! any failover the first message that the slot has to send is known. Markers are Spillway's own and are not
+//! The checkpoint stores the marker, and the slot is never confirmed beyond the marker:
+//! `confirmed_flush <= marker`. So after any failover the slot must still return the marker. Markers are not
 //! sent to the stream.
 
 use std::time::Duration;
@@ -29,11 +29,13 @@ pub const PREFIX: &str = "spillway.marker";
 pub struct Marker {
     /// Its number among the markers of the slot.
     pub number: u64,
-    /// Distinguishes it from a marker of the same number in another history: 16 random hexadecimal digits.
+    /// 16 random hexadecimal digits.
+    ///
+    /// They distinguish the marker from one with the same number on another server or timeline.
     pub nonce: String,
     /// End of its record, as `pg_logical_emit_message` returned it. Commits at or before this LSN precede it.
     pub lsn: Lsn,
-    /// The flush position after its commit: its commit record ends at or before it.
+    /// The flush position after its commit. Its commit record ends at or before this LSN.
     pub flushed: Lsn,
 }
 
@@ -68,7 +70,7 @@ impl MarkerDraft {
     }
 }
 
-/// The content of a marker's message: JSON.
+/// The content of a marker's message, as JSON.
 fn content(slot: &str, number: u64, nonce: &str) -> String {
     serde_json::json!({"slot": slot, "number": number, "nonce": nonce}).to_string()
 }

@@ -1,8 +1,8 @@
-//! Continuity: whether the stream can continue where it stopped.
+//! Continuity check: whether the stream can continue where it stopped.
 //!
-//! It compares the server and the slot with the checkpoint. Each error says what to do, and leaves the slot
-//! unchanged. Without a break, `confirmed_flush <= checkpoint <= flush`: the slot advances only after the
-//! checkpoint is stored, and only flushed log is read.
+//! The check compares the server and the slot with the checkpoint. It changes nothing, and its errors state
+//! what the operator must do. Without a discontinuity, `confirmed_flush <= checkpoint <= flush`: the slot
+//! advances only after the checkpoint is stored, and only flushed log is read.
 
 pub mod checkpoint;
 mod error;
@@ -40,7 +40,7 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// The first checkpoint of a slot on this server: nothing is resumed, and no marker was written.
+    /// The first checkpoint of a slot, without resume point and marker.
     pub fn first_checkpoint(&self, slot: &str, plugin: Plugin, commit_end: Lsn) -> Checkpoint {
         Checkpoint {
             version: checkpoint::VERSION,
@@ -102,7 +102,7 @@ pub struct SlotState {
 impl SlotState {
     /// Whether a session has begun to create the slot.
     ///
-    /// The server gives it a position after all transactions that are writing have ended.
+    /// The server sets the slot's position only after all running write transactions have ended.
     fn is_being_created(&self) -> bool {
         let is_intact = self.invalidation_reason.is_none() && self.wal_status.as_deref() != Some("lost");
         is_intact && self.confirmed_flush_lsn.is_none()
@@ -120,8 +120,8 @@ pub struct StartPosition {
     pub acknowledged: Lsn,
     /// The settled position: transactions up to it are proved to be in the stream, and are skipped.
     ///
-    /// It is the acknowledged position. After a change of timeline it is the slot's own position, until the
-    /// slot returns the expected marker.
+    /// It equals the acknowledged position. After a change of timeline, it is the slot's own position, until
+    /// the slot returns the expected marker.
     pub settled: Lsn,
     /// The resume point of the first transaction after `settled`.
     ///
@@ -137,7 +137,9 @@ pub struct StartPosition {
     pub stored: bool,
 }
 
-/// Plugin and position of a slot that Spillway can read. The checkpoint is not considered.
+/// Plugin and position of a slot that Spillway can read.
+///
+/// The checkpoint is not considered.
 ///
 /// # Errors
 /// The slot is lost, or Spillway cannot read slots of this kind.
@@ -190,11 +192,11 @@ pub fn readable(
 
 /// The start of a drain.
 ///
-/// With `accept_gap`, the operator accepts a break of continuity. Its value must be the slot's position, and
-/// the drain starts there.
+/// With `accept_gap`, the operator accepts a discontinuity. The value must be the slot's position, and the
+/// drain starts there.
 ///
 /// # Errors
-/// Each break of continuity has its own definite error; see [`ContinuityError`].
+/// There is no slot, Spillway cannot read it, or there is a discontinuity. Each case has its own error.
 pub fn check(
     slot: &str,
     server: &ServerInfo,
@@ -305,7 +307,7 @@ fn check_history(
 
 /// The start of a drain whose checkpoint belongs to the server's history.
 ///
-/// The slot is confirmed only up to the marker in the checkpoint.
+/// The slot is never confirmed beyond the marker in the checkpoint.
 fn continue_at(
     slot: &str,
     server: &ServerInfo,
@@ -314,7 +316,8 @@ fn continue_at(
 ) -> Result<StartPosition, ContinuityError> {
     let (confirmed, checkpoint) = (start.confirmed, stored.commit_end);
     let promoted = stored.timeline != server.timeline;
-    // The slot never returns a marker before its confirmed position. No checkpoint should have one.
+    // The slot never returns a marker before its confirmed position, so such a marker is not expected. No
+    // checkpoint should have one.
     let expected = stored.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
         return Err(ContinuityError::MarkerMissing {

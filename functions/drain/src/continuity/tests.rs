@@ -185,7 +185,7 @@ fn a_renamed_database_is_the_same_database() {
 }
 
 #[test]
-fn a_slot_that_another_program_made_is_refused_by_name() {
+fn each_kind_of_unusable_slot_has_its_stable_error_name() {
     let name = |changed: serde_json::Value| {
         let mut row = json!({"plugin": "test_decoding", "database": "d", "restart_lsn": "0/1",
             "confirmed_flush_lsn": "0/60", "wal_status": "reserved", "temporary": false, "two_phase": false});
@@ -197,10 +197,10 @@ fn a_slot_that_another_program_made_is_refused_by_name() {
     assert_eq!(name(json!({})), Ok((Plugin::TestDecoding, Lsn(0x60))));
     assert_eq!(name(json!({"two_phase": true})), Err("SlotTwoPhase"));
     assert_eq!(name(json!({"temporary": true})), Err("SlotUnusable"));
-    // A lost slot is lost first: dropping it is the only remedy.
+    // The loss precedes the other problem: a lost slot can only be dropped.
     let lost = json!({"two_phase": true, "wal_status": "lost"});
     assert_eq!(name(lost), Err("SlotLost"));
-    // PostgreSQL 16 shows the same for each kind of loss.
+    // PostgreSQL 16 has the same values for each kind of loss.
     let unstated = SlotState {
         wal_status: Some("lost".into()),
         conflicting: Some(true),

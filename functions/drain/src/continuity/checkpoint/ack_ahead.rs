@@ -1,7 +1,8 @@
 //! Changes that the stream has acknowledged after the acknowledged position.
 //!
-//! The checkpoint remembers them, so that the next invocation does not send them again. It names the changes
-//! that are missing, up to a bound. From the bound on, every change is sent again.
+//! The checkpoint stores a later position, the bound. It also stores the positions before the bound that are
+//! not acknowledged: the missing positions. The next invocation sends the missing changes, and every change
+//! from the bound on. It skips all other changes.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +15,7 @@ use crate::base::position::Position;
 use crate::base::varint;
 use crate::continuity::marker::Marker;
 
-/// Most bytes of a coded position: three numbers of 64, 66 and 32 bits, seven bits a byte.
+/// Most bytes of a coded position: numbers of 64, 65 and 32 bits, seven bits a byte.
 const MOST_CODED_BYTES: usize = 10 + 10 + 5;
 
 /// The acknowledged changes after the acknowledged position and before a bound.
@@ -22,14 +23,16 @@ const MOST_CODED_BYTES: usize = 10 + 10 + 5;
 pub struct AckAhead {
     /// The positions before the bound that are not acknowledged, ascending.
     missing: Vec<Position>,
-    /// The bound: nothing is stated about this position and later ones.
+    /// The bound: this position and later ones may be acknowledged or not.
     bound: Position,
-    /// A marker after the bound. While the log contains it, the log before it is the one that was drained.
+    /// A marker after the bound.
+    ///
+    /// If the log contains the marker, the log before the marker is the log that was drained.
     marker: Marker,
 }
 
 impl AckAhead {
-    /// All changes before `bound` are acknowledged, except those that `missing` has.
+    /// All changes before `bound` are acknowledged, except those at the `missing` positions.
     ///
     /// `None` if the marker is not after the bound.
     pub fn new(mut missing: Vec<Position>, bound: Position, marker: Marker) -> Option<Self> {
@@ -58,10 +61,11 @@ impl AckAhead {
         &self.missing
     }
 
-    /// Whether the row at this position is acknowledged.
+    /// Whether the inserted row at this position is acknowledged.
     ///
-    /// Only for an insert: it has one event in each history of its table. So it is known by its index among
-    /// the rows of a log record of a `COPY`.
+    /// It is valid only for an insert. An insert has one event, even if the key of its table has changed
+    /// since. So the index of its event identifies it among the rows of one log record, such as those of a
+    /// `COPY`.
     pub fn has_insert(&self, position: Position) -> bool {
         position < self.bound && self.missing.binary_search(&position).is_err()
     }
@@ -69,7 +73,7 @@ impl AckAhead {
     /// Whether every event of the log record at this position is acknowledged.
     ///
     /// The number of a change's events depends on the key of its table, and the key may have changed since.
-    /// So a change with one missing event is missing as a whole.
+    /// So a change with one missing event counts as missing.
     pub fn has_record(&self, position: Position) -> bool {
         let record = (position.commit_end, position.lsn);
         let first = self
@@ -83,14 +87,15 @@ impl AckAhead {
 /// The stored form of [`AckAhead`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredAckAhead {
-    /// The checkpoint's position that it belongs to.
+    /// Position of the checkpoint that these changes belong to.
     ///
-    /// An older Spillway keeps the field, and stores it with another position.
+    /// An older version of Spillway keeps this field when it stores a checkpoint with another position. The
+    /// changes are then not valid.
     pub after: Lsn,
     /// Hash of the rules for the events of a change: see [`rules_hash`].
     rules: String,
     marker: Marker,
-    /// The missing positions and the bound, coded: see [`code`].
+    /// The missing positions and the bound: the bytes of [`code`] in Base64.
     positions: String,
 }
 
@@ -105,10 +110,9 @@ impl StoredAckAhead {
         }
     }
 
-    /// Sets the positions, in at most `most_bytes`. If they need more, the bound is the first that has no
-    /// room.
+    /// Sets the positions, in at most `most_bytes` of text.
     ///
-    /// Returns `false` if there is no room for any.
+    /// If they need more, the last position that fits becomes the bound. Returns `false` if none fits.
     pub(super) fn set_positions(&mut self, ahead: &AckAhead, most_bytes: usize) -> bool {
         let coded = code(ahead, most_bytes / 4 * 3);
         self.positions = coded.map(|bytes| STANDARD.encode(bytes)).unwrap_or_default();
@@ -120,7 +124,7 @@ impl StoredAckAhead {
     /// The stored set must belong to a checkpoint at `acknowledged` and to these `rules`.
     ///
     /// # Errors
-    /// The reason why nothing is known: the changes are sent again.
+    /// The reason why the stored set cannot be used. The changes are then sent again.
     pub fn read(&self, acknowledged: Lsn, rules: &str) -> Result<AckAhead, &'static str> {
         if self.after != acknowledged {
             return Err("it belongs to another position");
@@ -142,7 +146,7 @@ impl StoredAckAhead {
     }
 }
 
-/// Reads the field of a checkpoint. A form that this version does not know counts as no field.
+/// Reads the field of a checkpoint. An unknown form counts as a missing field.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Box<StoredAckAhead>>, D::Error> {
@@ -164,11 +168,15 @@ pub fn rules_hash(rules: &[&str]) -> String {
 
 /// The missing positions, then the bound, in at most `most_bytes`.
 ///
-/// `None` if there is no room for one position. The first byte is the number of low bits that are zero in
-/// every LSN, and are left out. Each position is the commit end as the distance from the former one, then the
-/// LSN, then the index unless it is 0. The LSN is the distance from the former one of the same transaction,
-/// or else the distance to the commit end. Its lowest bit says whether an index follows. Numbers are
-/// [varints](varint).
+/// If they need more, the last position that fits becomes the bound. `None` if none fits.
+///
+/// The first byte is the number of low bits that are left out of every LSN, because they are zero: 3 or 0.
+/// Then each position follows, as [varints](varint):
+///
+/// 1. The commit end, as the distance from the former commit end.
+/// 2. The LSN, as the distance from the former LSN in the same transaction. The first LSN of a transaction is
+///    the distance to the commit end. The lowest bit states whether an index follows.
+/// 3. The index, unless it is 0.
 fn code(ahead: &AckAhead, most_bytes: usize) -> Option<Vec<u8>> {
     let all = || ahead.missing.iter().chain([&ahead.bound]);
     let is_aligned = all().all(|position| (position.commit_end.0 | position.lsn.0) % 8 == 0);
@@ -203,7 +211,7 @@ fn push_position(bytes: &mut Vec<u8>, former: Option<Position>, position: Positi
     }
 }
 
-/// The positions of [`code`]; `None` if the bytes are none.
+/// The positions that [`code`] wrote; `None` if the bytes are not valid.
 fn decode(bytes: &[u8]) -> Option<Vec<Position>> {
     let (shift, mut rest) = bytes.split_first()?;
     let shifted = |number: u128| u64::try_from(number).ok()?.checked_shl(u32::from(*shift));
@@ -310,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_are_split_elsewhere_have_another_hash() {
+    fn other_rules_with_the_same_joined_text_have_another_hash() {
         assert_ne!(rules_hash(&["ab", "c"]), rules_hash(&["a", "bc"]));
         assert_eq!(rules_hash(&["ab", "c"]), rules_hash(&["ab", "c"]));
     }
@@ -327,9 +335,9 @@ mod tests {
     proptest! {
         /// A stored set without room for all positions is still correct.
         ///
-        /// The changes for which it has no room are sent again. Everything else is read as it was.
+        /// The changes for which it has no room are sent again. All other positions are read as they were.
         #[test]
-        fn a_stored_set_states_nothing_that_is_not_so(
+        fn a_stored_set_has_no_wrong_position(
             positions in prop::collection::btree_set((2u64..5_000, any::<u16>(), 0u32..3), 1..400),
             unit in prop_oneof![Just(1u64), Just(8), Just(1 << 40)],
             most_bytes in 60usize..2_000,
