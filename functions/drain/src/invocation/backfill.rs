@@ -9,14 +9,14 @@ use serde_json::{Map, Value};
 use super::{EventError, NO_OTHER_FIELDS, check_fields};
 use crate::rules::pattern::TablePattern;
 
-/// The command to a backfill.
+/// The command of a backfill event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackfillCommand {
     /// Start a backfill.
     Start {
         /// Its tables, rows and columns.
         request: BackfillRequest,
-        /// Whether the invocation begins it at once, and not the next tick.
+        /// Whether this invocation begins to read. Otherwise the next tick begins.
         waits: bool,
     },
     /// Cancel the pending backfill.
@@ -25,7 +25,7 @@ pub enum BackfillCommand {
     Pause,
     /// Resume the paused backfill.
     Resume {
-        /// Whether the invocation continues it at once, and not the next tick.
+        /// Whether this invocation continues to read. Otherwise the next tick continues.
         waits: bool,
     },
 }
@@ -44,12 +44,14 @@ pub struct BackfillRequest {
     /// The columns, by name; empty for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
-    /// Most rows of one chunk, from 1 to [`MAX_CHUNK_ROWS`]. Time and bytes bound it, too.
+    /// Most rows of one chunk, from 1 to [`MAX_CHUNK_ROWS`].
+    ///
+    /// Time and bytes also limit a chunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_rows: Option<u32>,
     /// Whether consumers may delete the rows that no longer exist.
     ///
-    /// A control event at the end of the backfill lets them do so.
+    /// If so, the backfill sends a control event at its end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repair: bool,
 }
@@ -57,7 +59,7 @@ pub struct BackfillRequest {
 /// The fields of a backfill event.
 const KNOWN: &str = "tables, where, columns, chunk_rows, repair and wait, or one of cancel, pause and resume";
 
-/// Most rows of a chunk, all of which are in memory.
+/// Most rows of a chunk. All rows of a chunk are in memory.
 pub const MAX_CHUNK_ROWS: u32 = 1_000_000;
 
 impl BackfillCommand {
@@ -119,7 +121,7 @@ impl BackfillRequest {
     }
 }
 
-/// The value of an optional field, as `parse` returns it.
+/// The parsed value of an optional field.
 ///
 /// `None` if the field is missing.
 fn optional<T>(
@@ -135,7 +137,7 @@ fn optional<T>(
         .transpose()
 }
 
-/// Whether a field is set. Its only value is `true`.
+/// Whether a field is set. Its only valid value is `true`.
 fn is_set(fields: &Map<String, Value>, field: &'static str) -> Result<bool, EventError> {
     let parse = |value: &Value| (*value == Value::Bool(true)).then_some(());
     Ok(optional(fields, field, "true, or left out", parse)?.is_some())

@@ -21,21 +21,21 @@ pub enum Action {
     },
     /// Start a backfill, or control the pending one.
     Backfill(BackfillCommand),
-    /// Create publication, slot and first checkpoint, as far as they are missing.
+    /// Create missing objects: publications, slot and first checkpoint.
     Setup {
-        /// The plugin of a new slot; pgoutput if there is none.
+        /// The plugin of a new slot; pgoutput if it is `None`.
         ///
-        /// A slot that exists must have this plugin.
+        /// An existing slot must have this plugin.
         plugin: Option<Plugin>,
     },
-    /// Report the state of slot, stream and backfill.
+    /// Report state and problems: server, slot, checkpoint, stream and backfill.
     Status,
     /// Forecast the records of a drain.
     Plan {
-        /// Whether the answer names partition keys, and not their hashes.
+        /// Whether the answer has partition keys. Otherwise it has their hashes.
         names_keys: bool,
     },
-    /// Drop the slot; delete the checkpoint and the backfill's state.
+    /// Drop the slot, and delete the stored documents.
     Teardown,
 }
 
@@ -73,14 +73,14 @@ impl EventError {
     }
 }
 
-/// The known fields of an action without fields.
+/// The known fields of an action that has only `action`, for errors.
 const NO_OTHER_FIELDS: &str = "no other fields";
 
 impl Action {
     /// Parses an event. `{}` is a tick, and so is any event of EventBridge or its scheduler.
     ///
     /// # Errors
-    /// An action or field is unknown, or a field is missing or invalid. The error lists the known ones.
+    /// An action or field is unknown, or a field is missing or invalid. The error lists the valid ones.
     pub fn parse(event: &Value) -> Result<Self, EventError> {
         let Value::Object(fields) = event else {
             return Err(EventError::NotAnObject);

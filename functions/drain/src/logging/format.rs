@@ -1,8 +1,8 @@
 //! Lines of the log: JSON objects with the fields of the invocation.
 //!
-//! The fields have the names and the meaning that they have in AWS Lambda Powertools: `service`,
-//! `cold_start`, `function_request_id` and `xray_trace_id`. They are at the top level of the object. The
-//! formatter of tracing-subscriber can only nest them.
+//! The fields have the names and meanings of AWS Lambda Powertools: `service`, `cold_start`,
+//! `function_request_id` and `xray_trace_id`. They are at the top level of the object, and the formatter of
+//! tracing-subscriber can only nest fields.
 //!
 //! Lambda filters the lines by their `level` (`ApplicationLogLevel`).
 
@@ -19,11 +19,11 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Fields that each line has, shared by all that write lines.
+/// Fields of each log line, shared by all writers of lines.
 ///
-/// They are those of the running invocation. A sandbox runs one at a time. Its tasks on other threads have
-/// the same fields, which the fields of a span would not reach. Between two invocations they are those of the
-/// first.
+/// The fields describe the running invocation: a sandbox runs one invocation at a time. Tasks on other
+/// threads use the same fields. The fields of a tracing span would not be visible to these tasks. Between two
+/// invocations, the fields are those of the earlier one.
 #[derive(Debug, Clone)]
 pub struct LineFields(Arc<Mutex<Map<String, Value>>>);
 
@@ -35,7 +35,7 @@ impl LineFields {
         LineFields(Arc::new(Mutex::new(Map::from_iter(fields))))
     }
 
-    /// Sets the fields of an invocation that begins.
+    /// Sets the fields of a new invocation.
     ///
     /// `trace_header` is the header `Lambda-Runtime-Trace-Id`, such as `Root=1-…;Parent=…;Sampled=0`.
     pub fn begin(&self, request_id: &str, trace_header: Option<&str>) {

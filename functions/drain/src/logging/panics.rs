@@ -1,4 +1,4 @@
-//! A panic is a fault of Spillway. It becomes a line of the log and the error of its invocation.
+//! Panics: faults of Spillway, each logged and returned as its invocation's error.
 
 use std::panic::{AssertUnwindSafe, Location};
 
@@ -30,7 +30,7 @@ fn place(location: Option<&Location<'_>>) -> String {
 /// # Errors
 /// The error of the invocation, or [`Error::Panicked`] if it panicked.
 pub async fn catch_panic<T>(invocation: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    // An invocation shares only values inside locks with the next one. They are usable after a panic.
+    // Invocations share only values inside locks. These values are usable after a panic.
     let caught = AssertUnwindSafe(invocation).catch_unwind().await;
     caught.unwrap_or(Err(Error::Panicked))
 }

@@ -1,7 +1,7 @@
 //! The summary line of an invocation: its answer, with metrics in CloudWatch's embedded metric format.
 //!
-//! CloudWatch reads the metrics from the line. A metric is billed for each hour in which it has a value. So a
-//! count that is mostly zero is left out while it is zero.
+//! CloudWatch extracts the metrics from the line. It bills a metric for each hour in which the metric has a
+//! value. So a count that is mostly zero is left out while it is zero.
 //!
 //! Source: "Specification: Embedded metric format" in the CloudWatch user guide. `_aws` names the metrics,
 //! and their values are further fields of the object.
@@ -78,8 +78,8 @@ pub fn answer_line(answer: &Value, namespace: &str, now: i64) -> Map<String, Val
     let is_drain = DRAINS.iter().any(|action| answer["action"] == *action);
     if is_drain {
         let mut metrics = drain_metrics(answer);
-        // A busy drain drained nothing, since another one holds the slot. A command of a backfill that does
-        // not drain has no `stopped`.
+        // A busy drain does not count, because another drainer has the slot. The answer to a backfill command
+        // that did not drain has no `stopped`.
         if answer["stopped"]
             .as_str()
             .is_some_and(|stopped| stopped != "busy")
@@ -93,11 +93,10 @@ pub fn answer_line(answer: &Value, namespace: &str, now: i64) -> Map<String, Val
     line
 }
 
-/// Removes fields that may hold values of rows.
+/// Removes fields that may contain values of rows.
 ///
-/// They are the condition of a backfill, and the names of keys.
-///
-/// Only the caller of the function receives these. Each reader of the log would read them.
+/// These are the condition of a backfill, and the partition keys of a plan. Only the caller of the function
+/// receives them. The log has more readers.
 fn remove_values(line: &mut Map<String, Value>) {
     let request = line
         .get_mut("backfill")
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_drain_and_a_command_are_no_drains_and_other_actions_have_no_metrics() {
+    fn only_an_invocation_that_drained_counts_as_a_drain() {
         let busy = json!({"action": "drain", "stopped": "busy", "changes": 0});
         let line = Value::Object(answer_line(&busy, "n", 0));
         assert_eq!(names(&line), ["Changes"]);
