@@ -1,6 +1,7 @@
 //! The error of an invocation, with its name and its kind.
 //!
-//! The name is stable, for alarms. The kind says whether to wait or to act.
+//! The name is stable: alarms match on it. The kind states whether a later tick may succeed, or an operator
+//! must act.
 
 use crate::base::causes::with_causes;
 use crate::base::lsn::Lsn;
@@ -15,10 +16,10 @@ use crate::ports::{ErrorKind, SlotError, StateStoreError, StreamError};
 /// The error that ended an invocation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A variable of the environment.
+    /// A missing or invalid environment variable.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
-    /// The event of the invocation.
+    /// An event that requests no valid action.
     #[error("event: {0}")]
     Event(#[from] EventError),
     /// The server's history does not continue where the stream stopped.
@@ -33,7 +34,9 @@ pub enum Error {
     /// A stored document cannot be read or written: checkpoint, backfill or sent tables.
     #[error(transparent)]
     StateStore(#[from] StateStoreError),
-    /// A row that its plugin does not write. Every change before it is in the stream and confirmed.
+    /// A row that the decoder cannot read.
+    ///
+    /// Every change before the row's transaction is in the stream and confirmed.
     #[error(
         "slot {slot}: the row at {lsn} cannot be decoded; the slot stays before its transaction. Report it \
          with the PostgreSQL and plugin versions"
@@ -46,7 +49,7 @@ pub enum Error {
         /// The cause.
         source: DecodeError,
     },
-    /// A row in an order in which no plugin sends rows.
+    /// A row outside of its transaction. No plugin sends rows in this order.
     #[error(
         "slot {slot}: the row at {lsn} is outside of its transaction; the slot stays before it. Report it \
          with the PostgreSQL and plugin versions"
@@ -57,9 +60,10 @@ pub enum Error {
         /// The row's `lsn` column.
         lsn: Lsn,
     },
-    /// A transaction whose rows differ from those that were sent in part: options or publications changed.
+    /// A partly acknowledged transaction whose rows have changed.
     ///
-    /// The drain reads the transaction again from its beginning, so this is only logged.
+    /// The plugin's options or the publications are different now. The drain reads the transaction again from
+    /// its beginning, so this error is only logged.
     #[error(
         "slot {slot}: the rows of transaction {xid}, which ends at {commit_end}, are not those that were \
          sent in part; all of it is sent again, with the same positions"
@@ -72,18 +76,20 @@ pub enum Error {
         /// End of its commit record.
         commit_end: Lsn,
     },
-    /// A backfill of which some table cannot be read. Nothing was started.
+    /// A refused backfill. Nothing was started.
+    ///
+    /// Some of its tables cannot be read, the plugin sends no watermark, or the request is too long.
     #[error(
-        "slot {slot}: the backfill was not started, since some of its tables cannot be read: {reasons}. \
-         Correct that, or leave them out"
+        "slot {slot}: the backfill was not started: {reasons}. Correct this, or leave the tables out of the \
+         request"
     )]
     BackfillRefused {
         /// The slot.
         slot: String,
-        /// Each table, and why.
+        /// The reasons, with the table of each.
         reasons: String,
     },
-    /// A second backfill beside one that is pending.
+    /// A request to start a backfill while another one is pending.
     #[error(
         "slot {slot}: the backfill that was started at {started_at} is pending; ticks continue it, and \
          status shows its progress. Wait for it, or end it with {{\"action\":\"backfill\",\"cancel\":true}}"
@@ -94,7 +100,7 @@ pub enum Error {
         /// ISO 8601 in UTC.
         started_at: String,
     },
-    /// No backfill to cancel, pause or resume.
+    /// A command to a backfill, while none is pending.
     #[error(
         "slot {slot}: no backfill is pending; {{\"action\":\"backfill\",\"tables\":[\"public.orders\"]}} \
          starts one"
@@ -103,7 +109,7 @@ pub enum Error {
         /// The slot.
         slot: String,
     },
-    /// A stored state of a backfill that this version cannot read.
+    /// A stored backfill state that this version cannot read.
     #[error(
         "the backfill parameter {parameter} cannot be read; the drain continues without it. Repair it, or \
          delete it and start the backfill again"
@@ -114,21 +120,23 @@ pub enum Error {
         /// The cause.
         source: InvalidDocument,
     },
-    /// An action that outlasted the invocation's time.
+    /// An action that did not end within the invocation's time.
     ///
-    /// Without this error, Lambda would kill the process, and the answer would not have the reason.
+    /// Without this error, Lambda would kill the process, and the answer would not contain the reason.
     #[error(
         "the invocation's time is over, and PostgreSQL or AWS has not answered; nothing is lost, and the \
          next tick continues. If it happens again, check the network"
     )]
     OutOfTime,
-    /// A panic, which the log places.
+    /// A panic. A line of the log has its source file and line number.
     #[error(
         "a fault of Spillway ended the invocation; nothing is lost, and the next tick starts at the last \
          confirmed position. Report it with the line of the log whose error_type is Panicked"
     )]
     Panicked,
-    /// An event that no record can hold. Every change before it is in the stream and confirmed.
+    /// An event that is too large for a record.
+    ///
+    /// Every change before the event's transaction is in the stream and confirmed.
     #[error(
         "slot {slot}: the event at position {position}, of {table}, key hash {key_hash}, {problem}; \
          the slot stays before its transaction. {}",
@@ -139,11 +147,11 @@ pub enum Error {
         slot: String,
         /// The event's position.
         position: String,
-        /// The table of the event, or that it is a logical message.
+        /// The table of the event, or `a logical message`.
         table: String,
         /// The first 16 digits of the partition key's SHA-256.
         key_hash: String,
-        /// What is wrong with its size: see [`Event::size_problem`].
+        /// The problem of its size: see [`Event::size_problem`].
         problem: String,
         /// The policy, on which the advice depends.
         policy: OversizePolicy,
@@ -157,7 +165,7 @@ impl From<ContinuityError> for Error {
 }
 
 impl Error {
-    /// An event that no record can hold.
+    /// The error of an event that is too large for a record.
     pub fn oversize(slot: &str, event: &Event, problem: String, policy: OversizePolicy) -> Self {
         let key_hash = event.key_hash();
         let relation = event.relation.as_ref();
@@ -205,7 +213,7 @@ impl Error {
             Error::StateStore(error) => error.kind(),
             Error::Slot(error) => error.kind(),
             Error::Continuity(error) if error.is_transient() => ErrorKind::Transient,
-            // None of these passes by itself: something has to change, or Spillway has a fault.
+            // No later tick succeeds until an operator acts. The cause may also be a fault of Spillway.
             Error::Config(_)
             | Error::Event(_)
             | Error::Continuity(_)
@@ -221,28 +229,30 @@ impl Error {
         }
     }
 
-    /// Whether the slot does not continue where the stream ended. No later tick can mend that.
+    /// Whether the error is a discontinuity. No later tick can resolve it.
     pub fn is_discontinuity(&self) -> bool {
         matches!(self, Error::Continuity(error) if error.is_discontinuity())
     }
 
-    /// The error and its causes on one line. A cause that repeats an earlier text is left out.
+    /// The error and its causes on one line.
+    ///
+    /// A cause that repeats an earlier text is left out.
     pub fn chain(&self) -> String {
         with_causes(self)
     }
 }
 
-/// Advice to the operator on an event that no record can hold.
+/// Advice to the operator on an event that is too large.
 fn oversize_advice(policy: OversizePolicy) -> &'static str {
     match policy {
         OversizePolicy::Fail => {
             "Set OVERSIZE=omit: the event is then sent without its largest columns, and names them. Or list in \
-             TABLES the tables to send, without this one. A change of the publication does not help with what \
-             is logged already"
+             TABLES the tables to send, without this one. Removing the table from the publication does not \
+             help: the change is already in the log"
         }
         OversizePolicy::Omit => {
-            "It is too large without its large columns, too, because of its key or of its many small columns. \
-             List in TABLES the tables to send, without this one"
+            "The event is too large even without its large columns, because of its key or its many small \
+             columns. List in TABLES the tables to send, without this one"
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From an event to its answer: reads the event, runs its action within the invocation's time.
+//! Handler of an invocation: parses the event, and runs its action in time.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::invocation::Action;
 /// # Errors
 /// See [`Error`]. An action that still runs at [`Budget::end`] is dropped with [`Error::OutOfTime`].
 pub async fn handle(app: &App, event: &Value, deadline: Instant) -> Result<Value, Error> {
-    // An earlier invocation that succeeded may have left one.
+    // A report stays after an invocation that succeeded.
     app.take_failed_report();
     let action = Action::parse(event)?;
     let budget = Budget::new(Instant::now(), deadline);

@@ -2,7 +2,7 @@
 //!
 //! **The promise.** Every committed change reaches the stream at least once and is never silently skipped.
 //! Changes of one key arrive in commit order. A change has the same [`position`](base::position) every time
-//! it is sent. If continuity cannot be proved, the drain stops with an error that has the evidence
+//! it is sent. If continuity cannot be proved, the drain stops. The error contains the evidence
 //! ([`continuity`]).
 //!
 //! **The path of a change.**
@@ -11,9 +11,9 @@
 //!                                              checkpoint.store(position) -> slot.advance(position)
 //! ```
 //!
-//! **The invariant**, over ends of commit records: `confirmed_flush <= checkpoint <= acknowledged <= peeked
-//! <= flush`. The slot moves only after the checkpoint is stored. The checkpoint is stored only after the
-//! stream acknowledged every change up to it.
+//! **The invariant**: `confirmed_flush <= checkpoint <= acknowledged <= peeked <= flush`. A position covers
+//! the transactions whose commit record ends at or before it. The slot moves only after the checkpoint is
+//! stored. The checkpoint is stored only after the stream acknowledged every change up to it.
 //!
 //! **The order of modules.** A module imports only modules below it. `ARCHITECTURE.md` states the
 //! order, and `scripts/module_order.py` checks it.

@@ -65,8 +65,8 @@ fn main() -> ExitCode {
 
 /// Serves invocations.
 ///
-/// If the configuration is not valid, each invocation returns that error, so the caller sees it. An exit of
-/// the process would only look like a crash.
+/// If the configuration is not valid, each invocation returns this error, so the caller sees it. If the
+/// process exited instead, Lambda would report a crash without the reason.
 ///
 /// # Errors
 /// The Lambda Runtime API failed.
@@ -109,10 +109,10 @@ async fn serve(config: Result<Config, Error>, fields: &LineFields) -> Result<(),
     runtime.layer(MapRequestLayer::new(with_json_payload)).run().await
 }
 
-/// The invocation with `null` for a payload that is not JSON.
+/// The invocation, with `null` if its payload is not JSON.
 ///
-/// The runtime would answer such a payload itself, with a type of the library as `errorType`. `null` is no
-/// event either, and its error has a stable name.
+/// The runtime would refuse such a payload itself. Its `errorType` would be the name of a Rust type of the
+/// library. `null` is not a valid event, and its `errorType` is stable: `EventInvalid`.
 fn with_json_payload(mut invocation: LambdaInvocation) -> LambdaInvocation {
     if serde_json::from_slice::<Value>(&invocation.body).is_err() {
         invocation.body = "null".into();
@@ -122,7 +122,7 @@ fn with_json_payload(mut invocation: LambdaInvocation) -> LambdaInvocation {
 
 /// Writes a summary line with the invocation's fields to the log.
 ///
-/// It has no `level`. Lambda takes such a line for INFO.
+/// The line has no `level`. Lambda treats such a line as INFO.
 fn write_line(mut line: Map<String, Value>, fields: &LineFields) {
     fields.add_to(&mut line);
     let _ = std::io::stderr().write_all(format!("{}\n", Value::Object(line)).as_bytes());
@@ -142,7 +142,7 @@ fn diagnostic(error: &Error) -> Diagnostic {
 
 /// The deadline on the monotonic clock. `millis` is Lambda's deadline, ms since 1970-01-01 UTC.
 ///
-/// Some local runtimes send a deadline in the past. It then counts as one minute from now.
+/// Some local runtimes send a deadline in the past. The result is then one minute from now.
 fn deadline(millis: u64) -> Instant {
     let left = Duration::from_millis(millis).saturating_sub(clock::now());
     let left = match left.is_zero() {

@@ -20,16 +20,16 @@ pub enum Plugin {
 /// Options that a peek passes to the plugin: a name, its value, the next name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginOptions {
-    /// Options that every version knows.
+    /// Options that every version of the plugin supports.
     pub common: Vec<String>,
-    /// Options that only newer versions know.
+    /// Options that only newer versions of the plugin support.
     ///
-    /// A server that does not know an option names it in its error.
+    /// If the plugin refuses them, the peek is repeated without them.
     pub newer: Vec<String>,
 }
 
 impl PluginOptions {
-    /// The effect of a server that does not know the newer options.
+    /// The warning if the plugin does not support the newer options.
     pub const WITHOUT_NEWER: &str = "wal2json is older than 2.6 and writes NaN and Infinity as null: use pgoutput \
                                      where they occur";
 }
@@ -39,7 +39,7 @@ impl PluginOptions {
 pub struct ChangeMark {
     /// Place of the byte in the row, counted from 1.
     ///
-    /// SQL's `substr` counts in the same way.
+    /// SQL's `substr` also counts from 1.
     pub place: i32,
     /// The values of the byte in the row of a change.
     pub bytes: &'static [&'static [u8]],
@@ -67,7 +67,7 @@ impl Plugin {
 
     /// Whether the plugin sends the tables of publications.
     ///
-    /// The publications must exist. The other plugins know no publications.
+    /// The publications must exist. The other plugins do not use publications.
     pub fn reads_publications(self) -> bool {
         self == Plugin::Pgoutput
     }
@@ -79,8 +79,8 @@ impl Plugin {
 
     /// Whether the plugin sends rows of other relations than tables.
     ///
-    /// Such relations are materialized views and the server's own tables. pgoutput sends rows of published
-    /// tables only.
+    /// Such relations are materialized views and system tables. pgoutput sends only rows of published
+    /// tables.
     pub fn sends_other_relations(self) -> bool {
         self != Plugin::Pgoutput
     }
@@ -90,7 +90,7 @@ impl Plugin {
         self == Plugin::Pgoutput
     }
 
-    /// Whether a begin row has the end of the commit record.
+    /// Whether a begin row contains the end of the commit record.
     pub fn begins_with_commit_end(self) -> bool {
         self == Plugin::Wal2json
     }
