@@ -110,8 +110,8 @@ fn table_progress(state: &BackfillState, name: &TableName) -> (&'static str, Opt
     }
     match state.is_over(name) {
         false => ("queued", Some(0), 0),
-        // The state had room neither for this table's figures nor for every failure. So it is not known whether
-        // the table failed.
+        // The state had room neither for this table's figures nor for every failure. So it is not known
+        // whether the table failed.
         true if state.failures > state.failed.len() as u64 => ("over", None, 0),
         true => ("done", None, 0),
     }
