@@ -77,13 +77,13 @@ check: lint tools-check tools-checkov tools-sql tools-examples ## the gate: all 
 	.tools/aws/bin/python -m unittest discover --quiet --start-directory scripts/tests
 	.tools/sql/bin/python -m unittest discover --quiet --start-directory tests/sql
 	.tools/consumers/bin/python -B -m unittest discover --quiet --start-directory tests/sql --pattern shipped_stores.py
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	.tools/aws/bin/cargo-deny --locked check licenses bans sources
 	@if [ -n "$(ADVISORY_DB)" ]; then scripts/advisories.sh "$(ADVISORY_DB)"; else echo "advisories: not checked, ADVISORY_DB is not set"; fi
 	.tools/aws/bin/cfn-lint template.yaml examples/cluster.yaml examples/consumers/*/*.yaml
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint --template-file examples/cluster.yaml
 	.tools/checkov/bin/checkov --file template.yaml examples/cluster.yaml examples/consumers/*/*.yaml --framework cloudformation --skip-download --compact --quiet
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
 advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database; ADVISORY_DB=folder is a copy)
 	@scripts/advisories.sh "$(ADVISORY_DB)"

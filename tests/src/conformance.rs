@@ -202,7 +202,7 @@ pub async fn drain_into_stream(fixture: &mut Fixture, index: usize, form: EventF
         fixture.function.set(name, value).await;
     }
     fixture.drain().await;
-    fixture.ssm.delete(&format!("/spillway/{slot}")).await;
+    fixture.ssm.delete(&format!("/spillway/{slot}"));
     slot
 }
 

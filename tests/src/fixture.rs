@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::aws::fake_kinesis::FakeKinesis;
+use crate::aws::fake_ssm::FakeSsm;
 use crate::aws::fault_proxy::FaultProxy;
 use crate::aws::kinesis::Kinesis;
-use crate::aws::ssm::Ssm;
 use crate::consumer::Delivery;
 use crate::consumer::oracle::{self, ComparedRows};
 use crate::lambda::function::{Function, Outcome};
@@ -38,8 +38,8 @@ pub struct Fixture {
     /// Unused when the fixture has a fake Kinesis.
     pub kinesis: ServerHandle<Kinesis>,
     fake_kinesis: Option<FakeKinesis>,
-    /// The SSM emulator; the function uses it through [`Fixture::ssm_proxy`].
-    pub ssm: &'static Ssm,
+    /// The parameter store; the function uses it through [`Fixture::ssm_proxy`].
+    pub ssm: FakeSsm,
     /// Fault proxy between the function and Kinesis.
     pub kinesis_proxy: FaultProxy,
     /// Fault proxy between the function and SSM.
@@ -292,24 +292,24 @@ impl Fixture {
 
     /// The stored checkpoint; `None` before the first.
     pub async fn checkpoint(&self) -> Option<Value> {
-        let text = self.ssm.get(&self.parameter).await?;
+        let text = self.ssm.get(&self.parameter)?;
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
     }
 
     /// The stored state of the backfill; `None` when there is none.
     pub async fn backfill_state(&self) -> Option<Value> {
-        let text = self.ssm.get(&format!("{}.backfill", self.parameter)).await?;
+        let text = self.ssm.get(&format!("{}.backfill", self.parameter))?;
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
     }
 
     /// Stores a text as the backfill's state, without the fault proxy.
     pub async fn put_backfill(&self, text: &str) {
-        self.ssm.put(&format!("{}.backfill", self.parameter), text).await;
+        self.ssm.put(&format!("{}.backfill", self.parameter), text);
     }
 
     /// Stores a checkpoint, without the fault proxy.
     pub async fn put_checkpoint(&self, checkpoint: &Value) {
-        self.ssm.put(&self.parameter, &checkpoint.to_string()).await;
+        self.ssm.put(&self.parameter, &checkpoint.to_string());
     }
 
     /// `confirmed_flush_lsn` of the slot, in the notation of PostgreSQL.
@@ -345,9 +345,6 @@ impl Drop for Fixture {
             }
             if let (ServerHandle::Shared(kinesis), None) = (&self.kinesis, &self.fake_kinesis) {
                 kinesis.delete_stream(&self.stream).await;
-            }
-            for suffix in ["", ".backfill", ".tables"] {
-                self.ssm.delete(&format!("{}{suffix}", self.parameter)).await;
             }
         });
     }

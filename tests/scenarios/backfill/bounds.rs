@@ -63,9 +63,9 @@ async fn a_writer_does_not_wait_for_a_chunk() {
 
 /// Backfill of a table larger than the function's memory.
 ///
-/// Each row has almost a megabyte. All rows together have 192 MB, and the function has 128 MiB.
+/// Each row has almost a megabyte. All rows together have 144 MB, and the function has 128 MiB.
 async fn memory_does_not_grow_with_the_table() {
-    const ROWS: usize = 200;
+    const ROWS: usize = 150;
     const MIB: u64 = 128;
     for aggregation in ["none", "kpl"] {
         let builder = Fixture::builder(Plugin::Pgoutput)

@@ -224,7 +224,7 @@ async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
             .read(&fixture.kinesis, &stream)
             .await;
         fixture.kinesis.delete_stream(&stream).await;
-        fixture.ssm.delete(&format!("/spillway/{slot}")).await;
+        fixture.ssm.delete(&format!("/spillway/{slot}"));
 
         let mut aggregated = Delivery::default();
         for line in &lines {

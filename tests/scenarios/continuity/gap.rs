@@ -122,7 +122,7 @@ async fn an_accepted_gap_sends_a_control_event_and_the_drain_continues() {
 
 async fn an_accepted_gap_replaces_an_invalid_checkpoint() {
     let fixture = fixture_with_backlog().await;
-    fixture.ssm.put(&fixture.parameter, "soon").await;
+    fixture.ssm.put(&fixture.parameter, "soon");
     assert_tick_fails(&fixture, "CheckpointInvalid", &[&fixture.parameter]).await;
     let confirmed = fixture.confirmed_flush().await;
     fixture.invoke(accept_gap(&confirmed)).await.answer();

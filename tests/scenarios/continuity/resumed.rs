@@ -108,7 +108,7 @@ async fn drain_in_one_invocation(fixture: &Fixture) -> Delivery {
     assert_eq!(report["stopped"], "empty", "{report}");
     let delivery = Delivery::read(kinesis, &name).await;
     kinesis.delete_stream(&name).await;
-    fixture.ssm.delete(&format!("/spillway/{name}")).await;
+    fixture.ssm.delete(&format!("/spillway/{name}"));
     delivery
 }
 

@@ -19,9 +19,9 @@ crate::scenarios![
     a_value_of_twenty_megabytes_is_omitted_wherever_it_is,
     a_value_of_twenty_megabytes_is_omitted_on_14,
     a_value_of_twenty_megabytes_is_omitted_on_18,
-    a_value_of_three_hundred_megabytes_is_omitted_by_pgoutput,
-    a_value_of_three_hundred_megabytes_is_omitted_by_wal2json,
-    a_value_of_three_hundred_megabytes_is_omitted_by_test_decoding,
+    a_value_larger_than_the_memory_is_omitted_by_pgoutput,
+    a_value_larger_than_the_memory_is_omitted_by_wal2json,
+    a_value_larger_than_the_memory_is_omitted_by_test_decoding,
     a_table_that_is_left_out_never_stands_in_the_way,
     the_advice_of_the_error_makes_the_next_tick_pass,
     a_transaction_of_huge_rows_is_resumed_inside,
@@ -119,10 +119,11 @@ async fn a_value_of_twenty_megabytes_is_omitted_on_18() {
     assert_omitted(pgoutput(18)).await;
 }
 
-async fn assert_three_hundred_megabytes_are_omitted(plugin: Plugin) {
+/// Asserts that a value of 150 MB is omitted by the function of 128 MiB.
+async fn assert_larger_than_memory_is_omitted(plugin: Plugin) {
     let fixture = fixture(Fixture::builder(plugin).env("OVERSIZE", "omit")).await;
     fixture
-        .sql("insert into big values (1, 'a', repeat('x', 300000000), null); insert into small values (1)")
+        .sql("insert into big values (1, 'a', repeat('x', 150000000), null); insert into small values (1)")
         .await;
     fixture.drain().await;
     assert_eq!(
@@ -133,16 +134,16 @@ async fn assert_three_hundred_megabytes_are_omitted(plugin: Plugin) {
     assert_memory(&fixture);
 }
 
-async fn a_value_of_three_hundred_megabytes_is_omitted_by_pgoutput() {
-    assert_three_hundred_megabytes_are_omitted(Plugin::Pgoutput).await;
+async fn a_value_larger_than_the_memory_is_omitted_by_pgoutput() {
+    assert_larger_than_memory_is_omitted(Plugin::Pgoutput).await;
 }
 
-async fn a_value_of_three_hundred_megabytes_is_omitted_by_wal2json() {
-    assert_three_hundred_megabytes_are_omitted(Plugin::Wal2json).await;
+async fn a_value_larger_than_the_memory_is_omitted_by_wal2json() {
+    assert_larger_than_memory_is_omitted(Plugin::Wal2json).await;
 }
 
-async fn a_value_of_three_hundred_megabytes_is_omitted_by_test_decoding() {
-    assert_three_hundred_megabytes_are_omitted(Plugin::TestDecoding).await;
+async fn a_value_larger_than_the_memory_is_omitted_by_test_decoding() {
+    assert_larger_than_memory_is_omitted(Plugin::TestDecoding).await;
 }
 
 async fn a_table_that_is_left_out_never_stands_in_the_way() {

@@ -54,7 +54,7 @@ impl PluginPipeline {
     async fn read_and_delete(&self, fixture: &Fixture) -> Delivery {
         let delivery = Delivery::read(&fixture.kinesis, &self.stream).await;
         fixture.kinesis.delete_stream(&self.stream).await;
-        fixture.ssm.delete(&format!("/spillway/{}", self.stream)).await;
+        fixture.ssm.delete(&format!("/spillway/{}", self.stream));
         delivery
     }
 }

@@ -1,6 +1,7 @@
 //! The role and its password are read from Secrets Manager: through SSM, or directly if RDS named the secret.
 
 use scenarios::aws::fault_proxy::{Fault, FaultProxy};
+use scenarios::aws::ssm::Ssm;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
 use serde_json::json;
@@ -15,18 +16,20 @@ crate::scenarios![
     a_secret_without_a_user_needs_the_variable,
 ];
 
-/// Fixture without a password, and a proxy for Secrets Manager requests.
+/// Fixture without a password, and a proxy for the requests to SSM and Secrets Manager.
+///
+/// SSM returns secrets, too. So both are those of moto.
 async fn fixture() -> (Fixture, FaultProxy) {
     let mut fixture = Fixture::new(Plugin::Pgoutput).await;
-    let proxy = FaultProxy::open(fixture.ssm.endpoint()).await;
+    let proxy = FaultProxy::open(Ssm::shared().await.endpoint()).await;
     fixture.function.unset("PGPASSWORD").await;
     fixture.function.unset("PGUSER").await;
     fixture.function.set("DB_AUTH", "secret").await;
     let endpoint = proxy.endpoint().to_owned();
-    fixture
-        .function
-        .set("AWS_ENDPOINT_URL_SECRETS_MANAGER", &endpoint)
-        .await;
+    for service in ["SSM", "SECRETS_MANAGER"] {
+        let variable = format!("AWS_ENDPOINT_URL_{service}");
+        fixture.function.set(&variable, &endpoint).await;
+    }
     (fixture, proxy)
 }
 
@@ -38,7 +41,7 @@ async fn a_secret_is_read_by_name_and_by_arn() {
     let managed = format!("rds!cluster-{}", fixture.slot);
     let mut direct = 0;
     for name in [plain, managed] {
-        let arn = fixture.ssm.create_secret(&name, &secret).await;
+        let arn = Ssm::shared().await.create_secret(&name, &secret).await;
         for id in [&name, &arn] {
             fixture.function.set("DB_SECRET", id).await;
             fixture.tick().await;
@@ -54,7 +57,7 @@ async fn an_arn_of_another_secret_is_refused() {
     let (mut fixture, _proxy) = fixture().await;
     let secret = json!({"username": REPLUSER.0, "password": REPLUSER.1}).to_string();
     let name = format!("app/{}", fixture.slot);
-    let arn = fixture.ssm.create_secret(&name, &secret).await;
+    let arn = Ssm::shared().await.create_secret(&name, &secret).await;
     let (account, _) = arn.rsplit_once(":secret:").unwrap();
     let (region, _) = account.rsplit_once(':').unwrap();
     for other in [
@@ -80,7 +83,7 @@ async fn a_secret_that_is_missing_or_invalid_is_named_and_not_quoted() {
         assert_tick_fails(&fixture, "PostgresAuthentication", &[&name, "DB_SECRET"]).await;
         // A password without its object, as a person writes it.
         let secret = json!(REPLUSER.1).to_string();
-        fixture.ssm.create_secret(&name, &secret).await;
+        Ssm::shared().await.create_secret(&name, &secret).await;
         assert_tick_fails(&fixture, "PostgresAuthentication", &[&name, "\"password\""]).await;
     }
 }
@@ -89,7 +92,7 @@ async fn a_secret_that_cannot_be_read_now_is_read_by_a_later_tick() {
     let (mut fixture, proxy) = fixture().await;
     let secret = json!({"username": REPLUSER.0, "password": REPLUSER.1}).to_string();
     let name = format!("rds!cluster-{}", fixture.slot);
-    fixture.ssm.create_secret(&name, &secret).await;
+    Ssm::shared().await.create_secret(&name, &secret).await;
     fixture.function.set("DB_SECRET", &name).await;
     proxy.inject("GetSecretValue", Fault::internal());
     assert_tick_fails(&fixture, "SecretUnavailable", &[&name, "DB_SECRET"]).await;
@@ -101,7 +104,7 @@ async fn a_secret_without_a_user_needs_the_variable() {
     let (mut fixture, _proxy) = fixture().await;
     let name = format!("app/{}", fixture.slot);
     let secret = json!({"password": REPLUSER.1}).to_string();
-    fixture.ssm.create_secret(&name, &secret).await;
+    Ssm::shared().await.create_secret(&name, &secret).await;
     fixture.function.set("DB_SECRET", &name).await;
     assert_tick_fails(&fixture, "PostgresAuthentication", &[&name, "username", "PGUSER"]).await;
     fixture.function.set("PGUSER", REPLUSER.0).await;

@@ -220,10 +220,10 @@ async fn an_invalid_checkpoint_is_refused() {
     let fixture = fixture_with_backlog().await;
     let good = stored_checkpoint(&fixture).await;
     for garbage in ["soon", "{}", "[1]", r#"{"version":1,"commit_end":"0/16B3748"}"#] {
-        fixture.ssm.put(&fixture.parameter, garbage).await;
+        fixture.ssm.put(&fixture.parameter, garbage);
         assert_tick_fails(&fixture, "CheckpointInvalid", &[&fixture.parameter]).await;
         assert_eq!(
-            fixture.ssm.get(&fixture.parameter).await.as_deref(),
+            fixture.ssm.get(&fixture.parameter).as_deref(),
             Some(garbage),
             "the tick changed the checkpoint"
         );
@@ -268,7 +268,7 @@ async fn assert_publication_missing(builder: FixtureBuilder) {
 async fn a_drain_without_a_checkpoint_starts_at_the_slot() {
     let fixture = fixture_with_backlog().await;
     let before = fixture.consume().await.changes().len();
-    fixture.ssm.delete(&fixture.parameter).await;
+    fixture.ssm.delete(&fixture.parameter);
     let slot = fixture.confirmed_flush().await;
     let report = fixture.tick().await;
     assert_eq!(report["from"], json!(slot), "{report}");

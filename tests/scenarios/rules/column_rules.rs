@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use scenarios::aws::ssm::Ssm;
 use scenarios::consumer::Delivery;
 use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
@@ -371,6 +372,8 @@ async fn a_rule_for_a_partitioned_table_needs_its_own_name() {
 async fn the_salt_is_read_from_a_secret_and_never_quoted() {
     let mut fixture = Fixture::builder(Plugin::Pgoutput)
         .env("COLUMN_RULES", "public.t.name:hash")
+        // moto has the secret.
+        .env("AWS_ENDPOINT_URL_SSM", Ssm::shared().await.endpoint())
         .build()
         .await;
     fixture
@@ -387,14 +390,17 @@ async fn the_salt_is_read_from_a_secret_and_never_quoted() {
         .enumerate()
     {
         let name = format!("{name}-{at}");
-        fixture.ssm.create_secret(&name, &secret.to_string()).await;
+        Ssm::shared()
+            .await
+            .create_secret(&name, &secret.to_string())
+            .await;
         fixture.function.set("COLUMN_SALT_SECRET", &name).await;
         assert_tick_fails(&fixture, "SaltUnreadable", &[&name, "salt"]).await;
         assert_not_logged(&fixture, SALT).await;
         assert_not_logged(&fixture, "too short").await;
     }
-    let arn = fixture
-        .ssm
+    let arn = Ssm::shared()
+        .await
         .create_secret(&name, &json!({"salt": SALT}).to_string())
         .await;
     fixture.function.set("COLUMN_SALT_SECRET", &arn).await;

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use scenarios::aws::ssm::ParameterType;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
@@ -63,14 +62,14 @@ async fn the_state_of_a_backfill_is_encrypted_and_its_values_are_not_logged() {
     let fixture = fixture().await;
     start(&fixture).await;
     let name = parameter(&fixture);
-    let found = fixture.ssm.parameter_type(&name).await;
-    assert_eq!(found, Some(ParameterType::SecureString));
+    let found = fixture.ssm.parameter_type(&name);
+    assert_eq!(found, Some("SecureString".to_owned()));
     let status = fixture.invoke(json!({"action": "status"})).await.answer();
     assert!(status.to_string().contains(NAMED), "the caller sees it: {status}");
     finish(&fixture).await;
     // The checkpoint has positions only.
-    let found = fixture.ssm.parameter_type(&fixture.parameter).await;
-    assert_eq!(found, Some(ParameterType::String));
+    let found = fixture.ssm.parameter_type(&fixture.parameter);
+    assert_eq!(found, Some("String".to_owned()));
     let checkpoint = fixture.checkpoint().await.unwrap().to_string();
     assert!(!checkpoint.contains('@'), "{checkpoint}");
     assert_not_logged(&fixture, NAMED).await;
@@ -81,20 +80,20 @@ async fn a_parameter_of_an_earlier_version_keeps_its_type_until_it_is_deleted() 
     let fixture = fixture().await;
     start(&fixture).await;
     let name = parameter(&fixture);
-    let state = fixture.ssm.get(&name).await.unwrap();
+    let state = fixture.ssm.get(&name).unwrap();
     // As the earlier version stored it. SSM would refuse a store with another type.
-    fixture.ssm.delete(&name).await;
-    fixture.ssm.put(&name, &state).await;
+    fixture.ssm.delete(&name);
+    fixture.ssm.put(&name, &state);
     finish(&fixture).await;
-    let found = fixture.ssm.parameter_type(&name).await;
-    assert_eq!(found, Some(ParameterType::String));
+    let found = fixture.ssm.parameter_type(&name);
+    assert_eq!(found, Some("String".to_owned()));
     // The function is warm, and has the former type in memory.
-    fixture.ssm.delete(&name).await;
+    fixture.ssm.delete(&name);
     start(&fixture).await;
-    let found = fixture.ssm.parameter_type(&name).await;
-    assert_eq!(found, Some(ParameterType::SecureString));
+    let found = fixture.ssm.parameter_type(&name);
+    assert_eq!(found, Some("SecureString".to_owned()));
     fixture.invoke(command_event("cancel")).await.answer();
-    assert_eq!(fixture.ssm.get(&name).await, None);
+    assert_eq!(fixture.ssm.get(&name), None);
 }
 
 async fn an_error_of_postgresql_that_quotes_a_value_is_reported_by_its_code() {

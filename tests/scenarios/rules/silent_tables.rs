@@ -113,8 +113,8 @@ async fn a_table_that_becomes_a_partition_has_not_left() {
 async fn teardown_deletes_the_list() {
     let fixture = fixture(Plugin::TestDecoding).await;
     let list = format!("{}.tables", fixture.parameter);
-    assert!(fixture.ssm.get(&list).await.is_some());
+    assert!(fixture.ssm.get(&list).is_some());
     let answer = fixture.invoke(json!({"action": "teardown"})).await.answer();
     assert!(answer["dropped"].to_string().contains(&list), "{answer}");
-    assert_eq!(fixture.ssm.get(&list).await, None);
+    assert_eq!(fixture.ssm.get(&list), None);
 }

@@ -1,6 +1,7 @@
 //! Fake of SSM Parameter Store: parameters in memory, which end with the process.
 //!
-//! It implements GetParameter, PutParameter and DeleteParameter.
+//! It implements GetParameter, PutParameter and DeleteParameter. It refuses what the service refuses: a value
+//! above 4 KB or with `{{`, and another type for a parameter that exists.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,9 @@ use serde_json::{Value, json};
 
 use crate::aws::endpoint::{self, Answerer, Cut, Endpoint, refusal};
 
+/// Bytes of a value in the standard tier, by the quotas of Parameter Store.
+const MAX_VALUE_BYTES: usize = 4_096;
+
 /// A running fake of SSM.
 #[derive(Debug)]
 pub struct FakeSsm {
@@ -22,9 +26,16 @@ pub struct FakeSsm {
 /// Observer of stores: it gets the name and the value.
 type OnPut = dyn Fn(&str, &str) + Send + Sync;
 
+/// A parameter: its type (`String`, `SecureString`) and its value.
+#[derive(Debug, Clone)]
+struct StoredParameter {
+    kind: String,
+    value: String,
+}
+
 struct FakeSsmService {
-    /// Values by name.
-    parameters: Mutex<HashMap<String, String>>,
+    /// Parameters by name.
+    parameters: Mutex<HashMap<String, StoredParameter>>,
     on_put: Box<OnPut>,
 }
 
@@ -56,39 +67,87 @@ impl FakeSsm {
         self.endpoint.url()
     }
 
+    /// Value of a parameter, decrypted; `None` when it does not exist.
+    pub fn get(&self, name: &str) -> Option<String> {
+        let parameters = self.service.parameters();
+        parameters.get(name).map(|parameter| parameter.value.clone())
+    }
+
+    /// Type of a parameter (`String`, `SecureString`); `None` when it does not exist.
+    pub fn parameter_type(&self, name: &str) -> Option<String> {
+        let parameters = self.service.parameters();
+        parameters.get(name).map(|parameter| parameter.kind.clone())
+    }
+
+    /// Creates or replaces a parameter of the type `String`.
+    pub fn put(&self, name: &str, value: &str) {
+        let parameter = StoredParameter {
+            kind: "String".to_owned(),
+            value: value.to_owned(),
+        };
+        self.service.parameters().insert(name.to_owned(), parameter);
+    }
+
+    /// Deletes a parameter. A missing parameter is no error.
+    pub fn delete(&self, name: &str) {
+        self.service.parameters().remove(name);
+    }
+
     /// Value of the first parameter whose name `is_wanted`, if there is one.
     pub fn find(&self, is_wanted: impl Fn(&str) -> bool) -> Option<String> {
         let parameters = self.service.parameters();
-        let (_, value) = parameters.iter().find(|(name, _)| is_wanted(name))?;
-        Some(value.clone())
+        let (_, parameter) = parameters.iter().find(|(name, _)| is_wanted(name))?;
+        Some(parameter.value.clone())
     }
 }
 
 impl FakeSsmService {
-    fn parameters(&self) -> MutexGuard<'_, HashMap<String, String>> {
+    fn parameters(&self) -> MutexGuard<'_, HashMap<String, StoredParameter>> {
         self.parameters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, name: &str) -> Response<Body> {
+    fn answer_get(&self, name: &str, is_decrypted: bool) -> Response<Body> {
         let parameters = self.parameters();
-        let Some(value) = parameters.get(name) else {
+        let Some(StoredParameter { kind, value }) = parameters.get(name) else {
             return missing();
         };
+        let value = if is_decrypted || kind == "String" {
+            value
+        } else {
+            "AQICAHcipher"
+        };
         let parameter = json!({
-            "Name": name, "Type": "String", "Value": value, "Version": 1, "DataType": "text",
+            "Name": name, "Type": kind, "Value": value, "Version": 1, "DataType": "text",
         });
         endpoint::json(json!({ "Parameter": parameter }).to_string())
     }
 
-    fn put(&self, name: &str, value: &str) -> Response<Body> {
+    fn answer_put(&self, request: &Value) -> Response<Body> {
+        let field = |name: &str| request[name].as_str().unwrap_or_default();
+        let (name, kind, value) = (field("Name"), field("Type"), field("Value"));
         // Under the lock, so that an observer sees the stores in their order.
         let mut parameters = self.parameters();
-        (self.on_put)(name, value);
-        parameters.insert(name.to_owned(), value.to_owned());
+        let found = parameters.get(name);
+        if value.len() > MAX_VALUE_BYTES || value.contains("{{") {
+            let message = "Standard tier parameters support a maximum parameter value of 4096 characters, \
+                           and no value may nest another parameter.";
+            return refusal(400, "ValidationException", message);
+        }
+        if found.is_some() && request["Overwrite"] != json!(true) {
+            return refusal(400, "ParameterAlreadyExists", "The parameter already exists.");
+        }
+        if found.is_some_and(|parameter| !kind.is_empty() && parameter.kind != kind) {
+            let message = "The parameter has another type, which cannot be changed.";
+            return refusal(400, "HierarchyTypeMismatchException", message);
+        }
+        let kind = found.map_or(kind, |parameter| &parameter.kind).to_owned();
+        let value = value.to_owned();
+        (self.on_put)(name, &value);
+        parameters.insert(name.to_owned(), StoredParameter { kind, value });
         endpoint::json(json!({ "Version": 1, "Tier": "Standard" }).to_string())
     }
 
-    fn delete(&self, name: &str) -> Response<Body> {
+    fn answer_delete(&self, name: &str) -> Response<Body> {
         match self.parameters().remove(name) {
             Some(_) => endpoint::json("{}".to_owned()),
             None => missing(),
@@ -108,11 +167,11 @@ impl Answerer for FakeSsmService {
         body: Bytes,
     ) -> Result<Response<Body>, Cut> {
         let request: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let field = |name: &str| request[name].as_str().unwrap_or_default();
+        let name = request["Name"].as_str().unwrap_or_default();
         Ok(match operation.as_str() {
-            "GetParameter" => self.get(field("Name")),
-            "PutParameter" => self.put(field("Name"), field("Value")),
-            "DeleteParameter" => self.delete(field("Name")),
+            "GetParameter" => self.answer_get(name, request["WithDecryption"] == json!(true)),
+            "PutParameter" => self.answer_put(&request),
+            "DeleteParameter" => self.answer_delete(name),
             _ => refusal(400, "UnknownOperationException", "not an operation of this fake"),
         })
     }

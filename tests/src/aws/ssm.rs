@@ -1,15 +1,14 @@
 //! Emulator of SSM and Secrets Manager: the server of moto.
 //!
-//! Python starts slowly. So all scenarios of a process share one server, which starts on first use.
+//! Python starts slowly. So all scenarios of a process share one server, which starts on first use. Most
+//! scenarios store their parameters in a [`FakeSsm`](crate::aws::fake_ssm::FakeSsm), which answers quickly.
 
 use std::path::PathBuf;
 
 use aws_credential_types::Credentials;
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::config::{BehaviorVersion, Region};
-use aws_sdk_ssm::types::Parameter;
-
-pub use aws_sdk_ssm::types::ParameterType;
+use aws_sdk_ssm::types::ParameterType;
 
 use crate::aws::emulator::Emulator;
 use crate::aws::kinesis::{KEY_ID, REGION, SECRET};
@@ -54,7 +53,7 @@ impl Ssm {
         };
         // moto loads its SSM model with the first request. On a busy machine that exceeds the function's
         // timeout.
-        ssm.get("/first").await;
+        ssm.delete("/first").await;
         ssm
     }
 
@@ -67,31 +66,6 @@ impl Ssm {
     /// URL for `AWS_ENDPOINT_URL_SSM`.
     pub fn endpoint(&self) -> &str {
         self.emulator.endpoint()
-    }
-
-    /// Value of a parameter, decrypted; `None` when it does not exist.
-    pub async fn get(&self, name: &str) -> Option<String> {
-        self.parameter(name, true).await?.value
-    }
-
-    /// Type of a parameter; `None` when it does not exist.
-    pub async fn parameter_type(&self, name: &str) -> Option<ParameterType> {
-        self.parameter(name, false).await?.r#type
-    }
-
-    async fn parameter(&self, name: &str, decrypted: bool) -> Option<Parameter> {
-        let request = self.client.get_parameter().name(name).with_decryption(decrypted);
-        match request.send().await {
-            Ok(found) => found.parameter,
-            Err(error) => {
-                let error = error.into_service_error();
-                assert!(
-                    error.is_parameter_not_found(),
-                    "cannot get parameter {name}: {error:?}"
-                );
-                None
-            }
-        }
     }
 
     /// Creates or replaces a parameter.

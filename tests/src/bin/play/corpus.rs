@@ -206,7 +206,7 @@ async fn checkpoints(folder: &Path) {
     for plugin in Plugin::ALL {
         let fixture = Fixture::new(plugin).await;
         let keep = async |tick| {
-            let stored = fixture.ssm.get(&fixture.parameter).await;
+            let stored = fixture.ssm.get(&fixture.parameter);
             let stored = stored.expect("a drain stores its checkpoint");
             let name = format!("{}-{tick}", plugin.name());
             write(&folder.join("checkpoint").join(name), stored.as_bytes());
