@@ -1,4 +1,4 @@
-//! Rows that a backfill read; no change of the log holds them.
+//! Rows that a backfill read from a table, not from the log.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::change::{Relation, Tuple};
 
 /// Place of a row among the backfill rows of its table.
 ///
-/// The names are Debezium's for an incremental snapshot.
+/// Debezium distinguishes the same places in an incremental snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotPlace {
     /// The first of several rows.
@@ -18,7 +18,7 @@ pub enum SnapshotPlace {
 }
 
 impl SnapshotPlace {
-    /// Value of the field `snapshot`.
+    /// Value of the field `snapshot`, with Debezium's names.
     pub(super) fn name(self) -> &'static str {
         match self {
             SnapshotPlace::First => "first_in_data_collection",

@@ -1,9 +1,11 @@
 //! The envelope of Debezium's PostgreSQL connector, as its JSON converter writes it.
 //!
-//! The fields and their order are Debezium's. Two fields are added: `source.position`, and `source.omitted`
-//! in an event that lost columns, or parts of a message, for its size. An event may instead be the flat row
-//! (`unwrapped.rs`), and may have its schema before it (`schema.rs`). With schemas, `source.unchanged` and
-//! `source.texts` state what the columns cannot.
+//! The fields and their order are Debezium's. Spillway adds `source.position`. It also adds `source.omitted`
+//! to an event from which columns, or parts of a message, were omitted for its size.
+//!
+//! Two settings change the form: an event may be the flat row (`unwrapped.rs`), and its schema may precede it
+//! (`schema.rs`). With schemas, the event names its unchanged columns in `source.unchanged`. It has the text
+//! of values that do not fit the schema in `source.texts`.
 
 mod columns;
 mod decimal;
@@ -44,17 +46,21 @@ pub struct Debezium {
     pub name: String,
     /// `source.db`.
     pub database: String,
-    /// Forms of decimals and times.
+    /// Forms of decimals, times, intervals and hstores.
     pub modes: DebeziumModes,
     /// Whether a tombstone follows each delete (`tombstones.on.delete`).
     ///
     /// A tombstone is a record without data that has the key of the delete.
     pub tombstones: bool,
-    /// Whether an event carries its order in its transaction (`provide.transaction.metadata`).
+    /// Whether an event contains its order in its transaction.
+    ///
+    /// Debezium's `provide.transaction.metadata`.
     pub transaction_metadata: bool,
     /// Whether an event is the flat row, as Debezium's `ExtractNewRecordState` writes it.
     pub unwrap: bool,
-    /// Schemas that precede the events (`schemas.enable`); `None` without schemas.
+    /// Cache of the schemas that precede the events (`schemas.enable`).
+    ///
+    /// `None` without schemas.
     pub schemas: Option<SchemaCache>,
 }
 
@@ -68,7 +74,8 @@ impl Debezium {
         let has_keys = row.has_whole_keys();
         self.write_schema(schemas, out, row.relation, has_keys);
         let is_key_written = self.write_payload(out, row);
-        // A converter refuses an event without the value of a column that its schema requires.
+        // A converter refuses an event that lacks a required value. So if a value of the key does not fit its
+        // type, the event gets the schema with optional columns.
         if has_keys && !is_key_written {
             out.truncate(start);
             self.write_schema(schemas, out, row.relation, false);
@@ -77,7 +84,7 @@ impl Debezium {
         out.push(b'}');
     }
 
-    /// Appends the event without its schema. Returns whether it has every value of a key that the log holds.
+    /// Appends the event without its schema. Returns whether every key value fits its type.
     fn write_payload(&self, out: &mut Vec<u8>, row: &RowEvent<'_>) -> bool {
         match self.unwrap {
             true => self.write_unwrapped_row(out, row),
@@ -95,7 +102,7 @@ impl Debezium {
         let omitted: Vec<&str> = row.omitted_names().collect();
         self.write_source(out, &row.head, Some(row.relation), &omitted);
         if self.schemas.is_some() {
-            // The notes are the last fields of the block.
+            // Removes the closing brace: these fields are the last ones of the block.
             out.pop();
             write_unchanged(out, "unchanged", row);
             write_texts(out, "texts", &unfit);
@@ -162,9 +169,7 @@ impl Debezium {
         }
     }
 
-    /// Appends the schema of a table's rows.
-    ///
-    /// Uses the text of the cache if the cache has it.
+    /// Appends the schema of a table's rows, from the cache if possible.
     fn write_schema(
         &self,
         schemas: &SchemaCache,
@@ -177,7 +182,9 @@ impl Debezium {
         });
     }
 
-    /// Appends the `source` block. A message has no relation; schema and table are then empty.
+    /// Appends the `source` block.
+    ///
+    /// A message has no relation. Its schema and table are empty.
     fn write_source(
         &self,
         out: &mut Vec<u8>,
@@ -196,9 +203,9 @@ impl Debezium {
         out.extend_from_slice(head.snapshot.map_or("false", SnapshotPlace::name).as_bytes());
         out.extend_from_slice(br#"","db":"#);
         write_string(out, &self.database);
-        // Consumers order events by this pair. Debezium writes the end of the last commit and the change's
-        // LSN. The end of the change's own commit orders events the same, and does not depend on where
-        // reading began.
+        // Consumers order events by this pair. Debezium writes the end of the last commit and the LSN of the
+        // change. Spillway writes the end of the change's own commit. The order is the same, and the value
+        // does not depend on where reading began.
         out.extend_from_slice(br#","sequence":"[\""#);
         write_integer(out, commit_end.0);
         out.extend_from_slice(br#"\",\""#);
@@ -240,7 +247,7 @@ impl Debezium {
 
     /// Appends an image as a JSON object of its known columns.
     ///
-    /// Appends `null` if there is no image.
+    /// Appends `null` if the event has no such image.
     fn write_image<'r>(
         &self,
         out: &mut Vec<u8>,
@@ -294,7 +301,7 @@ fn write_order(out: &mut Vec<u8>, head: &EventHead, prefix: &str) {
     write_integer(out, table_order);
 }
 
-/// The letter of a row's operation.
+/// Debezium's letter of a row's operation.
 fn letter(operation: RowOperation) -> u8 {
     match operation {
         RowOperation::Insert => b'c',
@@ -304,7 +311,9 @@ fn letter(operation: RowOperation) -> u8 {
     }
 }
 
-/// Appends `,"<name>":[…]`: the columns whose values the new row does not hold; nothing if it holds all.
+/// Appends `,"<name>":[…]` with the columns whose values the new row lacks.
+///
+/// Appends nothing if it has all values.
 fn write_unchanged(out: &mut Vec<u8>, name: &str, row: &RowEvent<'_>) {
     let mut names = row.unchanged_names().peekable();
     if names.peek().is_some() {
@@ -322,7 +331,7 @@ fn write_field_name(out: &mut Vec<u8>, name: &str) {
 
 /// Appends `,"ts_ms":…,"ts_us":…,"ts_ns":…`.
 ///
-/// 64 bits hold nanoseconds until the year 2262; later times have the largest number.
+/// 64 bits can hold nanoseconds until the year 2262. Later times have the largest number.
 fn write_timestamps(out: &mut Vec<u8>, micros: i64) {
     out.extend_from_slice(br#","ts_ms":"#);
     write_integer(out, micros.div_euclid(1000));
@@ -332,7 +341,7 @@ fn write_timestamps(out: &mut Vec<u8>, micros: i64) {
     write_integer(out, micros.saturating_mul(1000));
 }
 
-/// Appends operation and time of reading, and closes the event.
+/// Appends the operation and the time of reading, and closes the event.
 fn write_end(out: &mut Vec<u8>, op: u8, now: i64) {
     out.extend_from_slice(br#","op":""#);
     out.push(op);
@@ -343,7 +352,7 @@ fn write_end(out: &mut Vec<u8>, op: u8, now: i64) {
 
 /// Appends the serialized key, `{"id":1}`.
 ///
-/// The modes do not apply to it: a change of the modes must not move rows to other lanes.
+/// The modes do not apply to the key. Otherwise a change of the modes would move rows to other lanes.
 pub(super) fn write_key(key: &mut Vec<u8>, relation: &Relation, tuple: &Tuple<'_>) {
     write_columns(key, relation, tuple, |column| column.key);
 }

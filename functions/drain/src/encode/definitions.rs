@@ -1,8 +1,9 @@
 //! Table definitions that the DMS envelope announced, by position.
 //!
 //! The position is that of the change after the announcement. The definitions are kept for the lifetime of
-//! the Lambda sandbox. A table is announced once, and again after a change of its definition. A change that
-//! is sent again is preceded by the same definition again.
+//! the Lambda sandbox. In each sandbox a table is announced before its first change, and again after a change
+//! of its definition. A change that is read again gets the same announcement again, if its definition is one
+//! of the last 16 of its table.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,10 @@ use crate::base::position::Position;
 use crate::base::table_name::TableName;
 use crate::change::{ColumnCoverage, Relation};
 
-/// Definitions remembered per table: more than a window that is read again can contain.
+/// Most definitions remembered per table.
+///
+/// A window that is read again rarely contains more definitions of one table. If it does, a change may get
+/// another announcement than before.
 const MAX_PER_TABLE: usize = 16;
 
 /// Announced definitions of all tables. Clones share them.
@@ -35,11 +39,10 @@ pub(super) enum TableOperation {
 }
 
 impl Definitions {
-    /// Records the table definition at a change. Returns the operation that must announce it before the
-    /// change.
+    /// Records the table definition at a change. Returns the operation that announces it.
     ///
-    /// `None` means that no announcement is due. A relation that holds only the columns of one row is never
-    /// announced.
+    /// The announcement precedes the change. `None` if no announcement is necessary. A relation that has only
+    /// the columns of one row is never announced.
     pub(super) fn announce(&self, relation: &Arc<Relation>, position: Position) -> Option<TableOperation> {
         if relation.coverage == ColumnCoverage::Row {
             return None;
@@ -53,8 +56,8 @@ impl Definitions {
         let operation = match definitions.range(..=position).next_back() {
             Some((at, definition)) if *at == position => return Some(definition.operation),
             Some((_, definition)) if definition.relation.has_same_columns(relation) => return None,
-            // Some columns of a completed relation are assumed from the catalog, so a difference proves
-            // nothing.
+            // Some columns of a completed relation are from the present catalog. So a difference does not
+            // prove that the definition changed.
             Some(_) if relation.coverage == ColumnCoverage::Completed => return None,
             Some(_) => TableOperation::ChangeColumns,
             None => TableOperation::CreateTable,
@@ -62,7 +65,7 @@ impl Definitions {
         let relation = Arc::clone(relation);
         definitions.insert(position, Definition { relation, operation });
         if definitions.len() > MAX_PER_TABLE {
-            // Without the new definition, every later change would be announced again.
+            // The new definition must stay. Otherwise every later change would be announced again.
             let oldest = definitions.keys().find(|at| **at != position).copied();
             oldest.and_then(|oldest| definitions.remove(&oldest));
         }

@@ -1,23 +1,24 @@
 //! The envelope of AWS DMS with Kinesis as its target.
 //!
-//! Its settings in DMS: `json-unformatted`, transaction and control details, schema and table in the
-//! partition key. The fields are those of DMS; `metadata` has four more: `position`, `snapshot`, `unchanged`
-//! and `omitted`.
+//! It is the output of DMS with these settings: `json-unformatted`, transaction and control details, and
+//! schema and table in the partition key. The fields are those of DMS. Spillway adds four fields to
+//! `metadata`: `position`, `snapshot`, `unchanged` and `omitted`.
 //!
 //! Two sources describe the output of DMS. One is the user guide ("Using Amazon Kinesis Data Streams as a
-//! target", "Using a PostgreSQL database as a source"). The other is messages that third parties captured and
-//! published with their parsers. The code marks each decision that neither source supports.
+//! target", "Using a PostgreSQL database as a source"). The other source is messages that third parties
+//! captured and published with their parsers. The code marks each decision that neither source supports.
 //!
-//! - Nulls are left out, as by default. An unchanged large value must therefore be present: it is Debezium's
-//!   marker, and `unchanged` names its column. DMS itself would read the value from the table, where it may
-//!   differ by then.
-//! - Each message ends with a newline, by which a reader separates messages in Firehose's files in S3.
-//! - `before-image` holds the old key of an update that changed the key. For a row without a key it holds the
-//!   whole old row, if the replica identity provides it: nothing else identifies the row.
+//! - Nulls are left out, which is the default of DMS. So an unchanged large value cannot be left out. Its
+//!   text is Debezium's placeholder, and `unchanged` names its column. DMS itself reads the value from the
+//!   table, where it may have changed since.
+//! - Each message ends with a newline, which separates the messages in the files that Firehose writes to S3.
+//! - `before-image` has the old key of an update that changed the key. For a row without a key it has all
+//!   columns of the old row that the log holds: nothing else identifies the row.
 //! - `prev-transaction-id` and `prev-transaction-record-id` are not written. They depend on where reading
-//!   began, so the same change could become two different events.
-//! - A row that a backfill read is a `load` without transaction ids and `commit-timestamp`, as in DMS. The
-//!   same holds for the definition before it. `snapshot` marks the first and the last row of a table.
+//!   began, so a change that is sent again could become a different event.
+//! - A row that a backfill read is a `load` without `transaction-id`, `transaction-record-id` and
+//!   `commit-timestamp`, as in DMS. The definition before it lacks them, too. `snapshot` marks the first and
+//!   the last row of a table.
 //! - A control record has the position of the change that it precedes. Consumers must therefore compare the
 //!   positions of data records only.
 
@@ -90,10 +91,11 @@ impl Dms {
 
     /// Control record that announces the table before a row.
     ///
-    /// The flag is true if the definition has changed. `None` if no announcement is due. The first definition
-    /// is a `create-table`, even if the table is old: DMS starts with it, too, and consumers learn the key
-    /// from it. A changed definition is a `change-columns`, which DMS lists among its operations on tables.
-    /// Spillway decided that this record holds the whole definition.
+    /// The flag is true if the definition changed. Returns `None` if no announcement is necessary.
+    ///
+    /// The first definition is a `create-table`, even if the table is old. DMS also starts with this record,
+    /// and consumers read the key from it. A changed definition is a `change-columns`, which DMS lists among
+    /// its operations on tables. Spillway decided that this record has the whole definition.
     pub(super) fn encode_definition(
         &self,
         row: &RowEvent<'_>,
@@ -119,7 +121,8 @@ impl Dms {
 
     /// Control record `truncate-table`.
     ///
-    /// DMS documents no record for a truncate. Without one, consumers would keep rows that no longer exist.
+    /// DMS documents no record for a truncate. Without this record, consumers would keep rows that no longer
+    /// exist.
     pub(super) fn encode_truncate(
         &self,
         head: &EventHead,
@@ -174,7 +177,9 @@ fn table_key_type(partition_by: PartitionBy) -> &'static str {
     }
 }
 
-/// Appends `,"metadata":{…` without its end. A message has no relation; schema and table are then empty.
+/// Appends `,"metadata":{…` without the closing brace.
+///
+/// A message has no relation. Its schema and table are empty.
 fn write_metadata(out: &mut Vec<u8>, head: &EventHead, kind: &RecordKind, relation: Option<&Relation>) {
     let RecordKind {
         record_type,
@@ -217,7 +222,7 @@ fn write_metadata(out: &mut Vec<u8>, head: &EventHead, kind: &RecordKind, relati
     );
 }
 
-/// LSN in two halves of eight hexadecimal digits, as in DMS.
+/// LSN as DMS writes it: two halves of eight hexadecimal digits.
 fn format_lsn(lsn: Lsn) -> String {
     format!("{:08X}/{:08X}", lsn.0 >> 32, lsn.0 & 0xFFFF_FFFF)
 }
@@ -237,7 +242,7 @@ fn write_before_image(out: &mut Vec<u8>, row: &RowEvent<'_>) {
 
 /// Appends an image as a JSON object.
 ///
-/// The object has the columns that are included and not null.
+/// The object has the known columns that are included and not null.
 fn write_image(out: &mut Vec<u8>, row: &RowEvent<'_>, image: Image, is_included: impl Fn(&Column) -> bool) {
     out.push(b'{');
     let mut is_first = true;
@@ -261,8 +266,8 @@ fn write_image(out: &mut Vec<u8>, row: &RowEvent<'_>, image: Image, is_included:
 /// Appends a value as DMS writes it.
 ///
 /// A boolean is text: DMS treats it as `varchar(5)` unless `MapBooleanAsBoolean` is set. Values of json and
-/// arrays are text. bytea is hexadecimal without a prefix, and timestamps are ISO 8601 in UTC. A numeric
-/// keeps all its digits, which DMS rounds.
+/// arrays are text. bytea is hexadecimal without a prefix, and timestamps are ISO 8601 in UTC. DMS rounds a
+/// numeric; Spillway writes all its digits.
 pub(super) fn write_value(out: &mut Vec<u8>, kind: &Type, text: &str) {
     let written = match kind {
         Type::Bool => parse_bool(text).map(|value| write_ascii(out, &[if value { "true" } else { "false" }])),
@@ -303,9 +308,9 @@ fn write_definition(out: &mut Vec<u8>, relation: &Relation) {
 
 /// Appends a column's definition.
 ///
-/// `INT32`, `STRING` and `TIMESTAMP` occur in captured messages of DMS; the other types are the general types
-/// of the user guide. The log does not record whether a column may be null, so all columns outside the key
-/// are nullable.
+/// `INT32`, `STRING` and `TIMESTAMP` occur in captured messages of DMS. The other names are the data types of
+/// the user guide. The log does not state which columns are `not null`, so all columns outside the key are
+/// nullable.
 fn write_column_definition(out: &mut Vec<u8>, column: &Column) {
     let _ = write!(out, r#"{{"type":"{}""#, dms_type(column));
     let modifier = column
@@ -313,7 +318,7 @@ fn write_column_definition(out: &mut Vec<u8>, column: &Column) {
         .strip_suffix(')')
         .and_then(|name| name.split_once('('))
         .map(|(_, modifier)| modifier);
-    // A modifier that is no number is left out.
+    // A modifier that is not a number is left out.
     let number = |text: &str| text.parse::<i32>().ok();
     match (BuiltIn::from_oid(column.type_oid), &column.kind) {
         (_, Type::Bool) => out.extend_from_slice(br#","length":5"#),
@@ -352,15 +357,16 @@ fn dms_type(column: &Column) -> &'static str {
 
 /// Appends a row's key, `public.foo.42`, as DMS writes it with `PartitionIncludeSchemaTable`.
 ///
-/// Schema, table and key values are joined. The separator between several key values is not documented by
-/// DMS. Two keys with the same text share a lane, which keeps their order.
+/// A period separates schema, table and key values. DMS does not document the separator between several key
+/// values. Two keys with the same text share a lane, so their events stay in order.
 pub(super) fn write_key(key: &mut Vec<u8>, relation: &Relation, tuple: &Tuple<'_>) {
     relation.table.write_unquoted(key);
     let columns = relation.columns.iter().zip(tuple);
     for (column, datum) in columns.filter(|(column, _)| column.key) {
         key.push(b'.');
         if let Datum::Text(text) = datum {
-            // The plugins write a boolean as `f` or as `false`, and a row has one key.
+            // Some plugins write a boolean as `f`, others as `false`. A row has the same key with each
+            // plugin.
             key.extend_from_slice(column.kind.server_text(text).as_bytes());
         }
     }

@@ -1,24 +1,24 @@
-//! Encoded events, and the buffers of former events.
+//! Encoded events, and spare buffers of acknowledged events.
 
 use super::Event;
 
-/// Most bytes of a buffer that is kept.
+/// Largest capacity of a buffer that is used again.
 const MOST_BUFFER_BYTES: usize = 4 << 10;
 
 /// Events that were encoded, in order.
 ///
-/// An event has a buffer for its data and one for its partition key. The buffers of acknowledged events are
-/// used again, so that a row allocates no memory.
+/// An event has a buffer for its data and a buffer for its partition key. Acknowledged events return their
+/// buffers, so that most new events allocate no memory.
 #[derive(Debug, Default)]
 pub struct EncodedEvents {
     /// The events.
     pub events: Vec<Event>,
-    /// Former events, for their buffers.
+    /// Acknowledged events, whose buffers are used again.
     spare: Vec<Event>,
 }
 
 impl EncodedEvents {
-    /// Takes the former events for their buffers, unless some are left.
+    /// Moves acknowledged events here, if no spare buffers are left.
     pub fn refill_spare(&mut self, former: &mut Vec<Event>) {
         if self.spare.is_empty() {
             std::mem::swap(&mut self.spare, former);
@@ -42,7 +42,7 @@ impl EncodedEvents {
 }
 
 impl Event {
-    /// Whether its buffers are small enough to be kept for another event.
+    /// Whether its buffers are small enough to be used again.
     pub fn has_small_buffers(&self) -> bool {
         self.data.capacity() <= MOST_BUFFER_BYTES && self.partition_key.capacity() <= MOST_BUFFER_BYTES
     }

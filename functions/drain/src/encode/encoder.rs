@@ -1,4 +1,4 @@
-//! The steps from one change to its events.
+//! Encoder of one change: its events in order.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use super::{
 use crate::base::lsn::Lsn;
 use crate::change::{Change, Message, Relation, Tuple};
 
-/// No column is omitted before the size of an event is known.
+/// Omitted columns of an event whose size is not known yet.
 const NO_OMITTED_COLUMNS: &OmittedColumns = &OmittedColumns::NONE;
 
-/// Spare bytes of a buffer that are not worth another allocation.
+/// Unused bytes of a buffer that do not justify a reallocation.
 const KEPT_CAPACITY: usize = 512;
 
 /// Encoder of one change or one row of a backfill.
@@ -177,10 +177,10 @@ impl<'a> EventEncoder<'a> {
         let limit = self.limit.saturating_sub(key.len());
         let omitted = self.envelope.write_row_within(&mut data, row, limit);
         let missing_bytes = self.envelope.missing_bytes(row);
-        // One event of a changed key concerns two keys and travels in the lane of one. As a barrier it is in
-        // order for both.
+        // A key change in one event concerns two keys, but the event is in the lane of one. As a barrier, it
+        // is in order with the events of both keys.
         let key_changed = row.operation == RowOperation::Update { key_changed: true };
-        // A row of a keyed table whose key is not known may be any of them.
+        // In a table with a key, a row whose key is not known may be any row of the table.
         let is_lost = row.relation.has_key() && !row.has_key();
         let barrier = (key_changed || is_lost) && *partition_by == PartitionBy::Key;
         let has_tombstone = form.has_tombstones() && row.operation == RowOperation::Delete;
@@ -198,8 +198,9 @@ impl<'a> EventEncoder<'a> {
 
     /// Whether a row needs no order among the rows of its table.
     ///
-    /// With test_decoding, a change of another row may arrive that the log does not identify either. It has
-    /// the lane of its table.
+    /// Only inserts into an insert-only table are spread, and only with [`PartitionBy::Key`] and
+    /// [`KeylessRows::Spread`]. test_decoding also sends updates and deletes of such a table, but the log
+    /// does not identify their rows. They use the lane of the table.
     fn is_spread(&self, row: &RowEvent<'_>) -> bool {
         let is_insert = matches!(row.operation, RowOperation::Insert | RowOperation::Read);
         let Envelope {
@@ -213,7 +214,7 @@ impl<'a> EventEncoder<'a> {
 
     /// Appends the table definition that precedes a row, if any.
     ///
-    /// The form of the envelope decides whether it announces a definition before this row.
+    /// Only the DMS form announces definitions.
     fn push_definition(&mut self, row: &RowEvent<'_>, row_key: &str) {
         let partition_by = self.envelope.partition_by;
         let EnvelopeForm::Dms(form) = &self.envelope.form else {
@@ -222,7 +223,7 @@ impl<'a> EventEncoder<'a> {
         let Some((changed, control)) = form.encode_definition(row, partition_by) else {
             return;
         };
-        // A first definition travels in the lane of its row; a changed one concerns all rows of the table.
+        // A first definition is in the lane of its row. A changed definition concerns all rows of the table.
         let key = match changed {
             true => partition_by.table_key(&row.head, row.relation),
             false => row_key.to_owned(),
@@ -231,7 +232,7 @@ impl<'a> EventEncoder<'a> {
     }
 
     fn push_event(&mut self, row: &RowEvent<'_>, barrier: bool, partition_key: String, mut data: Vec<u8>) {
-        // Many events may be queued, and memory is counted by the bytes that they occupy.
+        // Many events may be queued, and the capacity of their buffers counts against the memory limit.
         if data.capacity() / 2 > data.len() + KEPT_CAPACITY {
             data.shrink_to_fit();
         }

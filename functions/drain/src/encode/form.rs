@@ -1,14 +1,14 @@
-//! The forms of events, and the dispatch to their envelopes.
+//! The formats of events, and the dispatch to their encoders.
 
 use super::key::PartitionBy;
 use super::omitted_columns::Image;
 use super::{Debezium, Dms, EventHead, RowEvent, RowOperation, Wal2json, debezium, dms, wal2json};
 use crate::change::{Column, Message, Relation, Tuple};
 
-/// A form of events that consumers know.
+/// Format of events, with the settings of this format.
 #[derive(Debug, Clone)]
 pub enum EnvelopeForm {
-    /// Debezium's PostgreSQL connector, as its JSON converter writes it.
+    /// Events of Debezium's PostgreSQL connector, as the JSON converter writes them.
     Debezium(Debezium),
     /// AWS DMS with Kinesis as its target.
     Dms(Dms),
@@ -49,9 +49,7 @@ impl EnvelopeForm {
         }
     }
 
-    /// Appends the text of a row's key for a partition key.
-    ///
-    /// The form decides how the key is written.
+    /// Appends the text of a row's key, for a partition key.
     pub(super) fn write_key(&self, out: &mut Vec<u8>, relation: &Relation, tuple: &Tuple<'_>) {
         match self {
             EnvelopeForm::Debezium(_) | EnvelopeForm::Wal2json(_) => {
@@ -72,10 +70,10 @@ impl EnvelopeForm {
         }
     }
 
-    /// Images whose columns outside the key are in the event.
+    /// Images of which the event contains all columns, not only the key.
     ///
-    /// With DMS, the old row of an update has only its key, unless the table has none. The unwrapped form of
-    /// Debezium has no old row of an update.
+    /// In DMS, the old row of an update has only its key columns, unless the table has no key. In the
+    /// unwrapped form of Debezium, an update has no old row.
     pub(super) fn written_images<'r>(
         &self,
         row: &RowEvent<'r>,
@@ -91,19 +89,19 @@ impl EnvelopeForm {
         old.into_iter().chain(new)
     }
 
-    /// The old row of an update whose event has only its key.
+    /// Old row of an update, if the event contains only its key.
     ///
-    /// With DMS, an update that changes the key has the former one.
+    /// In DMS, the event of a key change contains the old key.
     pub(super) fn row_of_old_key<'r>(&self, row: &RowEvent<'r>) -> Option<&'r Tuple<'r>> {
         let is_changed = matches!(row.operation, RowOperation::Update { key_changed: true });
         row.old
             .filter(|_| is_changed && matches!(self, EnvelopeForm::Dms(_)) && row.relation.has_key())
     }
 
-    /// Whether an update makes two events: a delete of the old row and a create of the new one.
+    /// Whether an update has two events: a delete of the old row, and a create.
     ///
-    /// The unwrapped form has no old row of an update. Without a key, only a delete can say which row
-    /// changed.
+    /// In the unwrapped form an update has no old row. If the table has no key, only a delete of the old row
+    /// identifies the row that changed.
     pub(super) fn splits_update(
         &self,
         relation: &Relation,
@@ -123,7 +121,7 @@ impl EnvelopeForm {
         matches!(self, EnvelopeForm::Debezium(form) if form.tombstones)
     }
 
-    /// Whether events carry their order among the events of their table.
+    /// Whether events contain their number among the events of their table.
     pub(super) fn carries_table_counts(&self) -> bool {
         matches!(self, EnvelopeForm::Debezium(form) if form.transaction_metadata)
     }

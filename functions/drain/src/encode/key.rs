@@ -1,4 +1,4 @@
-//! Partition keys: they decide an event's shard, and which events keep their order.
+//! Partition keys, which determine the shard and the order of events.
 
 use sha2::{Digest, Sha256};
 
@@ -23,7 +23,8 @@ pub enum PartitionBy {
 pub enum KeylessRows {
     /// The table and a suffix from the event's position.
     ///
-    /// So the rows use all shards. No later change refers to such a row, so these rows need no order.
+    /// The suffix spreads the rows over all shards. No later change refers to such a row, so these rows need
+    /// no order.
     #[default]
     Spread,
     /// The table.
@@ -32,16 +33,18 @@ pub enum KeylessRows {
 
 /// Unicode characters that a partition key may have (Kinesis API, PutRecordsRequestEntry).
 ///
-/// The API does not say what a character is. The KPL counts units of UTF-16, of which an emoji has two.
+/// The API does not define a character. The KPL counts units of UTF-16, and an emoji has two of them.
 const MAX_KEY_CHARACTERS: usize = 256;
 
 impl PartitionBy {
-    /// Partition key of a row's event: the table's, if the row has no whole key.
+    /// Partition key of a row's event.
     ///
-    /// The columns of `PARTITION_KEYS` replace the key, in each envelope as a JSON object. So rows of several
-    /// tables may have one partition key.
+    /// With [`PartitionBy::Key`] it is the row's key, or that of the table if the row has no whole key. The
+    /// columns of `PARTITION_KEYS` replace the row's key, in each envelope as a JSON object. So rows of
+    /// several tables may have the same partition key.
     ///
-    /// It is written into `buffer`, which is empty. `write_key` writes the row's key as the envelope does.
+    /// The key is written into `buffer`, which must be empty. `write_key` writes the row's key in the form of
+    /// the envelope.
     pub(super) fn row_key(
         self,
         row: &RowEvent<'_>,
@@ -72,7 +75,7 @@ impl PartitionBy {
         })
     }
 
-    /// Partition key of a logical message: the transaction, or else the message's prefix.
+    /// Partition key of a logical message: its prefix, or the transaction.
     pub(super) fn message_key(self, head: &EventHead, prefix: &str) -> String {
         shorten_key(match self {
             PartitionBy::Key | PartitionBy::Table => {
@@ -88,23 +91,23 @@ impl PartitionBy {
 
 /// One of 65,536 partition keys of a table.
 ///
-/// The same position always has the same key. The key is written into `buffer`, which is empty.
+/// The same position always has the same key. The key is written into `buffer`, which must be empty.
 ///
-/// So many keys fill the shards of a stream evenly: with 16 shards, the fullest gets about 3 % more than the
-/// others.
+/// With this number of keys, the shards of a stream get similar loads. With 16 shards, the busiest shard gets
+/// about 3 % more than the others.
 pub(super) fn spread_key(position: Position, relation: &Relation, buffer: String) -> String {
     let mut key = buffer.into_bytes();
     relation.table.write_unquoted(&mut key);
     key.push(b'#');
     let suffix = (position_hash(position) >> 48) as u16;
     let mut digits = [0; 4];
-    // It fails only if the digits had another length.
+    // The call fails only if the length of `digits` does not fit.
     let _ = hex::encode_to_slice(suffix.to_be_bytes(), &mut digits);
     key.extend_from_slice(&digits);
     shorten_key(super::into_string(key))
 }
 
-/// A hash of a position. Consecutive positions have hashes without a pattern.
+/// Hash of a position. The hashes of consecutive positions have no pattern.
 ///
 /// The constants are those of SplitMix64.
 fn position_hash(position: Position) -> u64 {
@@ -136,9 +139,9 @@ fn transaction_key(head: &EventHead) -> String {
 
 /// Replaces a key that is too long by its SHA-256.
 ///
-/// The hash has 64 hexadecimal digits. It is the same every time.
+/// The hash has 64 hexadecimal digits. The same key always has the same hash.
 fn shorten_key(key: String) -> String {
-    // Characters are counted only where the bytes leave it open.
+    // A text has at least as many bytes as characters, so a short one needs no count.
     if key.len() > MAX_KEY_CHARACTERS && key.encode_utf16().count() > MAX_KEY_CHARACTERS {
         return sha256_hex(&key);
     }

@@ -1,10 +1,11 @@
 //! Encoding of changes into events.
 //!
-//! An event has the data of one record and a partition key. Some parts are the same in all envelopes: the
-//! events of a change, their positions, and their keys. This module decides them. If an event exceeds a
-//! record, it decides which columns are omitted. Each envelope decides how its events are written. The module
-//! is pure. Two parts keep state between events: the DMS envelope remembers the table definitions that it
-//! announced, and Debezium's caches the texts of schemas.
+//! This module decides what all envelopes have in common. It decides the events of each change and their
+//! positions, the source of their partition keys, and the columns that an oversized event omits. Each
+//! envelope decides how it writes events, values and keys.
+//!
+//! The module does no I/O. Two parts keep state between events: the DMS envelope remembers the table
+//! definitions that it announced, and the Debezium envelope caches schemas.
 
 mod backfill_row;
 mod debezium;
@@ -45,29 +46,37 @@ use row::{EventHead, RowEvent, RowOperation, is_key_changed};
 /// An encoded change, ready to be packed into a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Position in the committed history. The event carries it, the same each time it is sent.
+    /// Position in the committed history.
+    ///
+    /// The event contains its position. The position is the same each time the event is sent.
     pub position: Position,
-    /// Partition key: decides the shard, and which events keep their order.
+    /// Partition key, which determines the shard. Events with the same key stay in order.
     ///
     /// Never empty, and never longer than Kinesis accepts.
     pub partition_key: String,
     /// Whether the event is a barrier between the events of all keys.
     ///
-    /// A barrier is sent after all earlier events are acknowledged, and later events wait for it. Barriers
-    /// are truncates, changed table definitions, key changes in one event, control messages, and rows whose
-    /// lane or partition key is made in another way than before.
+    /// A barrier is sent after all earlier events are acknowledged, and all later events wait for it.
+    /// Barriers are:
+    /// - truncates, changed table definitions and control messages;
+    /// - with [`PartitionBy::Key`], key changes in one event, and rows whose table has a key but whose own
+    ///   key is not known;
+    /// - events that the reader marks: the first row after the key of its table changed, and a row whose
+    ///   partition key changed.
     pub barrier: bool,
     /// Table of the event; `None` for a message.
     pub relation: Option<Arc<Relation>>,
-    /// Data of the record. Empty for a tombstone.
+    /// The encoded bytes. Empty for a tombstone.
     pub data: Vec<u8>,
-    /// Bytes of the missing values that the event must hold.
+    /// Bytes of the values that the event must contain, but lacks.
     ///
-    /// These values were not kept, because no record can hold them. An event with such values cannot be sent.
+    /// The decoder dropped these values, because no record can hold them. An event with missing bytes cannot
+    /// be sent.
     pub missing_bytes: usize,
     /// Hash of the row's table and key, if [`Relation::rows_may_move`].
     ///
-    /// Changes of one row must arrive in order, also with different partition keys.
+    /// Changes of one row may then have different partition keys, and must stay in order. The hash identifies
+    /// the row.
     pub row: Option<u64>,
 }
 
@@ -77,10 +86,10 @@ impl Event {
         (self.data.len() + self.partition_key.len()).saturating_add(self.missing_bytes)
     }
 
-    /// What is wrong with the event's size.
+    /// Reason why the size of the event prevents sending.
     ///
-    /// `None` if a record of `limit` bytes holds it. An event that lacks values is wrong at any size: it
-    /// would look complete.
+    /// `None` if the event fits into a record of `limit` bytes and lacks no values. An event that lacks
+    /// values must not be sent even if it fits: it would look complete to consumers.
     pub fn size_problem(&self, limit: usize) -> Option<String> {
         let bytes = self.bytes();
         if bytes > limit {
@@ -94,13 +103,13 @@ impl Event {
 
     /// The first 16 hexadecimal digits of the SHA-256 of the partition key.
     ///
-    /// Errors name the key by this hash, because the key itself may hold values of a row.
+    /// Errors name the key by this hash, because the key may contain values of a row.
     pub fn key_hash(&self) -> String {
         key::sha256_hex(&self.partition_key).chars().take(16).collect()
     }
 }
 
-/// Facts that all events of one transaction share.
+/// Id and commit time of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transaction {
     /// Id of the transaction, 32 bits as in the log.
@@ -114,7 +123,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Transaction of a message that belongs to none.
+    /// Placeholder for the transaction of a message outside any transaction.
     pub const NONE: Transaction = Transaction {
         xid: 0,
         commit_time: None,
@@ -127,9 +136,9 @@ pub enum OversizePolicy {
     /// The drain stops before the event's transaction.
     #[default]
     Fail,
-    /// The largest columns outside the key are omitted.
+    /// The largest columns outside the key are omitted, until the event fits.
     ///
-    /// The omission stops when the event fits. The event names the omitted columns.
+    /// The event names the columns that its new row lacks, or its old row for a delete.
     Omit,
 }
 
@@ -147,9 +156,10 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Returns a copy that shares no announced table definitions with this envelope.
+    /// Copy of the envelope without the announced table definitions.
     ///
-    /// It encodes events that are not sent. Their definitions must not count as announced.
+    /// A forecast encodes its events with this copy, and does not send them. So their definitions must not
+    /// count as announced.
     pub fn with_empty_definitions(&self) -> Self {
         let mut envelope = self.clone();
         if let EnvelopeForm::Dms(form) = &mut envelope.form {
@@ -158,7 +168,7 @@ impl Envelope {
         envelope
     }
 
-    /// Text of all its settings. The announced table definitions are none.
+    /// Text of all settings, without the announced table definitions.
     pub fn settings_text(&self) -> String {
         let form = match &self.form {
             EnvelopeForm::Debezium(form) => format!("{form:?}"),
@@ -181,13 +191,15 @@ impl Envelope {
     /// Appends the events of a change to `out`. Returns how many of them lost columns.
     ///
     /// Columns are omitted only with [`OversizePolicy::Omit`], from an event that would exceed `limit` bytes,
-    /// its partition key included. An event may exceed `limit` even so. `lsn` is the LSN of the change's row
-    /// in the peek; `now` is in µs since 1970-01-01 UTC.
+    /// its partition key included. An event may still exceed `limit`, for example because of its key. `lsn`
+    /// is the LSN of the change's row in the peek; `now` is in µs since 1970-01-01 UTC.
     ///
-    /// Most changes make one event. In the Debezium envelope, a changed key makes two: a delete of the old
-    /// key and a create of the new key. So does an update without a key in its unwrapped form. A truncate
-    /// makes one event per table. A tombstone follows its delete, and a table definition precedes the row
-    /// that needs it; both have the position of that row's event.
+    /// Most changes have one event. A truncate has one event per table. In the Debezium envelope, a key
+    /// change has two events: a delete of the old key and a create of the new key. In its unwrapped form, an
+    /// update of a row without a key also has two, if the log holds the old row.
+    ///
+    /// A tombstone follows its delete, and a table definition precedes its row. Both have the position of
+    /// that row's event.
     pub fn encode(
         &self,
         progress: &mut Progress,
@@ -202,10 +214,9 @@ impl Envelope {
 
     /// Appends the event of a row that a backfill read. Returns 1 if columns were omitted, otherwise 0.
     ///
-    /// Columns are omitted as in [`Envelope::encode`], from an event that would exceed `limit` bytes. A table
-    /// definition precedes the event where it would precede a change of the row. The event's position is the
-    /// next one of the open transaction. That transaction is the watermark's, which was logged at `lsn`.
-    /// `now` is in µs since 1970-01-01 UTC.
+    /// Columns are omitted, and a table definition is added, as in [`Envelope::encode`]. The event has the
+    /// next position of the open transaction, which is the transaction of the watermark. `lsn` is the LSN of
+    /// the watermark; `now` is in µs since 1970-01-01 UTC.
     pub fn encode_backfill_row(
         &self,
         progress: &mut Progress,
@@ -218,9 +229,9 @@ impl Envelope {
         EventEncoder::new(self, progress, lsn, now, limit, out).push_backfill_row(row)
     }
 
-    /// Counts a change that is not sent, because the stream has it.
+    /// Counts a change that the stream has, without encoding it.
     ///
-    /// Later changes get the same positions and counts as if the change had been encoded.
+    /// Later changes get the same positions and counts as if this change were encoded.
     pub fn skip(&self, progress: &mut Progress, lsn: Lsn, change: &Change<'_>) {
         match change {
             Change::Insert { relation, .. } | Change::Delete { relation, .. } => {
@@ -254,8 +265,8 @@ impl Envelope {
 
     /// Encodes a logical message that belongs to no transaction.
     ///
-    /// The event has at most `limit` bytes. Returns the event, and 1 if a part of the message was omitted for
-    /// that, otherwise 0.
+    /// The event has at most `limit` bytes. Returns the event, and 1 if a part of the message is omitted,
+    /// otherwise 0.
     pub fn encode_message_within(
         &self,
         position: Position,
@@ -300,8 +311,9 @@ impl Envelope {
 
     /// Encodes a logical message in at most `limit` bytes.
     ///
-    /// Every role can write a message, of any size. So its content, and where necessary its prefix, are
-    /// omitted with each policy. Returns the event, and 1 if a part is omitted, otherwise 0.
+    /// Every database role can write a message of any size, and none may stop the drain. So with each policy
+    /// the content is omitted, and then the prefix if necessary. Returns the event, and 1 if a part is
+    /// omitted, otherwise 0.
     fn message_event_within(&self, head: &EventHead, message: &Message<'_>, limit: usize) -> (Event, u64) {
         let mut event = self.message_event(head, message);
         let mut omitted = message.omitted;
@@ -319,7 +331,7 @@ impl Envelope {
     }
 }
 
-/// The string of bytes that were written from strings.
+/// Converts bytes that consist of written strings, so they are valid UTF-8.
 fn into_string(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }

@@ -1,6 +1,6 @@
-//! The columns that the images of an event do not have.
+//! Columns that are omitted from the images of an event.
 
-/// Image of a row: before a change, or after it.
+/// Image of a row: before or after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Image {
     Old,
@@ -9,7 +9,7 @@ pub(super) enum Image {
 
 /// Columns omitted from each image of an event.
 ///
-/// They are indexes into the relation's columns.
+/// A column is an index into the relation's columns.
 #[derive(Debug, Default)]
 pub(super) struct OmittedColumns {
     old: Vec<usize>,

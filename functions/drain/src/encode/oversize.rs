@@ -1,7 +1,8 @@
 //! Omission of columns from an event that exceeds a record.
 //!
-//! The largest columns outside the key are omitted until the event fits: first those of the old row, which
-//! consumers need less, then those of the new row. The same event always loses the same columns.
+//! The largest columns outside the key are omitted, until the event fits. The old row loses columns before
+//! the new row, because consumers need it less. With the same record size, an event always loses the same
+//! columns.
 
 use super::omitted_columns::{Image, OmittedColumns};
 use super::{Envelope, OversizePolicy, RowEvent};
@@ -13,7 +14,7 @@ struct OmissionCandidate {
     image: Image,
     /// Index into the relation's columns.
     column: usize,
-    /// Bytes that the omission saves, approximately.
+    /// Approximate number of bytes that the omission saves.
     bytes: usize,
 }
 
@@ -30,8 +31,8 @@ impl RowEvent<'_> {
 impl Envelope {
     /// Writes a row's event into `data`.
     ///
-    /// The event has at most `limit` bytes where the policy and the columns allow that. Returns the omitted
-    /// columns. Values that the decoder dropped for their size are always among them.
+    /// The event has at most `limit` bytes, if the policy and the columns permit it. Returns the omitted
+    /// columns. They always include the columns whose values the decoder dropped for their size.
     pub(super) fn write_row_within(
         &self,
         data: &mut Vec<u8>,
@@ -53,8 +54,8 @@ impl Envelope {
         while let Some(candidate) = candidates.next() {
             omitted.add(candidate.image, candidate.column);
             excess = excess.saturating_sub(candidate.bytes);
-            // The whole event is encoded again only when the estimate says that it fits, or at the last
-            // column.
+            // Encoding the whole event again is slow. It is necessary only if the event fits by the estimate,
+            // or after the last column.
             if excess > 0 && candidates.peek().is_some() {
                 continue;
             }
@@ -80,10 +81,10 @@ impl Envelope {
         missing
     }
 
-    /// Bytes of dropped values that may not be omitted.
+    /// Bytes of dropped values that must not be omitted.
     ///
-    /// The decoder dropped them for their size. They count in the event's size, so the event is oversize: all
-    /// of them with [`OversizePolicy::Fail`], otherwise those of the key.
+    /// The decoder dropped the values for their size. With [`OversizePolicy::Fail`] no value may be omitted;
+    /// otherwise no value of the key. The bytes count as a part of the event, so the event is oversize.
     pub(super) fn missing_bytes(&self, row: &RowEvent<'_>) -> usize {
         let images = self.form.written_images(row);
         let values = images.flat_map(|(_, tuple)| row.relation.columns.iter().zip(tuple));
@@ -100,9 +101,10 @@ impl Envelope {
         missing.chain(old_key).fold(0, usize::saturating_add)
     }
 
-    /// Values outside the key: first those of the old row, and of each row the largest first.
+    /// Values outside the key, in the order of their omission.
     ///
-    /// Values of equal size are in table order.
+    /// The values of the old row are first. The values of each row are in descending order of size, and
+    /// values of equal size are in table order.
     fn omission_candidates(&self, row: &RowEvent<'_>) -> Vec<OmissionCandidate> {
         let mut scratch = Vec::new();
         let mut candidates = Vec::new();

@@ -1,7 +1,7 @@
 //! Positions and counts of the open transaction's events.
 //!
-//! The count starts at the beginning of the transaction, and includes events that are not sent. So an event
-//! gets the same position and counts each time it is encoded.
+//! The counts start at the beginning of the transaction, and include events that are not sent. So an event
+//! has the same position and counts each time it is encoded.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub struct EventCounts {
     pub events: u64,
     /// Number of events of each table.
     ///
-    /// Empty if the events do not carry these counts.
+    /// Empty if the events do not contain these counts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "by_schema")]
     pub tables: BTreeMap<TableName, u64>,
 }
@@ -46,7 +46,7 @@ pub(super) struct EventPlace {
     pub(super) transaction_order: u64,
     /// Number of the event among those of its table, from 1.
     ///
-    /// Only the events of the transaction count. 0 for a message, and if the events of each table are not
+    /// The count starts with the transaction. 0 for a message, and if the events of each table are not
     /// counted.
     pub(super) table_order: u64,
 }
@@ -99,8 +99,8 @@ impl EventPlace {
 impl Progress {
     /// Progress at the beginning of a transaction.
     ///
-    /// `commit_end` is the end of the transaction's commit record. `counts_tables` is whether the events of
-    /// each table are counted.
+    /// `commit_end` is the end of the transaction's commit record. With `counts_tables`, the events of each
+    /// table are counted.
     pub(super) fn new(transaction: Transaction, commit_end: Lsn, counts_tables: bool) -> Self {
         Progress {
             transaction,
@@ -145,7 +145,8 @@ impl Progress {
             Some(count) => count,
             None => self.counts.tables.entry(relation.table.clone()).or_default(),
         };
-        // Restored counts come from a checkpoint. An operator may have edited it, so any number is possible.
+        // Restored counts are from a checkpoint, which an operator may have edited. So any number is
+        // possible.
         *count = count.saturating_add(1);
         let table_order = *count;
         EventPlace {
@@ -164,10 +165,10 @@ impl Progress {
         }
     }
 
-    /// Skips a position that another envelope uses.
+    /// Skips the second position of a key change.
     ///
-    /// A key change is two events in the envelope `debezium`, and one event in the others. With the skip,
-    /// later events have the same positions in every envelope.
+    /// A key change has two events in the envelope `debezium`, and one event in the others. With the skip,
+    /// events after it have the same positions in every envelope.
     pub(super) fn skip_position(&mut self, lsn: Lsn) {
         self.positions.next(lsn);
     }

@@ -1,4 +1,4 @@
-//! The event of one row before it is encoded.
+//! The event of one row, before encoding.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::omitted_columns::{Image, OmittedColumns};
 use super::progress::EventPlace;
 use crate::change::{Column, Datum, Relation, Tuple};
 
-/// The event of a row: operation, table and both images.
+/// Event of a row: operation, table, both images and head.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowEvent<'r> {
     pub(super) operation: RowOperation,
@@ -28,14 +28,14 @@ pub(super) enum RowOperation {
     Insert,
     /// A backfill read the row.
     Read,
-    /// `key_changed`: the row has another key than before.
+    /// `key_changed`: the update changed the key of the row.
     Update {
         key_changed: bool,
     },
     Delete,
 }
 
-/// Facts that events of every kind carry.
+/// Data that events of every kind contain.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EventHead {
     pub(super) transaction: Transaction,
@@ -46,7 +46,7 @@ pub(super) struct EventHead {
     pub(super) snapshot: Option<SnapshotPlace>,
     /// Time when the change was read, µs since 1970-01-01 UTC.
     ///
-    /// Nothing else differs when an event is sent again.
+    /// If an event is sent again, only this time differs.
     pub(super) now: i64,
 }
 
@@ -63,13 +63,15 @@ impl EventHead {
 }
 
 impl<'r> RowEvent<'r> {
-    /// The image whose key decides the partition key: the new row, or the old row of a delete.
+    /// Image whose key determines the partition key.
+    ///
+    /// It is the new row, or the old row of a delete.
     pub(super) fn current_row(&self) -> &'r Tuple<'r> {
         const NO_VALUES: &Tuple<'static> = &Vec::new();
         self.new.or(self.old).unwrap_or(NO_VALUES)
     }
 
-    /// The image that [`RowEvent::current_row`] returns.
+    /// Name of the image that [`RowEvent::current_row`] returns.
     pub(super) fn current_image(&self) -> Image {
         match self.new {
             Some(_) => Image::New,
@@ -85,9 +87,9 @@ impl<'r> RowEvent<'r> {
         }
     }
 
-    /// Whether the row's key is known as a whole.
+    /// Whether the row has a value in each column of the key.
     ///
-    /// A key with a null or without some of its values would be the key of several rows.
+    /// A key with a null, or without some of its values, may match several rows.
     pub(super) fn has_key(&self) -> bool {
         let columns = self.relation.columns.iter().enumerate();
         let row = self.current_row();
@@ -103,8 +105,9 @@ impl<'r> RowEvent<'r> {
 
     /// Whether the columns of `PARTITION_KEYS` are the row's partition key.
     ///
-    /// They are not if a value is unknown. A row without a key has the order of its table, since it is
-    /// unknown to which row a later change refers. A row that no later change refers to needs no such order.
+    /// False if a value of these columns is not known. Also false for a row without a key: a later change
+    /// does not identify its row, so all rows of the table must stay in order. The exception is a row that
+    /// only an insert can write. No later change refers to it, so it needs no order.
     pub(super) fn is_partitioned(&self) -> bool {
         let is_insert = matches!(self.operation, RowOperation::Insert | RowOperation::Read);
         let columns = self.relation.columns.iter().enumerate();
@@ -118,8 +121,8 @@ impl<'r> RowEvent<'r> {
 
     /// Hash of the row's table and key.
     ///
-    /// `None` if the row's partition key cannot change, and for a row without a key. `write_key` writes the
-    /// row's key.
+    /// `None` if the partition key of the row cannot change, or if the row has no whole key. `write_key`
+    /// writes the row's key.
     pub(super) fn row_hash(&self, write_key: impl Fn(&mut Vec<u8>, &Relation, &Tuple<'_>)) -> Option<u64> {
         if !self.relation.rows_may_move || !self.has_key() {
             return None;
@@ -133,7 +136,7 @@ impl<'r> RowEvent<'r> {
 
     /// Whether each image of the event contains the whole key.
     ///
-    /// True without key columns.
+    /// True for a table without key columns.
     pub(super) fn has_whole_keys(&self) -> bool {
         let is_whole = |tuple: &Tuple<'_>| {
             let mut columns = self.relation.columns.iter().zip(tuple);
@@ -144,7 +147,7 @@ impl<'r> RowEvent<'r> {
 
     /// Known columns of an image, with the value to write.
     ///
-    /// An omitted column counts as unchanged.
+    /// The value of an omitted column is [`Datum::Unchanged`].
     pub(super) fn image_columns(
         &self,
         image: Image,
@@ -153,7 +156,9 @@ impl<'r> RowEvent<'r> {
             .filter(|(_, datum)| **datum != Datum::Absent)
     }
 
-    /// All columns of an image, with the value to write. An omitted column counts as unchanged.
+    /// All columns of an image, with the value to write.
+    ///
+    /// The value of an omitted column is [`Datum::Unchanged`].
     pub(super) fn all_columns(
         &self,
         image: Image,
@@ -170,7 +175,9 @@ impl<'r> RowEvent<'r> {
         )
     }
 
-    /// Names of the columns whose values the new row does not hold.
+    /// Names of the columns whose values the new row lacks.
+    ///
+    /// The update did not change them, or they are omitted.
     pub(super) fn unchanged_names(&self) -> impl Iterator<Item = &'r str> {
         self.image_columns(Image::New)
             .filter(|(_, datum)| **datum == Datum::Unchanged)

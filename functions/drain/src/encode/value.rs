@@ -1,8 +1,8 @@
 //! Values in PostgreSQL's text forms: parsing and JSON that the envelopes share.
 //!
 //! The session pins the settings that the forms depend on (`postgres/connection.rs`): ISO dates, UTC,
-//! hexadecimal bytea, ISO 8601 intervals, shortest exact floats. A text without the form of its type is never
-//! interpreted: the caller writes it unchanged, as a string.
+//! hexadecimal bytea, ISO 8601 intervals, shortest exact floats. A text that does not have the form of its
+//! type is not converted: the caller writes it as a string, unchanged.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -29,7 +29,7 @@ pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
 
 /// Whether the JSON string of a text needs escapes.
 ///
-/// Most names and values need none. The loop has no early exit, so that it is compiled to vector
+/// Most names and values need no escapes. The loop has no early exit, so that the compiler can use vector
 /// instructions.
 fn needs_escapes(text: &str) -> bool {
     let is_escaped = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
@@ -50,7 +50,7 @@ pub(super) fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Appends a logical message as a JSON object.
 ///
-/// Its content is base64. Omitted parts are marked as unavailable.
+/// Its content is base64. An omitted part is [`UNAVAILABLE_VALUE`].
 pub(super) fn write_message(out: &mut Vec<u8>, message: &Message<'_>) {
     out.extend_from_slice(br#"{"prefix":"#);
     write_message_prefix(out, message);
@@ -96,12 +96,12 @@ pub(super) fn write_names<'n>(out: &mut Vec<u8>, names: impl Iterator<Item = &'n
     out.push(b']');
 }
 
-/// Appends a number's text where JSON accepts it as a number.
+/// Appends a number's text, if JSON accepts it as a number.
 pub(super) fn write_number(out: &mut Vec<u8>, text: &str) -> Option<()> {
     is_json_number(text).then(|| out.extend_from_slice(text.as_bytes()))
 }
 
-/// A boolean in the form of any output plugin.
+/// The value of a boolean, as any output plugin writes it.
 pub(super) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "t" | "true" => Some(true),
@@ -143,7 +143,7 @@ pub(super) fn parse_bytea(text: &str) -> Option<Vec<u8>> {
 
 /// Whether the text is a date such as `2024-02-29`.
 ///
-/// The year may exceed 9999. `infinity` and years before Christ are no dates here.
+/// The year may exceed 9999. False for `infinity`, and for a text with the era BC.
 pub(super) fn is_date(text: &str) -> bool {
     let mut parts = text
         .split('-')
@@ -167,21 +167,20 @@ pub(super) fn split_timestamp(text: &str) -> Option<(&str, &str)> {
         .filter(|(date, time)| is_date(date) && is_time(time))
 }
 
-/// Date and time, in UTC, of a timestamp with a zone.
+/// Date and time in UTC of a timestamp with a zone.
 ///
 /// The session's time zone is UTC, so the offset is always `+00`.
 pub(super) fn split_timestamptz(text: &str) -> Option<(&str, &str)> {
     text.strip_suffix("+00").and_then(split_timestamp)
 }
 
-/// Time in UTC of a time with a zone.
+/// Converts a time with a zone, such as `12:34:56.789+05:30`, to UTC.
 ///
-/// An example of the text is `12:34:56.789+05:30`. The type has no date, so a time outside 0 to 24 hours
-/// wraps around.
+/// The type has no date, so the result wraps around at midnight.
 pub(super) fn timetz_in_utc(text: &str) -> Option<String> {
     let (time, zone) = text.split_at(text.rfind(['+', '-'])?);
-    // PostgreSQL prints at most two digits per part. The type u8 keeps longer numbers from overflowing the
-    // sums.
+    // PostgreSQL prints at most two digits per part. With the type u8, longer numbers are refused, so the
+    // sums cannot overflow.
     let number = |part: Option<&str>| part.map_or(Some(0), |part| part.parse::<u8>().map(i64::from).ok());
     let mut parts = zone[1..].split(':');
     let offset = number(parts.next())? * 3600 + number(parts.next())? * 60 + number(parts.next())?;
@@ -197,24 +196,24 @@ pub(super) fn timetz_in_utc(text: &str) -> Option<String> {
 
 /// Appends an array's text, `{1,NULL,"a b",{…}}`, as a JSON list. `write_item` writes the items.
 ///
-/// `delimiter` separates the items in the text: a comma, but for `box` and some types of extensions.
+/// `delimiter` separates the items in the text. It is a comma, except for `box` and some types of extensions.
 ///
-/// Returns `None` if the text is no array; `out` then ends with an incomplete list.
+/// Returns `None` if the text is not an array; `out` then ends with an incomplete list.
 pub(super) fn write_array(
     out: &mut Vec<u8>,
     text: &str,
     delimiter: u8,
     write_item: impl Fn(&mut Vec<u8>, &str),
 ) -> Option<()> {
-    // Bounds other than 1 precede the array: `[0:1]={…}`.
+    // An array whose lower bound is not 1 begins with its bounds: `[0:1]={…}`.
     let text = match text.starts_with('[') {
         true => text.split_once('=')?.1,
         false => text,
     };
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (0, 0);
-    // A delimiter or the end of its list follows an item; an item follows a brace or a delimiter. Only `{}`
-    // is an empty list.
+    // After an item, a delimiter or the end of the list is valid. After an opening brace or a delimiter, only
+    // an item or a nested list is valid. The only empty list is `{}`.
     let mut after_item = false;
     loop {
         match *bytes.get(at)? {

@@ -1,19 +1,19 @@
 //! The envelope of wal2json's format version 2: one JSON object per change.
 //!
 //! It is the output of wal2json 2.5 with transaction ids, timestamps, LSNs, types with modifiers, base types
-//! of domains, and primary keys. Spillway's fields follow its fields: `position`, and where they apply
-//! `snapshot`, `unchanged` and `omitted`.
+//! of domains, and primary keys. Spillway's own fields are last: `position`, and in some events `snapshot`,
+//! `unchanged` and `omitted`.
 //!
-//! Intended differences from wal2json, with every output plugin of the slot:
+//! The intended differences from wal2json are the same with every output plugin of the slot:
 //! - NaN and infinities are strings; wal2json writes them as null.
-//! - An unchanged large value is absent, as in wal2json, but `unchanged` names its column. `columns` has
-//!   the value if the old row holds it.
-//! - A domain has its base type at any depth, in arrays too, and its values are written so. wal2json writes
-//!   them as text.
-//! - The name of a type is always valid JSON. wal2json copies the quotes of an identifier without escapes.
-//! - A row that a backfill read is an `I` with `snapshot`: its place among the rows of its table, in
-//!   Debezium's names.
-//! - The content of a message that is no valid UTF-8 is base64, and `encoding` says so.
+//! - An unchanged large value is absent, as in wal2json, but `unchanged` names its column. If the old row has
+//!   the value, `columns` contains it.
+//! - A domain is replaced by its base type, also a domain over a domain and in arrays. Its values have the
+//!   form of the base type. wal2json writes them as text.
+//! - The name of a type is always valid JSON. wal2json does not escape the quotes of an identifier.
+//! - A row that a backfill read has the action `I` and the field `snapshot`. The field has the row's place
+//!   among the rows of its table, with Debezium's names.
+//! - Content of a message that is not valid UTF-8 is base64, and the field `encoding` has the value `base64`.
 
 use std::io::Write as _;
 
@@ -47,7 +47,7 @@ impl Wal2json {
             out.extend_from_slice(br#","identity":"#);
             match row.old {
                 Some(_) => write_columns(out, row, Image::Old, false),
-                // The log holds the old key only if it changed.
+                // Without an old row the key did not change, so the new row has it.
                 None => write_columns(out, row, Image::New, true),
             }
         }
@@ -95,7 +95,7 @@ fn write_content(out: &mut Vec<u8>, content: &[u8]) {
     }
 }
 
-/// Appends the fields that every object starts with: action, transaction, time and LSN.
+/// Appends the first fields of every object: action, transaction, time and LSN.
 fn write_start(out: &mut Vec<u8>, action: char, head: &EventHead) {
     let _ = write!(out, r#"{{"action":"{action}","xid":"#);
     let lsn = head.place.position.lsn;
@@ -110,7 +110,9 @@ fn write_start(out: &mut Vec<u8>, action: char, head: &EventHead) {
     let _ = write!(out, r#","lsn":"{lsn}""#);
 }
 
-/// A time as PostgreSQL prints a `timestamptz` in UTC: without zeros at the end of the fraction.
+/// Time as PostgreSQL prints a `timestamptz` in UTC.
+///
+/// The fraction has no zeros at its end.
 fn format_timestamp(micros: i64) -> String {
     let text = iso_micros(micros).replace('T', " ");
     let text = text.trim_end_matches('Z').trim_end_matches('0');
@@ -179,7 +181,7 @@ fn write_name_and_type(out: &mut Vec<u8>, name: &str, type_name: &str) {
     out.extend_from_slice(br#""name":"#);
     write_string(out, name);
     out.extend_from_slice(br#","type":"#);
-    // wal2json uses the quotes around a name of one part as the quotes of the JSON string.
+    // If a name in quotes has one part, wal2json uses these quotes as the quotes of the JSON string.
     write_string(out, without_quotes(type_name).unwrap_or(type_name));
 }
 

@@ -1,7 +1,7 @@
 //! Values of columns, including those that their schemas cannot hold.
 //!
-//! A converter that reads with a schema makes 0 of a `NaN` in an integer, and another number of one in a
-//! decimal. So with schemas such a value is null, and the event has its text in the field `texts`.
+//! A converter that reads with a schema does not refuse such values. It reads `NaN` as 0 in an integer, and
+//! as another number in a decimal. So with schemas the value is null, and the field `texts` has its text.
 
 use super::flat_names::column_name;
 use super::{Debezium, write_field_name};
@@ -36,7 +36,7 @@ impl<'r> UnfitValue<'r> {
 impl Debezium {
     /// Appends the value of a column. Returns whether the type of its schema can hold it.
     ///
-    /// Without schemas every value is written. With schemas, one that its type cannot hold is null.
+    /// Without schemas every value is written. With schemas, a value that its type cannot hold is null.
     pub(super) fn write_datum(&self, out: &mut Vec<u8>, column: &Column, datum: &Datum<'_>) -> bool {
         match datum {
             Datum::Text(text) => {
@@ -59,7 +59,7 @@ impl Debezium {
     }
 }
 
-/// Appends `,"<name>":{…}` with the texts of these values; nothing without values.
+/// Appends `,"<name>":{…}` with the texts of these values, if there are any.
 pub(super) fn write_texts(out: &mut Vec<u8>, name: &str, values: &[UnfitValue<'_>]) {
     if values.is_empty() {
         return;

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-/// Begin of the names of all added fields (Debezium's `add.fields.prefix`).
+/// Prefix of the names of all added fields (Debezium's `add.fields.prefix`).
 const PREFIX: &str = "__";
 
 /// Names of all added fields, without their prefix.
 ///
-/// The list includes the fields that only some events have.
+/// The list includes fields that only some events have.
 const ADDED_NAMES: [&str; 18] = [
     "deleted",
     "op",
@@ -29,10 +29,10 @@ const ADDED_NAMES: [&str; 18] = [
     "message_content",
 ];
 
-/// The name of a column's field: another one where an added field has the column's name.
+/// Name of a column's field; no added field has the same name.
 ///
-/// It then gets a third underscore. So does a column of that name, and so on: two columns never share a
-/// field.
+/// A column with the name of an added field, such as `__op`, gets one more underscore: `___op`. A column
+/// `___op` also gets one more, and so on. So two columns never have the same field.
 pub(super) fn column_name(name: &str) -> Cow<'_, str> {
     let is_added = name.starts_with(PREFIX) && ADDED_NAMES.contains(&name.trim_start_matches('_'));
     match is_added {

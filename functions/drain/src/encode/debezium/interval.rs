@@ -17,20 +17,21 @@ pub enum IntervalMode {
 const MONTH_SECONDS: i64 = 2_629_800;
 const DAY_SECONDS: i64 = 86_400;
 
-/// The fields of an interval, each a number with its sign.
+/// Fields of an interval; each is the text of a signed number.
 struct Interval<'t> {
     years: &'t str,
     months: &'t str,
     days: &'t str,
     hours: &'t str,
     minutes: &'t str,
-    /// With up to six digits after the decimal point.
+    /// With up to six digits after a decimal point.
     seconds: &'t str,
 }
 
-/// Appends an interval. `text` is PostgreSQL's with `intervalstyle=iso_8601`.
+/// Appends an interval.
 ///
-/// Returns `None` for another text, such as `infinity` (since PostgreSQL 17).
+/// `text` is PostgreSQL's text with `intervalstyle=iso_8601`. Returns `None` for any other text, such as
+/// `infinity` (since PostgreSQL 17).
 pub(super) fn write_interval(out: &mut Vec<u8>, mode: IntervalMode, text: &str) -> Option<()> {
     let interval = Interval::parse(text)?;
     match mode {
@@ -78,7 +79,7 @@ impl<'t> Interval<'t> {
 
     /// Interval in µs.
     ///
-    /// The largest or the smallest number if 64 bits do not hold the interval.
+    /// If 64 bits cannot hold the interval, it is the largest or the smallest number.
     fn micros(&self) -> Option<i64> {
         let number = |text: &str| text.parse::<i64>().ok();
         let months = number(self.years)?
@@ -103,7 +104,8 @@ impl<'t> Interval<'t> {
 
 /// Number before a unit, and the text after the unit.
 ///
-/// The number is `0` if the text does not begin with this field.
+/// If the text does not begin with this field, the number is `0` and the text is unchanged. Returns `None` if
+/// the text before the unit is not a number.
 fn field(text: &str, unit: char) -> Option<(&str, &str)> {
     let end = text.find(|c: char| c.is_ascii_alphabetic());
     match end.filter(|end| text[*end..].starts_with(unit)) {

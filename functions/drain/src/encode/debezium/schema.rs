@@ -1,8 +1,8 @@
 //! Schemas of events, as Kafka Connect's JSON converter writes them: `{"schema":…,"payload":…}`.
 //!
 //! Fields and names are those of Debezium's schemas. A column of the key is required, and every other column
-//! is optional. The log does not state which columns are `not null`, and the catalog shows the present. The
-//! log does not state the defaults of columns either.
+//! is optional and has no default. The log states neither `not null` nor defaults, and the catalog has only
+//! those of the present.
 
 use super::Debezium;
 use super::flat_names::column_name;
@@ -28,7 +28,7 @@ const SOURCE_FIELDS: [(&str, bool, &str); 15] = [
     (STRING, false, "position"),
 ];
 
-/// Fields that an event has only where they say something: without and with the prefix of the unwrapped form.
+/// Fields that only some events have: type, name, and name in the unwrapped form.
 const NOTE_FIELDS: [(&str, &str, &str); 3] = [
     (NAMES, "omitted", "__omitted"),
     (NAMES, "unchanged", "__unchanged"),
@@ -56,7 +56,7 @@ const ADDED_FIELDS: [(&str, &str); 10] = [
     (STRING, "__position"),
 ];
 
-/// Fields of the order in a transaction in the unwrapped form.
+/// Fields of the order in the transaction, in the unwrapped form.
 const ADDED_ORDER_FIELDS: [(&str, &str); 3] = [
     (STRING, "__transaction_id"),
     (INT64, "__transaction_total_order"),
@@ -113,10 +113,10 @@ impl<'o> FieldList<'o> {
         });
     }
 
-    /// Closes the list of fields.
+    /// Closes the list of fields, and appends the schema's name and version.
     ///
-    /// Appends the name and the version of the schema. `version` is the one that Debezium gives the schema
-    /// `name`. Some of its schemas have none. The schema's closing brace is left to the caller.
+    /// `version` is Debezium's version of the schema `name`; some schemas have none. The caller appends the
+    /// schema's closing brace.
     fn end(self, is_optional: bool, name: &str, version: Option<u8>) {
         self.out.push(b']');
         write_optional(self.out, is_optional);
@@ -140,7 +140,7 @@ fn write_optional(out: &mut Vec<u8>, is_optional: bool) {
 impl Debezium {
     /// Appends the schema of a table's rows.
     ///
-    /// Also appends the beginning of the payload. `has_keys` is whether the columns of the key are required.
+    /// Also appends the beginning of the payload. With `has_keys`, the columns of the key are required.
     pub(super) fn write_row_schema(&self, out: &mut Vec<u8>, relation: &Relation, has_keys: bool) {
         out.extend_from_slice(br#"{"schema":"#);
         match self.unwrap {
@@ -161,7 +161,7 @@ impl Debezium {
         out.extend_from_slice(br#"},"payload":"#);
     }
 
-    /// Appends the schema of a message, and the begin of the payload.
+    /// Appends the schema of a message, and the beginning of the payload.
     pub(super) fn write_message_schema(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(br#"{"schema":"#);
         let mut fields = FieldList::begin(out);
@@ -236,7 +236,7 @@ impl Debezium {
         }
     }
 
-    /// Name of a schema: source, schema and name of the table, and the kind of the schema.
+    /// Name of a schema: source, the table's schema and name, and `kind`.
     fn schema_name(&self, relation: &Relation, kind: &str) -> String {
         format!(
             "{}.{}.{}.{kind}",
@@ -266,7 +266,7 @@ fn write_transaction(out: &mut Vec<u8>) {
     fields.end(true, "event.block", Some(1));
 }
 
-/// Appends the times of reading.
+/// Appends the fields of the time of reading.
 fn push_times(fields: &mut FieldList<'_>) {
     for name in ["ts_ms", "ts_us", "ts_ns"] {
         fields.push_simple(INT64, true, name);

@@ -1,7 +1,7 @@
-//! Schemas that were composed, by table.
+//! Cache of the schemas of rows, by table.
 //!
-//! A schema depends on the columns of its table, and on whether its key is required. It is longer than most
-//! rows. So it is composed once for each of these, and copied to the beginning of each event.
+//! A schema is longer than most rows. It depends only on the columns of its table, and on whether the key is
+//! required. So each schema is composed once, and then copied to the beginning of each event.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::base::table_name::TableName;
 use crate::change::Relation;
 
-/// Most bytes of the schemas that are kept.
+/// Most bytes of all cached schemas.
 const MOST_CACHED_BYTES: usize = 8 << 20;
 
 /// Cache of the texts with which the events of each table begin. Clones share it.
 #[derive(Clone, Default)]
 pub struct SchemaCache(Arc<Mutex<CachedSchemas>>);
 
-/// Without the texts: `Envelope::settings_text` must not depend on them.
+/// Only the type's name: `Envelope::settings_text` must not depend on the cached schemas.
 impl fmt::Debug for SchemaCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SchemaCache")
@@ -31,7 +31,7 @@ struct CachedSchemas {
     bytes: usize,
 }
 
-/// The text of one description of a table.
+/// Schema of one definition of a table.
 #[derive(Debug)]
 struct CachedSchema {
     relation: Arc<Relation>,
@@ -41,9 +41,10 @@ struct CachedSchema {
 }
 
 impl SchemaCache {
-    /// Appends the text for the rows of a table. `compose` appends it where the cache lacks it.
+    /// Appends the schema of a table's rows.
     ///
-    /// `has_keys` is whether the columns of the key are required.
+    /// Also appends the beginning of the payload. `compose` appends the same text, and is called only if the
+    /// cache lacks it. With `has_keys`, the columns of the key are required.
     pub(super) fn append(
         &self,
         out: &mut Vec<u8>,
@@ -67,7 +68,7 @@ impl SchemaCache {
 
 impl CachedSchemas {
     fn insert(&mut self, relation: &Arc<Relation>, has_keys: bool, text: &[u8]) {
-        // The tables in use come back with their next rows.
+        // The schemas of the tables in use are composed again with their next rows.
         if self.bytes + text.len() > MOST_CACHED_BYTES {
             *self = CachedSchemas::default();
         }

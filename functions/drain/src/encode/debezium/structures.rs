@@ -1,4 +1,4 @@
-//! Values that Debezium writes as JSON structures, bytes or decimals, not text.
+//! Debezium's forms of bits, `money`, `point` and `hstore`.
 
 use std::io::Write as _;
 
@@ -16,8 +16,8 @@ pub enum HstoreMode {
 
 /// Appends bits: a boolean for a column of one bit, otherwise bytes in base64.
 ///
-/// The last bit is the lowest bit of the first byte. Bytes of zeros at the end are left out, as Java's
-/// `BitSet` does. Returns `None` if the text is not of bits.
+/// The last bit of the text is the lowest bit of the first byte. Zero bytes at the end are left out, as in
+/// Java's `BitSet`. Returns `None` if the text is not bits.
 pub(super) fn write_bits(out: &mut Vec<u8>, length: Option<u32>, text: &str) -> Option<()> {
     match (length, text) {
         (Some(1), "0") => out.extend_from_slice(b"false"),
@@ -43,7 +43,7 @@ pub(super) fn write_bits(out: &mut Vec<u8>, length: Option<u32>, text: &str) -> 
     Some(())
 }
 
-/// The decimal number of a money: `-$1,234.50` is `-1234.50`.
+/// Converts a money to a decimal number: `-$1,234.50` to `-1234.50`.
 ///
 /// The session sets `lc_monetary` to `C`, where an amount has two digits after the decimal point.
 pub(super) fn money_decimal(text: &str) -> Option<String> {
@@ -58,13 +58,15 @@ pub(super) fn money_decimal(text: &str) -> Option<String> {
         .then(|| format!("{sign}{whole}.{cents}"))
 }
 
-/// Digits after the decimal point of a money: Debezium's default of `money.fraction.digits`.
+/// Digits after the decimal point of a money.
+///
+/// Debezium's default of `money.fraction.digits`.
 pub(super) const MONEY_SCALE: i32 = 2;
 
 /// Appends a point as Debezium's `io.debezium.data.geometry.Point`.
 ///
 /// `wkb` is Well-Known Binary: the byte order (1 is little-endian), the type (1 is a point), and the
-/// coordinates. A point of PostgreSQL has no reference system.
+/// coordinates. A point of PostgreSQL has no spatial reference system, so `srid` is null.
 pub(super) fn write_point(out: &mut Vec<u8>, text: &str) -> Option<()> {
     let (x, y) = text.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
     let (x, y): (f64, f64) = (x.parse().ok()?, y.parse().ok()?);
@@ -82,7 +84,7 @@ pub(super) fn write_point(out: &mut Vec<u8>, text: &str) -> Option<()> {
     Some(())
 }
 
-/// Appends a number of 64 bits; NaN and infinities as their names.
+/// Appends a number of 64 bits. NaN and infinities are strings.
 fn write_double(out: &mut Vec<u8>, number: f64) {
     match (number.is_finite(), number.is_nan()) {
         (true, _) => {
@@ -129,9 +131,9 @@ pub(super) fn write_hstore(out: &mut Vec<u8>, mode: HstoreMode, text: &str) -> O
     Some(())
 }
 
-/// Quoted text at the start of `text`, and the text after it.
+/// Quoted text at the start of `text`, and the rest of `text`.
 ///
-/// The quotes and escapes of the first text are removed.
+/// The quotes and escapes of the quoted text are removed.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut content = String::new();
     let mut characters = text.strip_prefix('"')?.char_indices();

@@ -6,7 +6,8 @@ use crate::encode::value::{is_date, is_time, split_timestamp, write_ascii};
 
 /// Form of dates and times without a zone: Debezium's `time.precision.mode`.
 ///
-/// Times with a zone are ISO 8601 text in each mode. A date is a number of days in each mode but `isostring`.
+/// Times with a zone are ISO 8601 text in each mode. A date is ISO 8601 text in `isostring`, and a number of
+/// days in each other mode.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TimeMode {
     /// `isostring`: ISO 8601 text.
@@ -14,11 +15,11 @@ pub enum TimeMode {
     IsoString,
     /// `adaptive`: milliseconds or microseconds for times and timestamps.
     ///
-    /// Milliseconds are used where the column keeps at most three digits of a second.
+    /// Milliseconds, if the column's type has at most three fractional digits of a second.
     Adaptive,
     /// `adaptive_time_microseconds`: microseconds for times, and timestamps as with `adaptive`.
     AdaptiveTimeMicroseconds,
-    /// `connect`: milliseconds, as Kafka Connect's own types. More digits of a second are lost.
+    /// `connect`: milliseconds, as in Kafka Connect's own types. Further digits are lost.
     Connect,
     /// `microseconds`: microseconds for times and timestamps.
     Microseconds,
@@ -37,7 +38,7 @@ const MINUS_INFINITY: i128 = -9_223_372_036_832_400_000;
 /// Fractional digits of a second up to which `adaptive` uses milliseconds.
 pub(super) const MILLISECOND_DIGITS: u8 = 3;
 
-/// Zeros to pad a fraction of a second with.
+/// Padding of a fraction of a second, for at most six digits.
 const ZEROS: &str = "000000";
 
 /// Appends a date, time or timestamp as ISO 8601 text.
@@ -70,9 +71,9 @@ pub(super) fn write_iso(out: &mut Vec<u8>, kind: &Type, text: &str) -> Option<()
 
 /// Date, time or timestamp without a zone as a number.
 ///
-/// The unit of a time or a timestamp is that of the mode. A date is in days since 1970-01-01. A time is since
-/// midnight, a timestamp since 1970-01-01 as if it were in UTC. Returns `None` if the text is no date or
-/// time, or if 64 bits do not hold the number.
+/// A date is the number of days since 1970-01-01. A time counts from midnight. A timestamp counts from
+/// 1970-01-01, as if it were in UTC. The unit of both is that of the mode. Returns `None` if the text is not
+/// of this type, or if 64 bits cannot hold the number.
 pub(super) fn time_number(mode: TimeMode, kind: &Type, text: &str) -> Option<i64> {
     let (micros, is_milliseconds) = match kind {
         Type::Date => {
@@ -93,7 +94,7 @@ pub(super) fn time_number(mode: TimeMode, kind: &Type, text: &str) -> Option<i64
     let number = match mode {
         TimeMode::Connect => micros.div_euclid(1000),
         _ if is_milliseconds => micros.div_euclid(1000),
-        // As Debezium's, the infinite ones are the numbers at the ends.
+        // An infinite timestamp is the largest or the smallest number, as in Debezium.
         TimeMode::Nanoseconds if micros == INFINITY => i64::MAX.into(),
         TimeMode::Nanoseconds if micros == MINUS_INFINITY => i64::MIN.into(),
         TimeMode::Nanoseconds => micros * 1000,
@@ -112,7 +113,7 @@ fn split_era(text: &str) -> (&str, bool) {
 
 /// Appends a date and the pieces after it as one JSON string.
 ///
-/// ISO 8601 counts the year before the year 1 as 0. A year after 9999 has a sign.
+/// In ISO 8601, the year before the year 1 is 0, and a year after 9999 has a sign.
 fn write_iso_date(out: &mut Vec<u8>, date: &str, is_bc: bool, behind: &[&str]) -> Option<()> {
     let (year, month_and_day) = Some(date).filter(|date| is_date(date))?.split_at(date.find('-')?);
     out.push(b'"');
@@ -134,7 +135,8 @@ fn write_iso_date(out: &mut Vec<u8>, date: &str, is_bc: bool, behind: &[&str]) -
 
 /// Timestamp without a zone in µs since 1970-01-01.
 ///
-/// The timestamp is read as if it were in UTC. The last timestamps of PostgreSQL exceed 64 bits in this unit.
+/// The timestamp is read as if it were in UTC. In this unit, 64 bits cannot hold the latest timestamps of
+/// PostgreSQL.
 fn micros_since_epoch(text: &str) -> Option<i128> {
     match text {
         "infinity" => Some(INFINITY),
@@ -148,10 +150,11 @@ fn micros_since_epoch(text: &str) -> Option<i128> {
     }
 }
 
-/// Days since 1970-01-01 of a date.
+/// Days from 1970-01-01 to a date.
 fn days_since_epoch(date: &str, is_bc: bool) -> Option<i64> {
     let mut parts = Some(date).filter(|date| is_date(date))?.split('-');
-    // PostgreSQL's last year is 5874897. The type i32 keeps longer numbers from overflowing the sums.
+    // PostgreSQL's last year is 5874897. With the type i32, longer numbers are refused, so the sums cannot
+    // overflow.
     let mut number = || parts.next()?.parse::<i32>().ok().map(i64::from);
     let (year, month, day) = (number()?, number()?, number()?);
     let year = if is_bc { 1 - year } else { year };
@@ -160,7 +163,7 @@ fn days_since_epoch(date: &str, is_bc: bool) -> Option<i64> {
     i32::try_from(days).is_ok_and(|_| is_valid).then_some(days)
 }
 
-/// µs since midnight of a time without a zone.
+/// µs from midnight to a time without a zone.
 fn micros_of_day(text: &str) -> Option<i64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let mut parts = Some(whole).filter(|text| is_time(text))?.split(':');

@@ -16,12 +16,12 @@ const UUID: u32 = 2950;
 const TSVECTOR: u32 = 3614;
 const JSONB: u32 = 3802;
 
-/// Bits of a `bit varying` without a length, as Debezium states them.
+/// Length of a `bit varying` without a length, in Debezium's schema.
 const MOST_BITS: u32 = 2_147_483_647;
 
-/// Schema of a type: the type in Connect, and the rest of its schema after `optional`.
+/// Schema of a type: its text before and after the field `optional`.
 struct TypeSchema {
-    /// Type and parts: `"type":"int32"`.
+    /// Type in Kafka Connect, with its fields or items: `"type":"int32"`.
     kind: String,
     /// Name, version, documentation and parameters.
     rest: String,
@@ -50,7 +50,7 @@ impl TypeSchema {
         schema
     }
 
-    /// A struct of these fields, with a name and a documentation.
+    /// A struct of these fields, with a name and a description.
     fn structure(fields: &[(&str, bool, &str)], name: &str, doc: &str) -> Self {
         let fields: Vec<String> = fields
             .iter()
@@ -76,7 +76,7 @@ struct DeclaredType<'c> {
     kind: &'c Type,
     /// Its OID; 0 if it is not known.
     oid: u32,
-    /// Its name with its modifier; of an array, that of the array.
+    /// Its name with its modifier. For an array, the name of the array.
     name: &'c str,
 }
 
@@ -94,7 +94,7 @@ impl DebeziumModes {
     fn type_schema(self, declared: DeclaredType<'_>) -> TypeSchema {
         match declared.kind {
             Type::Bool | Type::Bits(Some(1)) => TypeSchema::plain("boolean"),
-            // A number of an unknown type fits the largest one.
+            // The largest type holds every integer, also that of `bigint`, `oid` or an unknown OID.
             Type::Integer => TypeSchema::plain(match declared.oid {
                 INT2 => "int16",
                 INT4 => "int32",
@@ -210,14 +210,14 @@ fn text_schema(declared: DeclaredType<'_>) -> TypeSchema {
         XML => "io.debezium.data.Xml",
         UUID => "io.debezium.data.Uuid",
         TSVECTOR => "io.debezium.data.Tsvector",
-        // A type of an extension, whose OID differs by database.
+        // The type of an extension has another OID in each database.
         _ if declared.name.rsplit('.').next() == Some("ltree") => "io.debezium.data.Ltree",
         _ => return TypeSchema::plain("string"),
     };
     TypeSchema::named("string", name)
 }
 
-/// The digits that a `numeric(10,2)` can have: `10`.
+/// Precision in the name of a numeric: `10` in `numeric(10,2)`.
 fn precision(name: &str) -> Option<&str> {
     let (_, modifier) = name.split_once('(')?;
     let digits = modifier.split([',', ')']).next()?;

@@ -1,9 +1,9 @@
 //! The flat row, as Debezium's transform `ExtractNewRecordState` writes it.
 //!
-//! The columns of the row come first. Then come fields that begin with two underscores. They have the names
-//! that Debezium's option `add.fields` gives them. A delete contains its old row, as with Debezium's
-//! `delete.tombstone.handling.mode=rewrite`. Debezium drops truncates, and does not flatten messages. Here
-//! both are flat rows, so that one query reads all events.
+//! The columns of the row are first. The added fields follow. Their names begin with two underscores, as with
+//! Debezium's option `add.fields`. A delete contains its old row, as with Debezium's
+//! `delete.tombstone.handling.mode=rewrite`. Debezium drops truncates, and does not flatten messages.
+//! Spillway flattens both, so that one query can read all events.
 
 use std::borrow::Cow;
 
@@ -15,13 +15,13 @@ use crate::encode::value::{write_integer, write_message_prefix, write_names, wri
 use crate::encode::{EventHead, RowEvent, RowOperation};
 
 impl Debezium {
-    /// Appends a row. Returns whether it has every value of the key that the log holds.
+    /// Appends a row. Returns whether every key value fits its type.
     pub(super) fn write_unwrapped_row<'r>(&self, out: &mut Vec<u8>, row: &RowEvent<'r>) -> bool {
         let is_delete = row.operation == RowOperation::Delete;
         let mut unfit: Vec<UnfitValue<'r>> = Vec::new();
         out.push(b'{');
         for (column, datum) in row.all_columns(row.current_image()) {
-            // A deleted row has no values that a null could contradict.
+            // In a delete, an absent column is null: the row no longer exists, so null misleads nobody.
             if *datum == Datum::Absent && !is_delete {
                 continue;
             }
@@ -43,14 +43,14 @@ impl Debezium {
         !unfit.iter().any(UnfitValue::is_of_key)
     }
 
-    /// Appends a truncate. It has no row, so it is neither deleted nor not.
+    /// Appends a truncate. It has no row, so `__deleted` is null.
     pub(super) fn write_unwrapped_truncate(&self, out: &mut Vec<u8>, head: &EventHead, relation: &Relation) {
         out.push(b'{');
         self.write_added(out, head, b't', "null", Some(relation));
         out.push(b'}');
     }
 
-    /// Appends a logical message. `omitted` are the parts that it lost.
+    /// Appends a logical message. `omitted` names its omitted parts.
     pub(super) fn write_unwrapped_message(
         &self,
         out: &mut Vec<u8>,
@@ -68,7 +68,9 @@ impl Debezium {
         out.push(b'}');
     }
 
-    /// Appends the fields that each event has. `deleted` is JSON.
+    /// Appends the fields that each event has.
+    ///
+    /// `deleted` is the JSON value of `__deleted`.
     fn write_added(
         &self,
         out: &mut Vec<u8>,
@@ -106,7 +108,7 @@ impl Debezium {
     }
 }
 
-/// Appends `,"<name>":[…]`; nothing without names.
+/// Appends `,"<name>":[…]`, if there are any names.
 fn write_list<'n>(out: &mut Vec<u8>, name: &str, names: impl Iterator<Item = Cow<'n, str>>) {
     let names: Vec<_> = names.collect();
     if !names.is_empty() {

@@ -1,7 +1,7 @@
 //! Values as Debezium writes them, in each of its modes.
 //!
 //! bytea is base64. A value that does not fit its mode is written as its text, never as null. Examples are
-//! `NaN` as a precise decimal, and an infinite date as a number of days.
+//! `NaN` in the mode `precise`, and an infinite date in a mode with numbers.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -25,9 +25,9 @@ pub enum DecimalMode {
     String,
     /// `precise`: the bytes of the unscaled value in base64.
     ///
-    /// If the column fixes no scale, an object of `scale` and `value` holds them.
+    /// If the column's type has no scale, the value is an object with `scale` and these bytes as `value`.
     Precise,
-    /// `double`: the nearest number of 64 bits.
+    /// `double`: the nearest floating-point number of 64 bits.
     Double,
 }
 
@@ -45,7 +45,7 @@ pub struct DebeziumModes {
 }
 
 impl DebeziumModes {
-    /// Appends a value of type `kind`. Returns whether the type of its schema can hold what was written.
+    /// Appends a value of type `kind`. Returns whether it fits its schema.
     pub(in super::super) fn write_value(self, out: &mut Vec<u8>, kind: &Type, text: &str) -> bool {
         let is_fit = Cell::new(true);
         let written = match kind {
@@ -62,7 +62,7 @@ impl DebeziumModes {
             Type::Bits(length) => write_bits(out, *length, text),
             Type::Money => self.write_money(out, text),
             Type::Point => {
-                // A converter reads such a coordinate as 0.
+                // A converter reads a coordinate that is a string as 0.
                 is_fit.set(!text.contains("NaN") && !text.contains("Infinity"));
                 write_point(out, text)
             }
@@ -73,7 +73,7 @@ impl DebeziumModes {
                     is_fit.set(self.write_value(out, element, item) && is_fit.get());
                 };
                 let written = write_array(out, text, *delimiter, write_item);
-                // The schema has lists of items, and no lists of lists.
+                // The schema of an array is a list of items, never a list of lists.
                 is_fit.set(is_fit.get() && !has_dimensions(text));
                 if written.is_none() {
                     out.truncate(start);
@@ -89,10 +89,10 @@ impl DebeziumModes {
         self.is_string(kind)
     }
 
-    /// Appends the placeholder of a value that the event does not have.
+    /// Appends the placeholder of a value that the event lacks.
     ///
-    /// The placeholder has the form of the value's schema. It is null for a type that has no form of the
-    /// placeholder.
+    /// The placeholder fits the schema of the value: a string, bytes, or a list of one of these. It is null
+    /// for every other type.
     pub(super) fn write_unavailable(self, out: &mut Vec<u8>, kind: &Type) {
         match kind {
             Type::Bytea => write_base64(out, UNAVAILABLE_VALUE.as_bytes()),
@@ -108,7 +108,7 @@ impl DebeziumModes {
 
     /// Whether the values of this type are strings.
     ///
-    /// Every text is then a valid value of the type.
+    /// The schema of such a type accepts every text.
     pub(super) fn is_string(self, kind: &Type) -> bool {
         match kind {
             Type::Text | Type::TimeTz | Type::TimestampTz(_) => true,
@@ -164,7 +164,7 @@ impl DebeziumModes {
 
 /// Whether the text of an array has more than one dimension: `{{1,2}}`.
 fn has_dimensions(text: &str) -> bool {
-    // Bounds other than 1 precede the array: `[0:1][0:1]={…}`.
+    // An array whose lower bounds are not 1 begins with its bounds: `[0:1][0:1]={…}`.
     let array = match text.starts_with('[') {
         true => text.split_once('=').map_or(text, |(_, array)| array),
         false => text,

@@ -1,6 +1,6 @@
 //! Tests of the encoder, one file per concept.
 //!
-//! This file has the helpers that they share.
+//! This file has their common helpers.
 
 mod backfill;
 mod debezium;
@@ -85,7 +85,7 @@ fn truncate() -> Change<'static> {
     }
 }
 
-/// A message whose content is no valid UTF-8.
+/// A message whose content is not valid UTF-8.
 fn logical_message() -> Message<'static> {
     Message {
         prefix: "p".into(),

@@ -94,7 +94,7 @@ fn the_values_of_the_old_row_are_omitted_first() {
     let (_, event) = debezium(less - 1);
     assert_eq!(event["after"]["name"], "__debezium_unavailable_value");
     assert_eq!(event["source"]["omitted"], json!(["name"]));
-    // In this form, the old row of an update has its key only.
+    // In DMS, the old row of an update has only its key.
     let dms = || dms().form;
     let (whole, event) = encode_within(dms(), usize::MAX);
     assert_eq!(event["data"]["name"], new);
@@ -125,7 +125,7 @@ fn a_large_old_value_omits_no_value_that_fits() {
 }
 
 #[test]
-fn a_value_that_was_not_kept_is_omitted_or_makes_the_event_too_large() {
+fn a_value_that_the_decoder_dropped_is_omitted_or_makes_the_event_too_large() {
     let relation = table(&[
         ("id", "text", true),
         ("small", "text", false),
@@ -152,7 +152,8 @@ fn a_value_that_was_not_kept_is_omitted_or_makes_the_event_too_large() {
             let event = out.events.pop().unwrap();
             assert_eq!((omitted, event.bytes() < 1 << 20), (u64::from(is_sent), is_sent));
             assert!(is_sent || event.bytes() > 1 << 30);
-            // With a limit that the missing value would not exceed, the event would look complete.
+            // Even with a limit above the size of the missing value, the event has a size problem: it would
+            // look complete.
             assert_eq!(event.size_problem(1 << 31).is_some(), !is_sent);
             let text = parsed(&event).to_string();
             assert!(
@@ -196,7 +197,7 @@ fn a_message_that_exceeds_a_record_loses_its_content_and_then_its_prefix() {
 }
 
 #[test]
-fn a_value_of_an_image_that_the_event_lacks_is_not_missing() {
+fn a_dropped_value_does_not_count_if_its_event_lacks_the_image() {
     let change = Change::Update {
         relation: relation(),
         old: Some(vec![Datum::Text("1".into()), Datum::Oversize { bytes: 1 << 30 }]),
@@ -212,9 +213,9 @@ fn a_value_of_an_image_that_the_event_lacks_is_not_missing() {
     }
 }
 
-/// With DMS, an update that changes the key has the former key.
+/// In DMS, the event of a key change contains the old key.
 #[test]
-fn an_old_key_that_was_not_kept_makes_the_event_too_large() {
+fn an_old_key_that_the_decoder_dropped_makes_the_event_too_large() {
     let relation = table(&[("id", "text", true), ("value", "text", false)]);
     let old = vec![Datum::Oversize { bytes: 300 }, Datum::Null];
     let change = Change::Update {

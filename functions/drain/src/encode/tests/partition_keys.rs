@@ -1,4 +1,4 @@
-//! Partition keys, and barriers of changed keys.
+//! Partition keys, and the barriers of key changes.
 
 use serde_json::json;
 
@@ -37,7 +37,7 @@ fn the_partition_key_is_the_rows_key_or_the_table_or_the_transaction() {
 }
 
 #[test]
-fn only_inserts_of_a_table_that_can_only_be_inserted_into_spread() {
+fn the_inserts_of_an_insert_only_table_are_spread_and_other_rows_are_not() {
     let mut relation = keyless();
     Arc::get_mut(&mut relation).unwrap().is_insert_only = true;
     let update = Change::Update {
@@ -121,7 +121,7 @@ fn a_changed_key_is_one_event_and_a_barrier_in_dms_and_wal2json() {
 }
 
 #[test]
-fn a_key_with_an_unknown_value_is_none() {
+fn a_row_whose_key_has_an_unknown_value_is_a_barrier_with_the_key_of_its_table() {
     for form in all_forms() {
         for unknown in [Datum::Null, Datum::Absent, Datum::Unchanged] {
             let change = Change::Delete {
@@ -129,7 +129,7 @@ fn a_key_with_an_unknown_value_is_none() {
                 old: vec![unknown, Datum::Text("x".into())],
             };
             let events = encode(&envelope(form.clone()), &[change]);
-            // The row may be any of the table, so it is in order with all of them.
+            // The row may be any row of the table, so its event is in order with all of them.
             let of_row = |event: &&Event| !event.data.is_empty() && !event.data.starts_with(b"{\"control");
             let event = events.iter().find(of_row).unwrap();
             assert_eq!((event.partition_key.as_str(), event.barrier), ("public.t", true));
@@ -137,7 +137,7 @@ fn a_key_with_an_unknown_value_is_none() {
     }
 }
 
-/// The table, with `name` as the column of its partition key.
+/// The table, with the column `name` as its partition key.
 fn partitioned(mut relation: Arc<Relation>) -> Arc<Relation> {
     let table = Arc::get_mut(&mut relation).unwrap();
     table.rows_may_move = true;

@@ -1,4 +1,4 @@
-//! PositionSequence and counts of skipped changes and of messages.
+//! Positions and counts of skipped changes and of messages.
 
 use super::*;
 

@@ -34,7 +34,7 @@ fn field<'v>(schema: &'v Value, path: &[&str]) -> &'v Value {
     })
 }
 
-/// This is the text of Debezium Server 3.6, with two differences. The fields `position`, `omitted`,
+/// The text is that of Debezium Server 3.6, with two differences. The fields `position`, `omitted`,
 /// `unchanged` and `texts` are Spillway's own. Debezium's fields `origin` and `origin_lsn` are absent.
 #[test]
 fn an_event_has_the_schema_of_debezium() {
@@ -167,7 +167,7 @@ fn each_type_has_the_schema_of_its_mode() {
 }
 
 #[test]
-fn a_value_that_its_type_cannot_hold_is_null_and_its_text_is_beside_it() {
+fn a_value_that_its_type_cannot_hold_is_null_and_its_text_is_in_texts() {
     let relation = table(&[
         ("id", "integer", true),
         ("n", "numeric(10,2)", false),
@@ -210,7 +210,7 @@ fn a_value_that_its_type_cannot_hold_is_null_and_its_text_is_beside_it() {
         (&event["before"]["f"], &event["after"]["d"]),
         (&Value::Null, &Value::Null)
     );
-    // Strings hold any text.
+    // The type string accepts any text.
     let event = parsed(&encode(&with_schemas(true), &[change()])[0])["payload"].take();
     assert_eq!((&event["n"], &event["d"]), (&json!("NaN"), &json!("infinity")));
     assert_eq!(
@@ -220,7 +220,7 @@ fn a_value_that_its_type_cannot_hold_is_null_and_its_text_is_beside_it() {
 }
 
 #[test]
-fn an_unchanged_value_is_a_placeholder_of_its_type_or_null_and_is_named() {
+fn an_unchanged_value_is_a_placeholder_of_its_type_or_null_and_unchanged_names_it() {
     let relation = table(&[
         ("id", "integer", true),
         ("t", "text", false),
@@ -261,7 +261,7 @@ fn a_column_of_the_key_is_required_where_each_image_has_it() {
     let form = form(true, NUMBERS);
     assert!(is_required(&form, Datum::Text("2026-11-27".into())));
     assert!(!is_required(&form, Datum::Null));
-    // As a number of days, this is null.
+    // As a number of days, `infinity` is null.
     assert!(!is_required(&form, Datum::Text("infinity".into())));
     assert!(is_required(&with_schemas(true), Datum::Text("infinity".into())));
 }
@@ -333,9 +333,7 @@ fn a_table_that_changes_has_its_new_schema() {
     assert_eq!(types, ["int32", "int64", "int32"]);
 }
 
-/// Whether the converter can read a value with this schema.
-///
-/// It must not make another value of it.
+/// Whether the converter reads the same value with this schema.
 fn is_readable(schema: &Value, value: &Value) -> bool {
     if value.is_null() {
         return schema["optional"] == true;

@@ -35,7 +35,7 @@ fn a_row_is_followed_by_the_added_fields() {
 }
 
 #[test]
-fn a_delete_has_its_old_row_and_nulls_for_what_the_log_does_not_hold() {
+fn a_delete_has_its_old_row_and_nulls_for_columns_that_the_log_lacks() {
     let events = encode(&unwrapped(), &[delete(relation())]);
     let (added, row) = split(&events[0]);
     assert_eq!(row, json!({"id": 1, "name": null}));
@@ -81,7 +81,7 @@ fn an_update_without_a_key_is_a_delete_of_the_old_row_and_a_create() {
         .collect();
     assert_eq!(operations, ["d", "c"]);
     assert_eq!(events[0].partition_key, events[1].partition_key);
-    // A later change of the same log record has the position that it would have without the skip.
+    // A change after the skipped one has the same position as after an encoded one.
     let (mut skipped, mut out) = (progress(), EncodedEvents::default());
     envelope.skip(&mut skipped, Lsn(16), &change);
     envelope.encode(&mut skipped, Lsn(16), &change, NOW, usize::MAX, &mut out);
@@ -134,7 +134,7 @@ fn a_column_with_the_name_of_an_added_field_gets_another_underscore() {
     let values = ["__op", "___op", "____op", "__mine", "op"].map(|name| event[name].clone());
     assert_eq!(values, ["c", "a", UNAVAILABLE_VALUE, "c", "d"]);
     assert_eq!(event["__unchanged"], json!(["____op"]));
-    // JSON with a name twice is read in different ways.
+    // Parsers differ in how they read JSON with the same name twice.
     let names = texts(&events)[0].matches(r#""__op":"#).count();
     assert_eq!(names, 1);
 }
@@ -181,7 +181,7 @@ fn the_old_row_of_an_update_does_not_count_against_the_size() {
 }
 
 #[test]
-fn a_column_that_is_omitted_for_its_size_is_named() {
+fn omitted_names_a_column_that_is_omitted_for_its_size() {
     let form = Envelope {
         oversize: OversizePolicy::Omit,
         ..unwrapped()
