@@ -1,4 +1,4 @@
-//! Rules for columns that are left out, or sent as hashes: the variable `COLUMN_RULES`.
+//! Rules for columns that are omitted or hashed: the variable `COLUMN_RULES`.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::base::table_name::TableName;
 use crate::rules::pattern::ColumnPattern;
 
-/// Fewest characters of a salt. A shorter one could be found by trial.
+/// Fewest characters of a salt. A shorter salt can be found by trial.
 pub const MIN_SALT_CHARACTERS: usize = 16;
 
 /// Action of a rule on a column.
@@ -15,22 +15,22 @@ pub const MIN_SALT_CHARACTERS: usize = 16;
 pub enum ColumnAction {
     /// Each value is sent as its hash.
     Hash,
-    /// No event has the column.
+    /// No event contains the column.
     Omit,
 }
 
 /// A rule: a pattern of columns, and the action on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ColumnRule {
-    /// The columns.
+    /// Pattern of the columns.
     pub pattern: ColumnPattern,
-    /// The action on them.
+    /// Action on the columns.
     pub action: ColumnAction,
 }
 
 /// Text that precedes each value in its hash. Its `Debug` output hides it.
 ///
-/// Without the salt, the hash of each possible value could be computed and compared.
+/// Without a salt, a consumer could hash all possible values, and compare the hashes.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Salt(String);
 
@@ -46,7 +46,7 @@ pub struct ColumnRules {
     salt: Salt,
 }
 
-/// The first text of a list that is not a rule.
+/// Error: a text in a list is not a rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a rule: expected one like public.users.email:hash or *.*.ssn:omit")]
 pub struct InvalidColumnRule(String);
@@ -72,8 +72,9 @@ impl Salt {
 
     /// The SHA-256 of the salt and a value, as 64 hexadecimal digits.
     ///
-    /// The value is PostgreSQL's text. From a hash, SHA-256 lets anybody compute that of a longer text. No
-    /// value is such a text: it contains zero bytes.
+    /// The value is PostgreSQL's text. SHA-256 permits length extension: from the hash of a text, anyone can
+    /// compute the hashes of some longer texts without the salt. These texts contain zero bytes, which no
+    /// value contains.
     pub fn hash(&self, value: &str) -> String {
         let hash = Sha256::new().chain_update(&self.0).chain_update(value);
         hex::encode(hash.finalize())
@@ -87,10 +88,10 @@ impl fmt::Debug for Salt {
 }
 
 impl ColumnRule {
-    /// The rules of a list, separated by commas: `public.users.email:hash,*.*.ssn:omit`.
+    /// Parses a list of rules: `public.users.email:hash,*.*.ssn:omit`.
     ///
     /// # Errors
-    /// The first text in the list that is not a rule.
+    /// A text in the list is not a rule. The error has the first such text.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidColumnRule> {
         let mut rules = Vec::new();
         let mut rest = text;
@@ -131,7 +132,7 @@ impl ColumnRule {
     }
 }
 
-/// The form of `COLUMN_RULES`.
+/// The form of `COLUMN_RULES`. A colon in a name is not escaped.
 impl fmt::Display for ColumnRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let action = match self.action {
@@ -143,7 +144,7 @@ impl fmt::Display for ColumnRule {
 }
 
 impl ColumnRules {
-    /// The rules, with the salt of their hashes.
+    /// Rules with the salt of their hashes.
     pub fn new(rules: Vec<ColumnRule>, salt: Salt) -> Self {
         ColumnRules { rules, salt }
     }
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn to_omit_is_stronger_than_to_hash() {
+    fn omit_takes_precedence_over_hash() {
         let rules = ColumnRule::parse_list("public.*.email:omit,*.users.*:hash").unwrap();
         let action = |schema: &str, table: &str, column: &str| {
             ColumnRule::action_of(&rules, &TableName::new(schema, table), column)

@@ -1,4 +1,4 @@
-//! What is sent: which tables, columns and operations, and to which stream.
+//! Rules for the sent tables, columns and operations, and for their streams.
 
 pub mod column_rules;
 pub mod pattern;

@@ -14,8 +14,8 @@ use crate::base::table_name::TableName;
 
 /// A pattern `schema.table`.
 ///
-/// Each part is a name in which `*` stands for any characters. Case matters. A backslash escapes the next
-/// character. A part in quotes is a name as in SQL, in which only a quote is special.
+/// Each part is a name in which `*` matches any characters. Case matters. A backslash escapes the next
+/// character. A part in quotes is a name as in SQL: only a quote is special in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TablePattern {
@@ -41,12 +41,14 @@ impl TablePattern {
         }
     }
 
-    /// Whether it has a `*`, and so may match many tables.
+    /// Whether the pattern has a `*`, so it may match several tables.
     pub fn has_wildcard(&self) -> bool {
         self.exact_name().is_none()
     }
 
-    /// The table name of a pattern without wildcard.
+    /// Name of the only table that the pattern can match.
+    ///
+    /// `None` if the pattern has a wildcard.
     pub fn exact_name(&self) -> Option<TableName> {
         Some(TableName::new(self.schema.exact()?, self.table.exact()?))
     }
@@ -58,16 +60,17 @@ impl TablePattern {
 
     /// The pattern in the form of wal2json's `add-tables`.
     ///
-    /// wal2json has a wildcard for a whole name only. So a name with a wildcard inside becomes that one, and
-    /// wal2json sends more tables than the pattern matches. The reader drops their rows.
+    /// In wal2json, a wildcard can only replace a whole name. So a name with a wildcard in it becomes `*`,
+    /// and wal2json sends more tables than the pattern matches. The reader drops the rows of the other
+    /// tables.
     pub fn to_wal2json(&self) -> String {
         format!("{}.{}", self.schema.to_wal2json(), self.table.to_wal2json())
     }
 
-    /// The patterns of a list, separated by commas. Empty places are no patterns.
+    /// Parses a list of patterns that commas separate. Ignores empty entries.
     ///
     /// # Errors
-    /// The first text in the list that is not a pattern.
+    /// A text in the list is not a pattern. The error has the first such text.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidTablePattern> {
         let mut patterns = Vec::new();
         let mut rest = text;
@@ -85,7 +88,7 @@ impl TablePattern {
     }
 }
 
-/// Whether one of the patterns matches a table. Without patterns every table matches.
+/// Whether one of the patterns matches a table; true without patterns.
 pub fn matches_any(patterns: &[TablePattern], table: &TableName) -> bool {
     patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(table))
 }
@@ -133,7 +136,7 @@ impl NamePattern {
     }
 }
 
-/// The text with a backslash before each special character.
+/// Puts a backslash before each special character of a text.
 fn escaped(text: &str, is_special: impl Fn(char) -> bool) -> String {
     let escape = |c: char| is_special(c).then_some('\\').into_iter().chain([c]);
     text.chars().flat_map(escape).collect()
@@ -151,7 +154,7 @@ impl fmt::Display for NamePattern {
         let is_special = |c| matches!(c, '.' | ',' | '\\' | '*' | '"');
         let texts: Vec<String> = self.0.iter().map(|text| escaped(text, is_special)).collect();
         let name = texts.join("*");
-        // Space at the start or the end is part of the name only if a backslash escapes it.
+        // The parser drops space at the start and the end of a name, unless a backslash escapes it.
         let inner = name.trim();
         let (before, rest) = name.split_at(name.len() - name.trim_start().len());
         let (inner, after) = rest.split_at(inner.len());
@@ -160,7 +163,7 @@ impl fmt::Display for NamePattern {
     }
 }
 
-/// A text that is not two names with a period between them.
+/// Error: a text is not two names with a period between them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a table pattern: expected one like public.orders, public.* or *.orders")]
 pub struct InvalidTablePattern(String);
@@ -244,7 +247,7 @@ impl<'a> PatternParser<'a> {
         while self.chars.next_if(|(_, c)| c.is_whitespace()).is_some() {}
     }
 
-    /// One part; `None` if it is empty or not valid.
+    /// One part; `None` if the part is empty or not valid.
     fn name(&mut self) -> Option<NamePattern> {
         self.skip_space();
         let name = match self.peek()? {
@@ -273,7 +276,7 @@ impl<'a> PatternParser<'a> {
         Some(NamePattern(vec![name]))
     }
 
-    /// A part without quotes around it, without space at its end.
+    /// A part without quotes. Drops the space at its end.
     fn plain_name(&mut self) -> NamePattern {
         let mut texts = vec![String::new()];
         let mut space = String::new();
@@ -370,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_divided_at_commas_that_are_not_part_of_a_name() {
+    fn a_list_is_split_at_commas_that_are_not_part_of_a_name() {
         let list = TablePattern::parse_list(r#" public.a ,, "x,y"."b,c", we\,ird.d*,"#).unwrap();
         let texts: Vec<String> = list.iter().map(TablePattern::to_string).collect();
         assert_eq!(texts, ["public.a", r"x\,y.b\,c", r"we\,ird.d*"]);
@@ -404,7 +407,7 @@ mod tests {
             schema in prop::collection::vec("(?s).{0,4}", 1..4),
             table in prop::collection::vec("(?s).{0,4}", 1..4),
         ) {
-            // Texts between two wildcards are not empty: two wildcards in a row are one.
+            // The parser merges consecutive wildcards, so the text between two wildcards is not empty.
             let name = |mut texts: Vec<String>| {
                 let last = texts.len() - 1;
                 if last == 0 && texts[0].is_empty() {

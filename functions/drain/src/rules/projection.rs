@@ -1,7 +1,8 @@
 //! Projection of each relation: columns that are omitted or hashed, and columns of the partition key.
 //!
-//! A change is projected after it was compared with the rows of a backfill, and before it is encoded. So no
-//! event, partition key or hash of a key has a value that the rules hide. Pure.
+//! A change is projected before it is encoded. So no event, partition key or hash of a key has a value that
+//! the rules hide. The comparison of a change with the rows of a backfill precedes the projection. The module
+//! does no I/O.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,10 +13,12 @@ use crate::change::{Change, Column, ColumnType, Datum, Relation, Tuple, Type};
 use crate::rules::column_rules::{ColumnAction, ColumnRules, Salt};
 use crate::rules::pattern::TableColumns;
 
-/// OID of the type `text`, which all hashes have (`pg_type.dat`).
+/// OID of `text`, the type of all hashes (`pg_type.dat`).
 const TEXT_OID: u32 = 25;
 
-/// Most relations of one table that are remembered. With wal2json each set of omitted large columns is one.
+/// Most relations of one table that are cached.
+///
+/// With wal2json, rows that lack different large columns have different relations.
 const MAX_RELATIONS: usize = 64;
 
 /// Rules for the sent columns and the partition key of each table.
@@ -25,12 +28,13 @@ pub struct ProjectionRules {
     pub column_rules: ColumnRules,
     /// Columns of the partition keys of some tables.
     ///
-    /// The other tables have their own keys as partition keys. The first entry that matches a table counts.
+    /// If several entries match a table, the first one applies. The partition keys of the other tables are
+    /// their own keys.
     pub partition_keys: Vec<TableColumns>,
 }
 
 impl ProjectionRules {
-    /// Text of all the rules. It has a hash of the salt, in place of the salt.
+    /// Text of all rules. It has a hash of the salt instead of the salt.
     pub fn settings_text(&self) -> String {
         let salt = self.column_rules.salt().hash("");
         format!("{:?} {:?} {salt}", self.column_rules, self.partition_keys)
@@ -41,7 +45,7 @@ impl ProjectionRules {
         !self.column_rules.is_empty()
     }
 
-    /// Whether every relation is sent as it is.
+    /// Whether there are no rules, so every relation is sent unchanged.
     fn is_empty(&self) -> bool {
         self.column_rules.is_empty() && self.partition_keys.is_empty()
     }
@@ -65,9 +69,9 @@ impl ProjectionRules {
 #[derive(Debug)]
 pub struct Projections<'r> {
     rules: &'r ProjectionRules,
-    /// The last relation that is sent as it is.
+    /// The last relation that is sent unchanged.
     ///
-    /// Consecutive changes are mostly of one table.
+    /// Most consecutive changes are of one table.
     unchanged: Option<Arc<Relation>>,
     /// The relations of each table.
     ///
@@ -77,28 +81,27 @@ pub struct Projections<'r> {
 
 /// A relation and its projection.
 ///
-/// The projection is `None` if the relation is sent as it is.
+/// The projection is `None` if the relation is sent unchanged.
 #[derive(Debug)]
 struct KnownRelation {
     relation: Arc<Relation>,
     projection: Option<Arc<Projection>>,
 }
 
-/// The relation that is sent, and the treatment of its columns.
-///
-/// Each column of the decoded relation has a treatment.
+/// The relation that is sent, and the projection of each decoded column.
 #[derive(Debug)]
 struct Projection {
     relation: Arc<Relation>,
+    /// In the order of the decoded relation's columns.
     columns: Vec<ColumnProjection>,
 }
 
-/// Treatment of a column's values.
+/// Projection of a column's values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum ColumnProjection {
     Kept,
     Omitted,
-    /// `kind`: the column's type, which decides the text of its values.
+    /// `kind` is the column's type, which determines the hashed text.
     Hashed {
         kind: Type,
     },
@@ -116,7 +119,7 @@ impl<'r> Projections<'r> {
 
     /// The change as it is sent.
     ///
-    /// `None` if the decoded change is sent as it is.
+    /// `None` if the change is sent unchanged.
     pub fn change<'c>(&mut self, change: &'c Change<'_>) -> Option<Change<'c>> {
         if self.rules.is_empty() {
             return None;
@@ -160,7 +163,7 @@ impl<'r> Projections<'r> {
 
     /// The relation and the values of a row as they are sent.
     ///
-    /// `None` if these are the given ones.
+    /// `None` if both are sent unchanged.
     pub fn row<'c>(
         &mut self,
         relation: &Arc<Relation>,
@@ -176,7 +179,7 @@ impl<'r> Projections<'r> {
 
     /// The projection of a relation.
     ///
-    /// `None` if the relation is sent as it is.
+    /// `None` if the relation is sent unchanged.
     fn of(&mut self, relation: &Arc<Relation>) -> Option<Arc<Projection>> {
         let is_same = |known: &Arc<Relation>| Arc::ptr_eq(known, relation);
         if self.unchanged.as_ref().is_some_and(is_same) {
@@ -218,8 +221,8 @@ impl<'r> Projections<'r> {
 impl Projection {
     /// The projection of a relation; `None` if no rule matches it.
     ///
-    /// A key that loses a column would be the key of several rows. So such a relation has no key, and its
-    /// rows keep the order of their table.
+    /// Without one of its columns, a key may match several rows. So a relation whose key loses a column has
+    /// no key, and its rows stay in the order of their table.
     fn new(rules: &ProjectionRules, relation: &Relation) -> Option<Self> {
         let action = |name: &str| rules.column_rules.action_of(&relation.table, name);
         let columns = relation.columns.iter();
@@ -273,7 +276,7 @@ impl Projection {
 
     /// The values of a row as they are sent.
     ///
-    /// A null stays null, and an absent or unchanged value stays absent or unchanged.
+    /// Only texts are hashed. A null, absent, unchanged or dropped value stays the same.
     fn row<'c>(&self, salt: &Salt, row: &'c Tuple<'_>) -> Tuple<'c> {
         let values = row.iter().zip(&self.columns);
         let sent = values.filter_map(|(datum, projection)| match (projection, datum) {
@@ -294,8 +297,8 @@ impl Projection {
 
 /// Marks the columns of the partition key.
 ///
-/// They are marked only if the relation has all of them. The relation of a delete may lack some. The delete
-/// then has another partition key than the other changes of its row.
+/// They are marked only if the relation has all of them. The relation of a delete may lack some of them. Then
+/// the delete has another partition key than the other changes of its row.
 fn set_partition_columns(relation: &mut Relation, names: &[String]) {
     let indexes: Option<Vec<usize>> = relation.column_indexes(names).into_iter().collect();
     let indexes = indexes.unwrap_or_default();
@@ -307,7 +310,7 @@ fn set_partition_columns(relation: &mut Relation, names: &[String]) {
     }
 }
 
-/// The primary key as it is sent.
+/// The primary key that is sent.
 ///
 /// It is empty if one of its columns is omitted.
 fn primary_key(rules: &ColumnRules, relation: &Relation) -> Vec<(String, String)> {

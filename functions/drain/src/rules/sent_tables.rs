@@ -1,8 +1,8 @@
-//! The tables whose changes are sent, kept as hashes between invocations. Pure.
+//! The tables whose changes are sent, stored as hashes between invocations.
 //!
-//! PostgreSQL reports no error if a table leaves a publication, or if another table replaces it under its
-//! name. Its changes are then no longer sent. The comparison with the tables of an earlier invocation detects
-//! this.
+//! PostgreSQL reports no error if a table is dropped from a publication, or if a new table replaces it under
+//! the same name. Its changes are then no longer sent. The comparison with the tables of an earlier
+//! invocation detects this. The module does no I/O.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,25 +12,31 @@ use serde::{Deserialize, Serialize};
 use crate::base::stored_document::{self, InvalidDocument};
 use crate::base::table_name::TableName;
 
-/// Most tables that are kept: their document fits into a parameter of 4 KiB.
+/// Most tables that are stored.
+///
+/// Their document fits into an SSM parameter of 4 KiB.
 pub const MOST_TABLES: usize = 700;
 
 /// The format version of the document.
 const VERSION: u64 = 1;
 
-/// Bytes of a hash. Among 700 tables, two have the same hash in one of 20,000 databases.
+/// Bytes of a hash.
+///
+/// With 700 tables, the probability that two have the same hash is about 1 in 17,500.
 const HASH_BYTES: usize = 4;
 
 /// A table of the database, and whether its changes are sent.
 ///
-/// If they are not sent, [`SendState`] has the reason.
+/// If its changes are not sent, [`SendState`] is the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableState {
     /// The table.
     pub table: TableName,
-    /// The state of its changes: sent, or the reason why not.
+    /// State of its changes.
     pub sending: SendState,
-    /// Whether it is a partition. Such tables are often created and dropped, so they are not stored.
+    /// Whether the table is a partition.
+    ///
+    /// Partitions are often created and dropped, so they are not stored.
     pub is_partition: bool,
 }
 
@@ -39,9 +45,9 @@ pub struct TableState {
 pub enum SendState {
     /// They are sent.
     Sent,
-    /// The slot does not send them: no publication has the table.
+    /// The slot does not send them, because no publication has the table.
     Unpublished,
-    /// The slot sends them, and no pattern of `TABLES` matches the table.
+    /// The slot sends them, but no pattern of `TABLES` matches the table.
     Excluded,
 }
 
@@ -71,7 +77,7 @@ impl SentTables {
     /// Reads a stored document.
     ///
     /// # Errors
-    /// The text is not such a document, or of another version.
+    /// The text is not such a document, or the document has another version.
     pub fn parse(text: &str) -> Result<Self, InvalidDocument> {
         stored_document::parse("list of sent tables", VERSION, text)
     }
@@ -81,11 +87,12 @@ impl SentTables {
         stored_document::to_text(self)
     }
 
-    /// A sentence for each table that was sent and is not now. `states` has all tables of the database.
+    /// A sentence for each table that is no longer sent.
     ///
-    /// A stored table may have become a partition since, and is still sent.
+    /// `states` must have all tables of the database, with the partitions: a stored table may be a partition
+    /// now, and is still sent.
     ///
-    /// Only hashes are stored. So tables that no longer exist are counted, but cannot be named.
+    /// Only hashes are stored. So one sentence has the number of tables that no longer exist, without names.
     pub fn no_longer_sent(&self, states: &[TableState]) -> Vec<String> {
         let bytes = STANDARD.decode(&self.hashes).unwrap_or_default();
         let (sent, _) = bytes.as_chunks::<HASH_BYTES>();
@@ -178,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_became_a_partition_has_not_left() {
+    fn a_table_that_became_a_partition_is_still_sent() {
         let mut now = states(&[("a", SendState::Sent), ("b", SendState::Sent)]);
         let stored = SentTables::of(&now).unwrap();
         now[1].is_partition = true;

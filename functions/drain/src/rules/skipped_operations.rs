@@ -1,4 +1,4 @@
-//! The kinds of changes that are not sent: the variable `SKIPPED_OPERATIONS`.
+//! Operations that are not sent: the variable `SKIPPED_OPERATIONS`.
 
 use crate::change::Change;
 
@@ -16,10 +16,9 @@ pub struct SkippedOperations {
 }
 
 impl SkippedOperations {
-    /// The operations of a list of Debezium's letters.
+    /// Parses a list of Debezium's letters: `c`, `u`, `d` and `t`.
     ///
-    /// The letters are `c`, `u`, `d` and `t`. `["none"]` and an empty list skip nothing. Returns `None`
-    /// for a list with another text.
+    /// `["none"]` and an empty list skip nothing. Returns `None` if the list has any other text.
     pub fn of_letters(letters: &[String]) -> Option<Self> {
         let mut skipped = SkippedOperations::default();
         if letters == ["none"] {
@@ -37,7 +36,7 @@ impl SkippedOperations {
         Some(skipped)
     }
 
-    /// Whether a change is not sent. Each logical message is sent.
+    /// Whether a change is not sent; false for each logical message.
     pub fn skips(self, change: &Change<'_>) -> bool {
         match change {
             Change::Insert { .. } => self.inserts,

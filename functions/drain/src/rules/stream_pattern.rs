@@ -11,6 +11,7 @@ pub const MOST_NAME_BYTES: usize = 128;
 
 /// Placeholder for the schema of a table.
 const SCHEMA: &str = "{schema}";
+
 /// Placeholder for the name of a table.
 const TABLE: &str = "{table}";
 
@@ -19,7 +20,7 @@ const TABLE: &str = "{table}";
 pub struct StreamPattern(String);
 
 impl StreamPattern {
-    /// The pattern of a text; `None` if it has no placeholder.
+    /// A stream pattern; `None` if the text has no placeholder.
     pub fn new(text: &str) -> Option<Self> {
         let has_placeholder = text.contains(SCHEMA) || text.contains(TABLE);
         has_placeholder.then(|| StreamPattern(text.to_owned()))
@@ -27,8 +28,8 @@ impl StreamPattern {
 
     /// The stream of a table.
     ///
-    /// Kinesis accepts letters, digits and `_-.` in a name. Each other character becomes an underscore. So
-    /// two tables share a stream if their names differ only in such characters.
+    /// Kinesis accepts ASCII letters, ASCII digits and `_-.` in a name. An underscore replaces each other
+    /// character. So two tables share a stream if their names differ only in such characters.
     pub fn stream_of(&self, table: &TableName) -> String {
         let schema = self.0.replace(SCHEMA, &accepted(&table.schema));
         schema.replace(TABLE, &accepted(&table.name))
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_has_the_names_of_its_table() {
+    fn the_stream_of_a_table_has_its_schema_and_name_in_place_of_the_placeholders() {
         for (pattern, schema, table, stream) in [
             ("cdc-{schema}", "public", "orders", "cdc-public"),
             ("cdc.{table}", "public", "orders", "cdc.orders"),

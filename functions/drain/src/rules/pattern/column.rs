@@ -25,12 +25,14 @@ impl ColumnPattern {
         Some((ColumnPattern { table, column }, rest))
     }
 
-    /// Whether it matches columns of this table.
+    /// Whether the pattern may match columns of this table.
     pub fn matches_table(&self, table: &TableName) -> bool {
         self.table.matches(table)
     }
 
-    /// Whether it matches this column of a table that it matches.
+    /// Whether the part for columns matches this name.
+    ///
+    /// The table must match, too: see [`ColumnPattern::matches_table`].
     pub fn matches_column(&self, column: &str) -> bool {
         self.column.matches(column)
     }
@@ -42,7 +44,7 @@ impl ColumnPattern {
     }
 }
 
-/// The form of `COLUMN_RULES`, without quotes.
+/// The form of `COLUMN_RULES`, without quotes. A colon in a name is not escaped.
 impl fmt::Display for ColumnPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.table, self.column)
@@ -52,13 +54,13 @@ impl fmt::Display for ColumnPattern {
 /// A pattern of tables, and names of columns: `public.orders:tenant,customer_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableColumns {
-    /// The tables.
+    /// Pattern of the tables.
     pub table: TablePattern,
     /// The names of the columns.
     pub columns: Vec<String>,
 }
 
-/// A text that is no table pattern with names of columns.
+/// Error: a text is not a table pattern with names of columns.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a table with columns: expected one like public.orders:customer_id")]
 pub struct InvalidTableColumns(String);
@@ -71,10 +73,12 @@ impl InvalidTableColumns {
 }
 
 impl TableColumns {
-    /// The entries of a list, separated by semicolons. A comma separates two columns of an entry.
+    /// Parses a list of entries that semicolons separate.
+    ///
+    /// Commas separate the columns of an entry.
     ///
     /// # Errors
-    /// The first text in the list that is not an entry.
+    /// A text in the list is not an entry. The error has the first such text.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidTableColumns> {
         let mut entries = Vec::new();
         let mut rest = text;
@@ -106,7 +110,7 @@ impl TableColumns {
     }
 }
 
-/// The form of `PARTITION_KEYS`, without quotes.
+/// The form of `PARTITION_KEYS`, without quotes. Names of columns are not escaped.
 impl fmt::Display for TableColumns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.table, self.columns.join(","))

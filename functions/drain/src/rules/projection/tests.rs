@@ -61,7 +61,7 @@ fn hash(value: &str) -> Datum<'static> {
 }
 
 #[test]
-fn values_that_the_log_does_not_hold_and_nulls_stay_what_they_are() {
+fn nulls_and_values_that_the_log_lacks_are_not_hashed() {
     let rules = rules("*.*.ssn:hash,*.*.n:omit");
     let relation = relation(&[
         ("email", "text", true),
@@ -155,12 +155,12 @@ fn a_relation_without_a_matching_rule_is_sent_as_it_is() {
 }
 
 #[test]
-fn a_table_that_is_described_again_is_projected_again() {
+fn a_table_whose_definition_changes_gets_another_projection() {
     let rules = rules("*.*.ssn:omit");
     let mut projections = Projections::new(&rules);
     let values = row(&["a", "1", "x"]);
     let (first, _) = projections.row(&users(), &values).unwrap();
-    // Another description with the same content has the same projection.
+    // An equal relation has the same projection.
     let (second, _) = projections.row(&users(), &values).unwrap();
     assert!(Arc::ptr_eq(&first, &second));
     let renamed = relation(&[
@@ -181,15 +181,15 @@ fn rows_can_move_unless_the_partition_key_is_a_part_of_the_key() {
     assert_eq!(of("", "public.users:ssn"), (text("ssn"), true));
     assert_eq!(of("", "public.users:email,ssn"), (text("email,ssn"), true));
     assert_eq!(of("", "public.orders:ssn"), (text(""), false));
-    // The first entry that matches counts.
+    // The first entry that matches applies.
     assert_eq!(of("", "*.users:n;public.users:ssn"), (text("n"), false));
-    // A column that is not sent cannot be in a partition key, and a hashed one has its hash there.
+    // A partition key cannot have a column that is not sent. It has the hash of a hashed column.
     assert_eq!(of("*.*.ssn:omit", "public.users:ssn"), (text(""), true));
     assert_eq!(of("*.*.ssn:hash", "public.users:ssn"), (text("ssn"), true));
 }
 
 #[test]
-fn a_delete_without_the_columns_may_be_of_a_row_in_another_lane() {
+fn rows_may_move_if_a_delete_lacks_the_columns_of_the_partition_key() {
     let old = relation(&[("email", "text", true)]);
     assert_eq!(partition("", "public.users:ssn", &old), (String::new(), true));
 }
