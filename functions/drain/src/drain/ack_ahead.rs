@@ -1,8 +1,9 @@
 //! Acknowledged changes after the acknowledged position.
 //!
-//! One slow lane holds the acknowledged position back, while the stream acknowledges later changes of the
-//! other lanes. If the drain ends then, the next drain would send these changes again. So the checkpoint
-//! stores them, and the next drain skips them if the log contains their marker.
+//! A slow lane delays the acknowledged position, while the stream acknowledges later changes of other lanes.
+//! If the drain ends then, the next drain would send these later changes again. So the checkpoint stores a
+//! bound, and the changes before it that are not acknowledged. The next drain skips all other changes before
+//! the bound, if the log contains the stored marker.
 
 use std::sync::Arc;
 
@@ -14,19 +15,21 @@ use crate::continuity::checkpoint::AckAhead;
 use crate::continuity::marker::Marker;
 use crate::ports::{Slot, Stream};
 
-/// The acknowledged changes that a drain skips, and whether it stores others.
+/// The acknowledged changes that a drain skips, and those that it stores.
 #[derive(Debug)]
 pub(super) struct AckAheadState {
-    /// Changes of earlier drains that are acknowledged after the acknowledged position.
+    /// Acknowledged changes of earlier drains, after the acknowledged position.
     ///
-    /// `None` if none are stored, or if the log was not proved to contain their marker.
+    /// `None` if none are stored, or if they are sent again: see [`AckAheadState::prove`].
     pub(super) known: Option<Arc<AckAhead>>,
     /// Whether checkpoints store the acknowledged changes after their position.
     is_stored: bool,
 }
 
 impl AckAheadState {
-    /// State without known changes. With `is_stored`, checkpoints store later ones.
+    /// State without known changes.
+    ///
+    /// With `is_stored`, checkpoints store the changes that this drain acknowledges ahead.
     pub(super) fn new(is_stored: bool) -> Self {
         AckAheadState {
             known: None,
@@ -36,9 +39,11 @@ impl AckAheadState {
 
     /// Searches the log for the marker of the stored changes.
     ///
-    /// Without the marker, these changes are sent again: a server that was restored from an older copy has
-    /// other changes at the same positions. While a backfill is pending, they are sent again, too. The
-    /// chunk must see each change: it drops the old row, or takes a large value from it.
+    /// Without the marker, these changes are sent again: a server that was restored from an older copy may
+    /// have other changes at the same positions.
+    ///
+    /// They are also sent again after a promotion, and while a backfill is pending. Each change must be
+    /// applied to a pending chunk, which then drops its older row.
     pub(super) async fn prove<S: Slot>(
         &mut self,
         stored: Option<AckAhead>,
@@ -77,7 +82,7 @@ impl AckAheadState {
 
     /// Number of acknowledged events after the acknowledged position.
     ///
-    /// It counts only events whose acknowledgement a checkpoint can remember.
+    /// It is 0 if no checkpoint can store them: without `is_stored`, or if the position has a resume point.
     pub(super) fn event_count<K: Stream>(&self, sender: &Sender<K>) -> u64 {
         let acknowledgements = &sender.acknowledgements;
         match self.is_stored && acknowledgements.position().resume.is_none() {
@@ -88,8 +93,8 @@ impl AckAheadState {
 
     /// Acknowledged changes after the acknowledged position, for a checkpoint.
     ///
-    /// Returns `None` if there are no such changes, or if they cannot be stated.
-    /// The same holds if the position has a resume point: the checkpoint then stores no acknowledged changes.
+    /// Returns `None` if there are no such changes, if they cannot be determined, or if the position has a
+    /// resume point.
     pub(super) fn for_checkpoint<K: Stream>(
         &self,
         sender: &Sender<K>,
@@ -97,7 +102,7 @@ impl AckAheadState {
     ) -> Option<AckAhead> {
         let position = sender.acknowledgements.position();
         let has_some = self.event_count(sender) > 0 || self.known.is_some();
-        // Without a marker, only an earlier set can be stored again.
+        // The changes are stored with a marker: the last one, or that of the known changes.
         let has_marker = last_marker.is_some() || self.known.is_some();
         if !self.is_stored || position.resume.is_some() || !has_some || !has_marker {
             return None;

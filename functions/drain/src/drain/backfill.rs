@@ -29,15 +29,15 @@ use crate::ports::{ChunkBounds, ChunkRead, Slot, StateStore, TableSource};
 
 pub(super) use wait::BackfillWait;
 
-/// Bytes of unread log from which on no chunk is read.
+/// Bytes of unread log at which no further chunk is read.
 ///
 /// While a chunk is read, only concurrent writes add to the unread log.
 pub(super) const MOST_LAG_BYTES: u64 = 64 << 20;
 
 /// Target time of a chunk, from its read to its acknowledgement.
 ///
-/// Each chunk needs a peek, so a chunk should take much longer than a peek. A failure costs a chunk, so a
-/// chunk should be short.
+/// Each chunk needs a peek, so a chunk should take much longer than a peek. After a failure the whole chunk
+/// is read again, so a chunk should be short.
 const CHUNK_TIME: Duration = Duration::from_secs(3);
 
 /// Least time that must be left to begin a chunk.
@@ -61,7 +61,7 @@ pub struct BackfillRunner<C> {
     state: BackfillState,
     /// Tables that are neither finished nor failed, in order.
     ///
-    /// `None` before this invocation listed them.
+    /// `None` until this invocation has listed them.
     tables: Option<Vec<TableName>>,
     /// Table whose earlier writers have ended: see [`BackfillRunner::have_writers_ended`].
     table_without_writers: Option<TableName>,
@@ -82,7 +82,7 @@ pub struct BackfillRunner<C> {
 pub(super) enum BackfillStep {
     /// No backfill is running, or it has just finished.
     Idle,
-    /// A chunk was read, and its watermark written.
+    /// A watermark was written: for a chunk that was read, or for the control event of a repair.
     WatermarkEmitted,
     /// Another session or a standby blocks the next chunk. Another window would not unblock it.
     Blocked,
@@ -106,7 +106,7 @@ pub(super) struct ChunkEnvironment<'a> {
 }
 
 impl<C> BackfillRunner<C> {
-    /// A runner of a stored backfill. `store` holds its state.
+    /// A runner of a stored backfill. `store` is the parameter of its state.
     pub fn new(store: C, state: BackfillState) -> Self {
         BackfillRunner {
             store,
@@ -123,7 +123,7 @@ impl<C> BackfillRunner<C> {
         }
     }
 
-    /// Whether the watermark of a chunk was emitted and has not arrived.
+    /// Whether a chunk waits for its watermark.
     pub(super) fn has_chunk(&self) -> bool {
         self.context.chunk.is_some()
     }
@@ -153,10 +153,10 @@ impl<C> BackfillRunner<C> {
 }
 
 impl<C: StateStore> BackfillRunner<C> {
-    /// Prepares for changes of a table that was read in part.
+    /// Prepares for key changes of a table that was partly read.
     ///
-    /// An earlier invocation read that part. A change of the table may move a row from the unread part to the
-    /// part that was read.
+    /// An earlier invocation read the part before the cursor. A key change may move a row from the unread
+    /// part to this part. Its event then needs all values of the row.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -179,7 +179,7 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// Takes the snapshot for the next window.
+    /// Reads the current snapshot for the next window.
     ///
     /// # Errors
     /// The server cannot be asked.
@@ -193,7 +193,7 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// Reads the next chunk and writes its watermark.
     ///
-    /// It does so only if rows and time are left.
+    /// If that is not possible now, the returned step has the reason.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -235,7 +235,7 @@ impl<C: StateStore> BackfillRunner<C> {
         }
     }
 
-    /// Whether the time left is enough for a chunk and its window.
+    /// Whether enough time is left for a chunk and its window.
     ///
     /// The server decodes each window from `restart_lsn`. So the next window is estimated to take as long as
     /// the last one.
@@ -262,9 +262,9 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// Whether the table's earlier writers have ended.
     ///
-    /// Earlier writers are the open transactions that had written to the table when this invocation reached
-    /// it. An earlier invocation may have sent the changes of such a transaction, and a chunk would not show
-    /// them yet.
+    /// Earlier writers are the transactions that had written to the table and were open when this invocation
+    /// first checked it. An earlier invocation may have sent the changes of such a transaction, while the
+    /// snapshot of a chunk does not show them yet.
     async fn have_writers_ended<S: TableSource>(
         &mut self,
         slot: &mut S,
@@ -315,7 +315,7 @@ impl<C: StateStore> BackfillRunner<C> {
             // An empty chunk also needs a watermark: a change before the watermark may need a row lookup.
             ChunkRead::Rows { rows, more } => {
                 self.has_read = true;
-                // The reason of an invalid chunk stays until a chunk is valid.
+                // After an invalid chunk, its reason stays until a chunk is valid.
                 if progress.invalid == 0 {
                     self.waits_for = None;
                 }
@@ -324,7 +324,7 @@ impl<C: StateStore> BackfillRunner<C> {
                 self.emit_watermark(slot, payload, began, environment).await?;
                 return Ok(Some(BackfillStep::WatermarkEmitted));
             }
-            // The next invocation uses three quarters of its time for this read.
+            // The next invocation may use three quarters of its time for this read.
             ChunkRead::TooSlow if !is_slow || time_left < environment.reading_time / 2 => {
                 self.state.table_progress(&table).slow = true;
                 self.store_state(slot, budget).await?;
@@ -392,7 +392,7 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// Writes a watermark, and keeps the payload.
     ///
-    /// The payload waits until the drain reads the watermark.
+    /// The payload is sent when the drain reads the watermark.
     async fn emit_watermark<S: TableSource>(
         &mut self,
         slot: &mut S,
@@ -422,7 +422,7 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// Looks up the row whose large values a change lacks.
     ///
-    /// The result of the lookup is added to the chunk's context.
+    /// Adds the result to the chunk's context.
     ///
     /// # Errors
     /// The server cannot be asked, or the state cannot be stored.
@@ -445,8 +445,8 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// Restarts the current table's backfill from its first row.
     ///
-    /// `why` is the reason. The cause may be a change that is sent without large values of its row. The state
-    /// is stored before the change is sent.
+    /// `why` is the reason, such as a change that is sent without large values of its row. The state is
+    /// stored before that change is sent.
     ///
     /// # Errors
     /// The state cannot be stored.
@@ -469,7 +469,7 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// Stores the state. Like a checkpoint, it is stored only while this drainer has the lock.
     ///
-    /// It takes at most half of the time that is left for confirming: the checkpoint is stored after it.
+    /// The store may use half of the time that is left for confirming: the checkpoint is stored after it.
     async fn store_state<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<(), Error> {
         self.state.updated_at = now_text();
         let text = self.state.to_text();

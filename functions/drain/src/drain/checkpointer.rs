@@ -1,7 +1,7 @@
 //! Paced writer of the checkpoint.
 //!
 //! It stores about once a second while the acknowledged position moves, and at the end of each window. While
-//! one lane holds the position back, it stores the acknowledged changes after it every five seconds.
+//! a slow lane delays the position, it stores the acknowledged changes after the position every five seconds.
 
 use std::time::{Duration, Instant};
 
@@ -23,10 +23,11 @@ const STORE_INTERVAL: Duration = Duration::from_secs(1);
 /// Such stores occur while events after the position are acknowledged.
 const AHEAD_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Longest time between two such stores.
+/// Longest time between two stores after failures.
 ///
 /// All functions of an account together may store about three SSM parameters a second. So each failed store
-/// doubles the time. That leaves room for the store at the end of the window, which must succeed.
+/// doubles the time to the next. This leaves more of that rate to the store at the end of a window, which
+/// must succeed.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(16);
 
 /// Longest wait for a running store at the end of the drain.
@@ -38,7 +39,7 @@ pub(super) struct Checkpointer<C> {
     document: Checkpoint,
     /// The stored position; `None` before the first store.
     stored: Option<AckPosition>,
-    /// What this drain acknowledged up to the stored position.
+    /// This drain's counts of acknowledged changes up to the stored position.
     stored_counts: AcknowledgedCounts,
     /// Whether the stored checkpoint names the last marker.
     is_marker_stored: bool,
@@ -48,7 +49,7 @@ pub(super) struct Checkpointer<C> {
     stored_ahead: Option<AckAhead>,
     /// Number of acknowledged events after the position.
     ///
-    /// It is as of the start of the last paced store.
+    /// This is the number at the start of the last paced store.
     events_ahead: u64,
     running: Option<RunningStore>,
     last_try: Instant,
@@ -101,8 +102,8 @@ impl<C: StateStore> Checkpointer<C> {
 
     /// Stops the paced stores, and waits for the running one.
     ///
-    /// A store that does not end within [`CLOSE_TIME`] is aborted. Later it could overwrite a checkpoint of
-    /// the next invocation.
+    /// A store that does not end within [`CLOSE_TIME`] is aborted. Otherwise it could later overwrite the
+    /// checkpoint of the next invocation.
     pub(super) async fn close(&mut self) {
         self.is_closed = true;
         if tokio::time::timeout(CLOSE_TIME, self.wait_for_store())
@@ -125,7 +126,7 @@ impl<C: StateStore> Checkpointer<C> {
         self.stored.as_ref()
     }
 
-    /// What this drain acknowledged up to the stored position.
+    /// This drain's counts of acknowledged changes up to the stored position.
     pub(super) fn stored_counts(&self) -> AcknowledgedCounts {
         self.stored_counts
     }
@@ -138,7 +139,8 @@ impl<C: StateStore> Checkpointer<C> {
 
     /// Whether later stores name a marker at or after `acknowledged`.
     ///
-    /// The end of the marker's commit is compared. A later position shows that the slot returned the marker.
+    /// The end of the marker's commit is compared. A later `acknowledged` position means that the slot has
+    /// returned the marker.
     pub(super) fn has_marker_for(&self, acknowledged: Lsn) -> bool {
         let marker = self.document.marker.as_ref();
         marker.is_some_and(|marker| marker.flushed >= acknowledged)
@@ -156,7 +158,7 @@ impl<C: StateStore> Checkpointer<C> {
     /// at the last paced store.
     ///
     /// Also `None` while a store runs, after the close, and before the first checkpoint. Only
-    /// [`Checkpointer::store`] writes the first checkpoint, since a first event may have to be acknowledged
+    /// [`Checkpointer::store`] writes the first checkpoint: a control event may have to be acknowledged
     /// before.
     pub(super) fn due(&self, acknowledged: &AckPosition, events_ahead: u64) -> Option<Instant> {
         let stored = self.stored.as_ref().filter(|_| !self.is_closed)?;
@@ -170,10 +172,10 @@ impl<C: StateStore> Checkpointer<C> {
         has_others.then(|| self.last_try + self.interval.max(AHEAD_INTERVAL))
     }
 
-    /// Starts to store the acknowledged position. Does not wait for it.
+    /// Starts a store of the acknowledged position, and does not wait.
     ///
-    /// `counts` has what was acknowledged up to it, `ahead` the acknowledged changes after it, and
-    /// `events_ahead` the number of their events. Nothing is stored if both are stored already.
+    /// `counts` are the counts up to this position. `ahead` has the acknowledged changes after it, and
+    /// `events_ahead` is the number of their events. Does nothing if the position and `ahead` are stored.
     pub(super) fn start(
         &mut self,
         acknowledged: &AckPosition,
@@ -200,7 +202,7 @@ impl<C: StateStore> Checkpointer<C> {
         self.last_try = Instant::now();
     }
 
-    /// Waits for the running store. May be cancelled.
+    /// Waits for the running store. This call is cancel safe.
     ///
     /// A failed store is only logged: the store at the end of the window tries again.
     pub(super) async fn wait_for_store(&mut self) {
@@ -226,13 +228,15 @@ impl<C: StateStore> Checkpointer<C> {
         self.running = None;
     }
 
-    /// Stores `acknowledged` and waits for it, with retries until `deadline`. Does nothing if it is stored
-    /// already, with `ahead`: the acknowledged changes after it. `counts` has what was acknowledged up to it.
+    /// Stores `acknowledged` and waits for it, with retries until `deadline`.
+    ///
+    /// `ahead` has the acknowledged changes after this position. `counts` are the counts up to it. Does
+    /// nothing if the position, `ahead` and the last marker are stored.
     ///
     /// `fence` runs before each attempt. It fails if another drainer may have the lock.
     ///
     /// # Errors
-    /// The store is refused for good, does not succeed before the deadline, or the fence fails.
+    /// The state store refuses permanently, no attempt succeeds before the deadline, or the fence fails.
     pub(super) async fn store(
         &mut self,
         acknowledged: &AckPosition,
@@ -261,7 +265,8 @@ impl<C: StateStore> Checkpointer<C> {
         let is_behind = stored.is_none_or(|stored| stored.is_before(acknowledged));
         let has_others = ahead.is_some() && ahead != self.stored_ahead;
         if !self.is_marker_stored || is_behind || has_others {
-            // A drain that reads its last marker again begins before the stored position.
+            // A drain that must read the last marker again starts before the stored position. The checkpoint
+            // keeps the stored position.
             let (position, ahead) = match &self.stored {
                 Some(stored) if acknowledged.is_before(stored) => (stored.clone(), None),
                 _ => (acknowledged.clone(), ahead),
@@ -306,7 +311,7 @@ pub(super) async fn store_until<C: StateStore>(
     stored.unwrap_or_else(|_| Err(late_error(store, failure)))
 }
 
-/// Tries until the text is stored. `failure` is set to the last error that may pass.
+/// Tries until the text is stored. `failure` is set to the last transient error.
 async fn store_with_retries<C: StateStore>(
     store: &C,
     text: String,
@@ -329,7 +334,7 @@ async fn store_with_retries<C: StateStore>(
     }
 }
 
-/// The error of a store that did not succeed in time. `failure` is the last answer, if there was one.
+/// The error of a store that did not succeed in time. `failure` is the last error, if there was one.
 fn late_error<C: StateStore>(store: &C, failure: Option<StateStoreError>) -> Error {
     Error::StateStore(failure.unwrap_or_else(|| StateStoreError::Unavailable {
         parameter: store.name(),
@@ -345,7 +350,7 @@ mod tests {
     use super::*;
     use crate::base::lsn::Lsn;
 
-    /// A store that refuses while the flag is set. Otherwise it keeps the text that it is given.
+    /// A store that refuses while the flag is set. Otherwise it keeps the last text.
     #[derive(Clone)]
     struct ThrottledStore(Arc<AtomicBool>, Arc<Mutex<String>>);
 
@@ -391,7 +396,7 @@ mod tests {
         assert_eq!(checkpointer.due(&position(1), 0), None);
         assert_eq!(checkpointer.due(&position(1), 7), Some(started + AHEAD_INTERVAL));
         assert_eq!(checkpointer.due(&position(2), 7), Some(started + STORE_INTERVAL));
-        // The changes ahead may be unknown.
+        // The changes that are acknowledged ahead may be unknown.
         checkpointer.start(&position(1), AcknowledgedCounts::default(), None, 7);
         assert!(!checkpointer.is_storing());
         assert_eq!(checkpointer.due(&position(1), 7), None);
@@ -416,7 +421,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_throttled_store_doubles_the_time_to_the_next_and_a_stored_one_halves_it() {
+    async fn a_failed_store_doubles_the_time_to_the_next_store_and_a_successful_one_halves_it() {
         let is_throttled = Arc::new(AtomicBool::new(true));
         let mut checkpointer = checkpointer(&is_throttled);
         let mut intervals = Vec::new();

@@ -25,7 +25,7 @@ pub(super) struct Confirmer<C> {
     ahead: AckAheadState,
     /// The slot's `confirmed_flush_lsn`.
     confirmed: Lsn,
-    /// Last advance of the slot; at first the start of the drain.
+    /// Time of the last advance; at first the start of the drain.
     confirmed_at: Instant,
     /// Whether the current window stays unconfirmed. A later window confirms its events.
     is_unconfirmed: bool,
@@ -38,7 +38,7 @@ pub(super) struct Confirmer<C> {
 impl<C: StateStore> Confirmer<C> {
     /// A confirmer that has confirmed nothing yet.
     ///
-    /// With `stores_ahead`, checkpoints also have what is acknowledged after their position.
+    /// With `stores_ahead`, checkpoints also have the acknowledged changes after their position.
     pub(super) fn new(
         checkpointer: Checkpointer<C>,
         markers: Markers,
@@ -77,7 +77,7 @@ impl<C: StateStore> Confirmer<C> {
 
     /// Position up to which transactions are confirmed or sent.
     ///
-    /// This drain has sent those that are not confirmed.
+    /// Unconfirmed windows of this drain have sent the transactions that are not confirmed.
     pub(super) fn sent(&self) -> Lsn {
         self.sent_unconfirmed.max(self.confirmed)
     }
@@ -114,7 +114,7 @@ impl<C: StateStore> Confirmer<C> {
             .await;
     }
 
-    /// The proved changes that need not be sent again.
+    /// The changes that were acknowledged ahead and are not sent again.
     pub(super) fn known_ahead(&self) -> Option<Arc<AckAhead>> {
         self.ahead.known.clone()
     }
@@ -124,7 +124,9 @@ impl<C: StateStore> Confirmer<C> {
         self.checkpointer.set_back(position);
     }
 
-    /// As [`Confirmer::set_back`]. What was acknowledged ahead is sent again.
+    /// As [`Confirmer::set_back`], and forgets the changes that were acknowledged ahead.
+    ///
+    /// These changes are sent again. Later checkpoints store no such changes.
     pub(super) fn restart(&mut self, position: AckPosition) {
         self.ahead = AckAheadState::new(false);
         self.checkpointer.set_back(position);
@@ -135,7 +137,7 @@ impl<C: StateStore> Confirmer<C> {
         self.checkpointer.stored()
     }
 
-    /// What this drain acknowledged up to the stored position.
+    /// This drain's counts of acknowledged changes up to the stored position.
     pub(super) fn stored_counts(&self) -> AcknowledgedCounts {
         self.checkpointer.stored_counts()
     }
@@ -178,8 +180,8 @@ impl<C: StateStore> Confirmer<C> {
     /// Returns `false` if the slot was not advanced in time. The next invocation then reads these
     /// transactions again, and skips them by position.
     ///
-    /// Does nothing if unconfirmed windows have passed the last marker. No window has checked that the slot
-    /// returned this marker. So a later window reads these transactions again.
+    /// Does nothing if unconfirmed windows have passed the last marker: no window has checked that the slot
+    /// returns this marker. A later window reads these transactions again.
     ///
     /// # Errors
     /// The checkpoint cannot be stored, or the slot cannot be advanced.
@@ -245,8 +247,8 @@ impl<C: StateStore> Confirmer<C> {
     ) -> Result<(), Error> {
         slot.check_lock().await?;
         let position = sender.acknowledgements.position();
-        // A server that was restored from an older copy may have the marker, and other changes after it. So
-        // the marker must not be before the position.
+        // A server that was restored from an older copy may have an earlier marker, and other changes after
+        // it. So the stored marker must not be before the position.
         if !self.checkpointer.has_marker_for(position.commit_end)
             && let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end)
         {

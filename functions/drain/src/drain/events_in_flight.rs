@@ -1,6 +1,7 @@
 //! The events of the requests in flight.
 //!
-//! A request takes its records with it, and the checkpoint names the events that are not acknowledged.
+//! A request owns its records until it is answered. The checkpoint needs the positions of their events, so
+//! these positions are copied before the request is sent.
 
 use crate::pack::{OutstandingEvent, QueuedEvent, Record};
 
@@ -10,7 +11,7 @@ pub(super) struct EventsInFlight {
     requests: Vec<(u64, Vec<OutstandingEvent>)>,
     /// The number of the next request.
     next: u64,
-    /// A list of a former request, for its memory.
+    /// The list of an answered request, to reuse its buffer.
     spare: Vec<OutstandingEvent>,
 }
 

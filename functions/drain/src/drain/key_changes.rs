@@ -1,7 +1,8 @@
-//! Detector of changed keys: columns of a table's key were added, renamed, or got another type.
+//! Detector of changed keys: a table's key got other columns, or a column another name or type.
 //!
-//! Rows then have other partition keys than before. Events under the former keys must be acknowledged first.
-//! The rows of a table without a key also get other partition keys when its replica identity becomes `full`.
+//! Rows then have other partition keys than before. Events with the former partition keys must be
+//! acknowledged first. The rows of a table without a key also get other partition keys when its replica
+//! identity becomes `full`, or is no longer `full`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,20 +10,21 @@ use std::sync::Arc;
 use crate::base::table_name::TableName;
 use crate::change::Relation;
 
-/// The keys of the tables of one window. Between two windows no event is in flight.
+/// The keys of the tables of one window.
+///
+/// Between two windows no event is in flight. So earlier windows do not matter.
 #[derive(Debug, Default)]
 pub(super) struct KeyChanges {
-    /// Each table as its last change had it.
+    /// The relation of each table's last change.
     tables: HashMap<TableName, Arc<Relation>>,
     /// The last table, since consecutive changes are mostly of one table.
     last: Option<Arc<Relation>>,
 }
 
 impl KeyChanges {
-    /// Whether this table's partition keys are made in another way.
+    /// Whether the table's key differs from that of its last change.
     ///
-    /// They are compared with those at the table's last change in this window. The first change returns
-    /// `false`.
+    /// Only changes of this window are compared. A table's first change returns `false`.
     pub(super) fn is_changed(&mut self, relation: &Arc<Relation>) -> bool {
         if self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, relation)) {
             return false;
@@ -45,7 +47,7 @@ impl KeyChanges {
 
 /// Whether both relations have the same key columns and types.
 ///
-/// They must also agree in [`Relation::is_insert_only`].
+/// [`Relation::is_insert_only`] must also be the same.
 fn has_same_key(one: &Relation, other: &Relation) -> bool {
     fn key(relation: &Relation) -> impl Iterator<Item = (&str, &str)> {
         let columns = relation.columns.iter().filter(|column| column.key);
@@ -73,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_columns_and_types_of_the_key_make_it_another_key() {
+    fn a_key_changes_only_with_its_columns_and_their_types() {
         let mut keys = KeyChanges::default();
         let (id, x) = (("id", "integer", true), ("x", "text", false));
         for (columns, changed) in [
@@ -90,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rows_of_a_table_without_a_key_change_their_order_with_its_replica_identity() {
+    fn a_table_without_a_key_gets_other_partition_keys_with_another_replica_identity() {
         let mut keys = KeyChanges::default();
         let with_identity = |is_insert_only| {
             let relation = Relation::clone(&table("t", &[("x", "text", false)]));

@@ -36,9 +36,9 @@ pub(super) struct Markers {
     ///
     /// The likely cause is a standby that does not acknowledge commits.
     is_unacknowledged: bool,
-    /// Whether log that no standby has waits for a later tick.
+    /// Whether log that no standby has is left to a later tick.
     ///
-    /// The setting `STANDBY_ACK` decides this.
+    /// The variable `STANDBY_ACK` decides this.
     waits_for_standbys: bool,
     /// The marker that the current window or a later one must contain. The reader has it during a window.
     expected: Option<Marker>,
@@ -49,7 +49,7 @@ pub(super) struct Markers {
 /// Result of the search for the last marker.
 #[derive(Debug)]
 pub(super) enum HistoryCheck {
-    /// The start position stays: the slot returned the marker, or a later window decides.
+    /// The start position stays: the slot returned the marker, or a later window checks it.
     Unchanged,
     /// After a promotion: the new settled position.
     Settled(Lsn),
@@ -58,8 +58,8 @@ pub(super) enum HistoryCheck {
 impl Markers {
     /// The state at the start of a drain.
     ///
-    /// `stored` is the marker in the checkpoint, and has the number of the last marker. `to_return` is the
-    /// marker that the slot must return, if any. It is the last written marker until a new one is written.
+    /// `stored` is the marker of the checkpoint. Its number is that of the last marker. `to_return` is the
+    /// marker that the slot must return, if any. It counts as the last marker until a new one is written.
     pub(super) fn new(settings: &Settings, stored: Option<&Marker>, to_return: Option<Marker>) -> Self {
         Markers {
             slot: settings.slot.clone(),
@@ -117,7 +117,7 @@ impl Markers {
         self.expected = expected;
     }
 
-    /// The expected marker, if it should have arrived.
+    /// The expected marker, if its commit ends at or before `upto`.
     ///
     /// A complete window up to `upto` must have contained it.
     pub(super) fn overdue_at(&self, upto: Lsn) -> Option<&Marker> {
@@ -126,8 +126,8 @@ impl Markers {
 
     /// Whether a window ends at the last marker.
     ///
-    /// The log ended at the marker when its record was written. So such a window read the log to its end at
-    /// that moment. Other sessions may have written more since.
+    /// When the marker's record was written, the log ended with it. So such a window reaches the end of the
+    /// log at that moment. Other sessions may have written more log since.
     pub(super) fn ends_at(&self, window: Window) -> bool {
         self.last_written
             .as_ref()
@@ -136,9 +136,9 @@ impl Markers {
 
     /// Positions of the log, and the next window.
     ///
-    /// If the window would pass the last marker, a new marker is written first, and the window ends
-    /// there or earlier. While markers are written, the log after the confirmed position contains one, and
-    /// a loss of that log is detected.
+    /// If the window would pass the last marker, a new marker is written first, and the window ends there or
+    /// earlier. So the log after the confirmed position always contains a marker, and a loss of that log is
+    /// detected. This holds while markers are written.
     ///
     /// # Errors
     /// The server cannot be asked.
@@ -161,9 +161,9 @@ impl Markers {
                 positions = slot.wal_positions().await?;
             }
         }
-        // Not every role may see the positions of the standbys. But a marker that waits for them shows that
-        // they lack at least its part of the log. If the server fails now, the next writer may lack this log
-        // permanently.
+        // Not every role may read the positions of the standbys. But a marker whose commit waits for standbys
+        // shows that they lack at least the marker's part of the log. After a failover now, the new primary
+        // may lack this log permanently.
         if self.is_unacknowledged && self.waits_for_standbys {
             positions.readable = confirmed;
         }
@@ -211,7 +211,7 @@ impl Markers {
     /// Waits until `end` for a marker to become readable.
     ///
     /// With `STANDBY_ACK`, log is readable only after a standby has acknowledged it. A marker that no standby
-    /// has does not survive a failover, so it proves nothing.
+    /// has is lost in a failover, so it proves nothing.
     async fn wait_until_readable<S: Slot>(
         &self,
         slot: &mut S,
@@ -234,8 +234,8 @@ impl Markers {
 
     /// Searches the log for the last marker, before any transaction is skipped.
     ///
-    /// If the slot returns the marker, the log before it is the log that was drained. After a promotion,
-    /// transactions after the marker are sent again.
+    /// If the slot returns the marker, the log before the marker is the log that was drained. After a
+    /// promotion, transactions after the marker are sent again.
     ///
     /// # Errors
     /// The slot does not return the marker, or the server cannot be asked.
@@ -263,7 +263,7 @@ impl Markers {
                      it are skipped");
                 Ok(HistoryCheck::Settled(settled))
             }
-            // The drain fails later, if a window passes the marker without its row.
+            // The drain fails later if a window passes the marker and does not contain it.
             Err(SlotError::Timeout { .. }) if !start.promoted => Ok(HistoryCheck::Unchanged),
             Err(SlotError::Timeout { .. }) => {
                 tracing::warn!(slot = self.slot, %from, %to,
@@ -302,9 +302,9 @@ impl Markers {
 
     /// Whether one of these rows is the marker.
     ///
-    /// Each row contains the marker's nonce. It may still be another message.
+    /// Each row contains the marker's nonce, and may still be another message.
     fn contains(&self, marker: &Marker, rows: &[(Lsn, Vec<u8>)]) -> bool {
-        // A message needs neither a table nor an earlier row to be decoded.
+        // The decoder needs neither a table nor an earlier row for a message.
         let mut decoder = Decoder::new(self.plugin);
         let catalog = Catalog::default();
         rows.iter().any(|(lsn, data)| {

@@ -44,25 +44,25 @@ pub use stream_routes::{MOST_STREAMS, check_stream_name};
 pub(crate) use stream_routes::{StreamOpener, StreamRoutes};
 pub use task::{DrainOutcome, DrainPorts, DrainTask};
 
-/// Up to this much new log is left to the next tick.
+/// Most bytes of new log that are left to the next tick.
 ///
-/// It may be more if a peek decodes much log again.
-///
-/// Every peek decodes again from `restart_lsn`, so a peek for less log is too expensive.
+/// Every peek decodes again from `restart_lsn`, so another peek for fewer bytes is too expensive. The limit
+/// is higher if a peek decodes much log again: see `Drain::linger`.
 const TIP_BYTES: u64 = 1 << 20;
 
-/// Least time for reading with which a window is opened.
+/// Least reading time that must be left to open a window.
 const WINDOW_MIN_TIME: Duration = Duration::from_millis(250);
 
 /// Row bound of an unconfirmed window.
 ///
-/// The next confirmed window reads its log again, and so does the next tick if this one ends before that.
+/// The next confirmed window reads the same log again. If the drain ends before that window, the next tick
+/// reads this log again.
 const MOST_UNCONFIRMED_ROWS: i32 = 20_000;
 
 /// Drains until the slot is empty or the time is over.
 ///
-/// A failed window still stores the acknowledged position, and advances the slot past the acknowledged
-/// transactions. After a discontinuity, neither the checkpoint nor the slot advances.
+/// After a failed window, the drain still stores the acknowledged position, and advances the slot past the
+/// acknowledged transactions. After a discontinuity, neither the checkpoint nor the slot advances.
 pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     ports: DrainPorts<'_, S, K, C>,
     task: DrainTask<'_>,
@@ -128,7 +128,7 @@ where
                     WindowStep::OutOfTime => return self.stop_at_deadline().await,
                 }
             }
-            // A backlog without a window is not readable: it waits for a standby. Then a chunk waits, too.
+            // A backlog for which no window was opened waits for a standby. No chunk is read meanwhile.
             let step = match self.has_backlog().await? {
                 true if opens_window => continue,
                 true => BackfillStep::Idle,
@@ -162,7 +162,7 @@ where
 
     /// Positions of the log, and the next window.
     ///
-    /// It first decides whether the window stays unconfirmed. An unconfirmed window writes no marker.
+    /// The window may stay unconfirmed. Only a confirmed window writes a marker.
     async fn next_window(&mut self) -> Result<(WalPositions, Window), Error> {
         let is_unconfirmed = self.leaves_unconfirmed();
         let sizing = self.bounds.sizing();
@@ -182,8 +182,8 @@ where
 
     /// Whether the next window stays unconfirmed.
     ///
-    /// A running backfill confirms each window, since its cursor is stored with it. A resumed transaction
-    /// is read with other bounds: see [`WindowBounds::adjusted`].
+    /// While a backfill runs, each window is confirmed, since its end stores the cursor. A window that
+    /// resumes a transaction has other bounds: see [`WindowBounds::adjusted`].
     fn leaves_unconfirmed(&self) -> bool {
         let WindowRunner {
             confirmer,
@@ -200,7 +200,7 @@ where
 
     /// Drains one window.
     ///
-    /// `opened` is its start, and `time_left` the time for reading at that moment.
+    /// `opened` is its start. `time_left` is the reading time that was left then.
     async fn drain_window(
         &mut self,
         window: Window,
@@ -237,7 +237,7 @@ where
                 Ok(WindowStep::AtTip)
             }
             WindowOutcome::Whole | WindowOutcome::RowBound if self.bounds.is_searching() => {
-                // A window of a search is small on purpose, so it does not change the size of others.
+                // A window of a search is small on purpose, so it does not change the size of later windows.
                 self.bounds.advance_search();
                 Ok(WindowStep::Another)
             }
@@ -258,17 +258,18 @@ where
 
     /// Pauses at the end of the log. Returns whether the drain reads another window.
     ///
-    /// `opened` and `positions` are the start and the positions of the last window. `found` is whether there
+    /// `opened` and `positions` are the start and the positions of the last window. `found` is true if there
     /// was new log.
     async fn linger(&mut self, opened: Instant, positions: WalPositions, found: bool) -> Result<bool, Error> {
         let polled = opened.elapsed().saturating_sub(self.runner.take_sending_time());
         let last_moment = self.runner.budget.reading_deadline() - WINDOW_MIN_TIME;
         if self.tip.pause(polled, found, last_moment).await {
-            // On a busy machine the pause may last longer. The end of the log was reached even so.
+            // On a busy machine the pause may last too long for another window. The drain then ends as empty,
+            // since it reached the end of the log.
             return Ok(self.reading_time_left() >= WINDOW_MIN_TIME);
         }
-        // The next window is confirmed, with what was sent before. If its log is no longer readable, a later
-        // tick reads it.
+        // The next window confirms the events of the unconfirmed windows. If the log of these windows is no
+        // longer readable, a later tick reads it.
         let confirmer = &self.runner.confirmer;
         if confirmer.has_unconfirmed() && positions.readable > confirmer.confirmed() {
             return Ok(self.reading_time_left() >= WINDOW_MIN_TIME);
@@ -301,7 +302,7 @@ where
         Ok(self.runner.unread_bytes(positions) >= MOST_LAG_BYTES)
     }
 
-    /// Whether the watermark of a chunk was emitted and has not arrived.
+    /// Whether a chunk waits for its watermark.
     fn has_chunk(&self) -> bool {
         self.runner
             .backfill
@@ -324,7 +325,7 @@ where
         }
     }
 
-    /// Runs a step of the backfill. While it is blocked, pauses and tries again.
+    /// Runs a step of the backfill. While the backfill is blocked, pauses and tries again.
     async fn step_backfill(&mut self) -> Result<BackfillStep, Error> {
         let mut step = self.next_chunk().await?;
         let began = Instant::now();
@@ -343,8 +344,8 @@ where
 
     /// Stops because the time is over.
     ///
-    /// Fails if events are left and the stream acknowledged no record since its last failure. A report would
-    /// hide that failure, since it would look like the report of a backlog.
+    /// Fails if events are left and a stream acknowledged no record since its last error. Without this
+    /// failure, the report would look like that of a backlog.
     async fn stop_at_deadline(&mut self) -> Result<(), Error> {
         self.runner.confirm_sent().await?;
         self.runner.report.stopped = StopReason::Deadline;

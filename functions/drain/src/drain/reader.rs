@@ -4,14 +4,14 @@
 //!
 //! **Held rows.** A position begins with the end of the commit record. pgoutput and test_decoding send that
 //! end only with the commit. So the rows of such a transaction are held until their commit is read. If they
-//! exceed [`HOLD_BYTES`], the commit is needed before. It may be one of those that the server sent first.
-//! Otherwise the commits of all large transactions of the window are requested from the server. This costs
-//! another peek.
+//! exceed [`HOLD_BYTES`], the reader needs the commit earlier. The server may have sent it before all rows.
+//! Otherwise the commits of all large transactions of the window are requested. This costs another peek.
 //!
-//! **Bounds.** The reader processes one row at a time, so no burst exceeds the bound on unacknowledged bytes.
+//! **Bounds.** The reader processes one row at a time. So the unacknowledged bytes exceed their bound by the
+//! events of one row at most.
 //!
-//! **Large transactions.** A transaction may take several invocations. It is acknowledged in sections. The
-//! next invocation resumes at the end of the last acknowledged section. It skips the rows before, and
+//! **Large transactions.** A transaction may need several invocations. It is acknowledged in sections. The
+//! next invocation resumes at the end of the last acknowledged section. It skips the earlier rows, and
 //! compares the hash of the last skipped row.
 
 mod chunk;
@@ -50,7 +50,7 @@ pub(crate) const HOLD_BYTES: usize = 8 << 20;
 
 /// Bytes of rows after which a section of a transaction ends.
 ///
-/// The checkpoint is stored about once a second. So smaller sections would not save repeated work.
+/// The checkpoint is stored about once a second. So smaller sections would not reduce repeated work.
 const SECTION_BYTES: usize = 1 << 20;
 
 /// Next input that the reader needs.
@@ -102,18 +102,18 @@ pub(crate) struct WindowReader<'a, R> {
     has_left_out: bool,
 }
 
-/// What the stream has already, and how far the log is readable.
+/// Changes that the stream already has, and the readable position.
 #[derive(Debug)]
 pub(crate) struct SentHistory {
-    /// The settled position: transactions that end at or before it were sent as they are in the log now.
+    /// The settled position: the stream has the log's transactions that end at or before it.
     pub(crate) settled: Lsn,
     /// Position up to which this drain has sent the transactions.
     ///
     /// Each transaction that ends at or before it was sent by this drain, or is settled.
     pub(crate) sent_here: Lsn,
-    /// The acknowledged position: up to it the stream has every transaction, perhaps of another history.
+    /// The acknowledged position: the stream has all transactions up to it, perhaps of another history.
     pub(crate) acknowledged: Lsn,
-    /// Resume point of the next transaction, if it was partly sent.
+    /// Resume point of the next transaction, if it was partly acknowledged.
     ///
     /// The stream has the part before this point.
     pub(crate) resume: Option<ResumePoint>,
@@ -173,7 +173,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.history.expected.take()
     }
 
-    /// Takes the former events for their buffers, unless some are left.
+    /// Takes former events to reuse their buffers, unless some are left.
     pub(crate) fn refill_spare(&mut self, former: &mut Vec<Event>) {
         self.events.refill_spare(former);
     }
@@ -185,8 +185,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
 
     /// Whether a transaction was left to a later window.
     ///
-    /// Such a transaction ends after the readable position. In this case, every transaction that ends before
-    /// that position was read.
+    /// Such a transaction ends after the readable position. The peek has transactions in the order of their
+    /// commits, so all transactions up to that position precede it.
     pub(crate) fn has_left_out(&self) -> bool {
         self.has_left_out
     }
@@ -194,7 +194,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// Adds the next row of the window.
     ///
     /// # Errors
-    /// The row is a commit that cannot be decoded.
+    /// A commit is undecodable or out of place, the expected marker is missing, or the resume point is wrong.
     pub(crate) fn push_row(&mut self, row: R) -> Result<ReaderNeed, Error> {
         let is_held = self.is_held();
         if is_held && self.decoder.is_commit(row.data()) {
@@ -222,7 +222,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// Their rows take more than half of [`HOLD_BYTES`].
     ///
     /// # Errors
-    /// The commit of the open transaction is missing, or cannot be decoded.
+    /// The commit of the open transaction is missing. Otherwise as [`WindowReader::push_row`].
     pub(crate) fn add_large_commits(&mut self, commits: CommitRows) -> Result<(), Error> {
         self.commits.extend(commits);
         self.has_large_commits = true;
@@ -237,7 +237,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
 
     /// Turns the next row into queued events. At a watermark, this is the next row of the chunk.
     ///
-    /// Returns a request if a row or a table must be read first. Add it, then call `next` again.
+    /// Returns a request if a row or a table must be read first. Add the result, then call `next` again.
     ///
     /// # Errors
     /// The row cannot be decoded or is out of place, or an event is larger than a record. Events that were
@@ -298,11 +298,11 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.apply_commit_end(lsn, commit_end, commit_time)
     }
 
-    /// Decides how the open transaction is processed.
+    /// Applies the commit end of the open transaction.
     ///
-    /// The commit end decides whether it is sent, skipped, resumed or left out.
+    /// It decides whether the transaction is sent, skipped, resumed or left out.
     fn apply_commit_end(&mut self, lsn: Lsn, commit_end: Lsn, commit_time: Option<i64>) -> Result<(), Error> {
-        // The peek sends transactions in the order of their commits. So the marker cannot follow this one.
+        // The peek sends transactions in the order of their commits. So the marker cannot follow this commit.
         if let Some(marker) = &self.history.expected
             && marker.flushed < commit_end
         {
@@ -318,8 +318,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         open.start_progress(self.envelope, commit_end, commit_time, &mut self.history);
         self.has_left_out |= open.left_out;
         match &open.resumes {
-            // The server may have omitted the rows before the resume point. For another transaction with the
-            // same xid this would lose rows.
+            // The server may have omitted the rows before the resume point. If this is another transaction
+            // with the same xid, these rows would be lost.
             Some(resume) if resume.commit_end != commit_end => Err(not_resumed(&self.settings.slot, resume)),
             _ => Ok(()),
         }
@@ -393,7 +393,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if let Some(resume) = &open.resumes {
             return Err(not_resumed(&self.settings.slot, resume));
         }
-        // The positions of its events contain the end that was known before.
+        // The positions of the events contain the commit end that was known earlier. Both ends must agree.
         let known_end = open.progress.as_ref().map(Progress::commit_end);
         if known_end.is_some_and(|known_end| known_end != commit_end) {
             return Err(self.out_of_place(lsn));
@@ -440,7 +440,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         };
         open.changes += 1;
         if open.is_sent {
-            // Transactions after the settled position were sent by this drain, and are not counted.
+            // This drain sent the transactions after the settled position. They are not counted as skipped.
             out.report.skipped += u64::from(commit_end <= self.history.settled);
             let projected = self.projections.change(&change);
             let sent = projected.as_ref().unwrap_or(&change);

@@ -29,13 +29,17 @@ pub struct Report {
     pub transactions: u64,
     /// Changes, counted as the transactions are; skipped ones are not counted.
     pub changes: u64,
-    /// Changes after `to` that were read and perhaps sent. The next invocation sends them again, as far as
-    /// the checkpoint does not remember them.
+    /// Changes after `to` that were read and perhaps sent.
+    ///
+    /// The next invocation sends them again, except those that the checkpoint has as acknowledged ahead.
     pub unconfirmed: u64,
-    /// Changes that were read and not sent: an earlier invocation sent them, and its checkpoint remembers
-    /// them.
+    /// Changes that were read and not sent, since they were acknowledged ahead.
+    ///
+    /// An earlier invocation sent them, and its checkpoint has their acknowledgement.
     pub acknowledged_ahead: u64,
-    /// Events of all changes that were read, without those of `acknowledged_ahead`.
+    /// Events that were queued: of changes, of backfilled rows, and control events.
+    ///
+    /// Changes of `skipped` and of `acknowledged_ahead` have none.
     pub events: u64,
     /// Records that were acknowledged.
     pub records: u64,
@@ -45,23 +49,27 @@ pub struct Report {
     pub bytes: u64,
     /// Events that were too large for a record, and lost columns (`OVERSIZE=omit`).
     pub omitted: u64,
-    /// Changes that the slot sent again and the stream surely has.
+    /// Changes that the slot sent again, and the stream provably has.
+    ///
+    /// They were not sent to the stream again.
     pub skipped: u64,
-    /// Changes that the slot sent again and that were put again: after a change of timeline they may be
-    /// others.
+    /// Changes up to the acknowledged position that were sent again.
+    ///
+    /// After a change of timeline, they may differ from the changes that the stream has.
     pub replayed: u64,
     /// Records that were sent again within this invocation.
     pub retried: u64,
-    /// Records that their shard throttled.
+    /// Records that a shard throttled; each attempt counts.
     pub throttled: u64,
     /// Windows that were opened.
     pub peeks: u64,
     /// Warnings of the server; the log has each distinct text once.
     pub notices: u64,
-    /// Bytes of log that are not confirmed yet, of any table. Null if they are not known.
+    /// Bytes of log that are not confirmed yet, of any table. Null if unknown.
     pub lag_bytes: Option<u64>,
-    /// Bytes of log that the server keeps for the slot: from its `restart_lsn` on. Null if they are not
-    /// known.
+    /// Bytes of log from the slot's `restart_lsn` on. Null if unknown.
+    ///
+    /// The server keeps this log for the slot.
     pub retained_bytes: Option<u64>,
     /// `pg_replication_slots.wal_status`: `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
@@ -69,8 +77,9 @@ pub struct Report {
     ///
     /// These bytes may still be written. Null without `max_slot_wal_keep_size`.
     pub safe_wal_size: Option<i64>,
-    /// Age of the last change in the stream, in seconds: 0 if the slot is empty. Null before the first
-    /// change.
+    /// Age of the last acknowledged transaction, in seconds.
+    ///
+    /// 0 if the slot is empty and every change is acknowledged. Null if this drain acknowledged no change.
     pub behind_seconds: Option<u64>,
     /// Age of the checkpoint at the beginning of the invocation, in seconds.
     pub checkpoint_age_seconds: Option<u64>,
@@ -78,12 +87,15 @@ pub struct Report {
     ///
     /// `STANDBY_ACK` and the server's `synchronized_standby_slots` decide this.
     pub held_bytes: u64,
-    /// The oldest transaction that is writing: the server keeps the log, and decodes it again, from its
-    /// start.
+    /// The oldest open transaction that has written.
+    ///
+    /// The server keeps the log from the start of this transaction, and decodes it again for each peek.
     pub oldest_transaction: Option<OldestTransaction>,
-    /// Tables that were sent at the last check, and are not now. The log has a warning for each.
+    /// Tables that were sent at the last check, and are not now.
+    ///
+    /// The log has a warning for each.
     pub tables_left: u64,
-    /// The reason why it stopped.
+    /// The reason why the drain stopped.
     pub stopped: StopReason,
     /// The session of another drainer that has the slot, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +105,9 @@ pub struct Report {
     pub backfill: Option<BackfillReport>,
     /// Wall-clock time since the event was parsed, with connecting, milliseconds.
     pub elapsed_ms: u64,
-    /// Tables with an old row that does not name its row. The log has a warning for each.
+    /// Tables with an old row whose values do not identify it.
+    ///
+    /// The log has a warning for each.
     #[serde(skip)]
     pub unnamed: BTreeSet<TableName>,
 }
@@ -107,7 +121,7 @@ pub enum StopReason {
     Empty,
     /// The time was over; the next tick continues.
     Deadline,
-    /// Another drainer has this slot.
+    /// Another drainer has the slot's lock.
     Busy,
     /// There is neither a slot nor a checkpoint: `setup` creates both.
     #[serde(rename = "not_set_up")]
@@ -117,13 +131,13 @@ pub enum StopReason {
 /// The state of a backfill, and this invocation's counts of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackfillReport {
-    /// Its state.
+    /// The state of the backfill.
     pub state: BackfillPhase,
     /// The table that is being read.
     pub table: Option<String>,
-    /// Rows that were acknowledged since it began.
+    /// Rows that were acknowledged since the backfill began.
     pub rows: u64,
-    /// Its tables.
+    /// Counts of its tables.
     pub tables: TablesReport,
     /// Chunks of this invocation.
     pub chunks: u64,
@@ -133,15 +147,15 @@ pub struct BackfillReport {
     ///
     /// They were not sent, since a change of the row was sent first.
     pub overtaken: u64,
-    /// The session, transaction or limit that blocks it; null if nothing does.
+    /// The session, transaction or limit that blocks the backfill; null if none.
     pub waits_for: Option<String>,
 }
 
 impl Report {
     /// Sets the counts to those of the acknowledged transactions.
     ///
-    /// The other changes count as unconfirmed. Also sets the age of the last change. `now` is in µs since
-    /// 1970-01-01 UTC.
+    /// The other changes count as unconfirmed. Also sets the age of the last transaction. `now` is in µs
+    /// since 1970-01-01 UTC.
     pub fn confirm(&mut self, counts: AcknowledgedCounts, now: i64) {
         self.unconfirmed = self.changes.saturating_sub(counts.changes);
         self.transactions = counts.transactions;
@@ -161,7 +175,7 @@ impl Report {
         self.safe_wal_size = retention.safe_wal_size;
     }
 
-    /// Sets what the slot lags behind, and what the server retains.
+    /// Sets the slot's lag, and the figures of its retained log.
     pub fn set_figures(&mut self, figures: SlotFigures) {
         self.lag_bytes = figures.lag_bytes;
         self.set_retention(figures.retention);
@@ -169,7 +183,7 @@ impl Report {
 }
 
 impl BackfillReport {
-    /// The report of a backfill for which nothing was done.
+    /// The report of a backfill, without counts of this invocation.
     pub fn of(state: &BackfillState) -> Self {
         BackfillReport {
             state: state.phase(),
@@ -195,7 +209,7 @@ pub struct TablesReport {
     pub done: u64,
     /// Tables that failed.
     pub failed: u64,
-    /// Tables that are not over.
+    /// Tables that are neither finished nor failed.
     ///
     /// Null if this invocation did not list them.
     pub left: Option<u64>,

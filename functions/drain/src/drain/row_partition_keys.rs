@@ -1,7 +1,7 @@
 //! Detector of rows that change their partition key, which `PARTITION_KEYS` makes possible.
 //!
-//! A row may get another partition key: its customer changes, or it is deleted and inserted again with
-//! another one. Then the earlier change must be acknowledged before the later one is sent.
+//! A row may get another partition key by an update, or by a delete and a new insert. The earlier change must
+//! then be acknowledged before the later change is sent.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -16,7 +16,7 @@ const MAX_ROWS: usize = 1 << 16;
 
 /// Partition key of each row's last event in one window. Between two windows no event is in flight.
 ///
-/// If two rows have the same hash, the only consequence is a barrier without need.
+/// If two rows have the same hash, the only consequence is an unnecessary barrier.
 #[derive(Debug, Default)]
 pub(super) struct RowPartitionKeys {
     /// Hashes of partition keys, by the hashes of rows.
@@ -27,7 +27,8 @@ pub(super) struct RowPartitionKeys {
 impl RowPartitionKeys {
     /// Adds an event, and makes it a barrier if necessary.
     ///
-    /// A barrier is necessary if the row's last event had another partition key. It may still be in flight.
+    /// A barrier is necessary if the row's last event had another partition key, since that event may still
+    /// be in flight. It is also necessary if the map is full.
     pub(super) fn add(&mut self, event: &mut Event) {
         if let Some(row) = event.row {
             let key = self.hasher.hash_one(&event.partition_key);
@@ -68,7 +69,7 @@ mod tests {
         }
     }
 
-    /// The events that are barriers, as `1`.
+    /// One digit for each event: `1` if it is a barrier.
     fn barriers(events: &[(u64, &str)]) -> String {
         let mut keys = RowPartitionKeys::default();
         let barrier = |(row, key): &(u64, &str)| {
@@ -87,8 +88,8 @@ mod tests {
     }
 
     #[test]
-    fn what_precedes_a_barrier_is_forgotten() {
-        // The second event waits for all before it, so the third need not wait.
+    fn rows_before_a_barrier_are_forgotten() {
+        // The third event is a barrier. So the fourth need not be one.
         assert_eq!(
             barriers(&[(2, "a"), (1, "a"), (1, "b"), (2, "b"), (2, "a")]),
             "00101"
@@ -114,7 +115,7 @@ mod tests {
             assert!(keys.by_row.len() <= MAX_ROWS);
         }
         assert_eq!(count, 2);
-        // An event of a row that was forgotten is no longer in flight.
+        // The last event of a forgotten row is no longer in flight.
         let mut again = event(1, "b");
         keys.add(&mut again);
         assert!(!again.barrier || keys.by_row.len() == 1);

@@ -1,7 +1,7 @@
 //! The sender: from queued events to acknowledged records.
 //!
-//! It keeps requests in flight, sends refused records again, slows down where a shard throttles, and follows
-//! each stream when it is resharded.
+//! It keeps several requests in flight, and sends refused records again. It limits the rate of a throttled
+//! shard, and reloads the shard map of a stream that was resharded.
 
 mod resharding;
 
@@ -25,21 +25,21 @@ use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 
 /// Most requests in flight.
 ///
-/// More do not help: a lane has one record in flight, and a shard accepts 1,000 records a second.
+/// More requests do not help: a lane has one record in flight, and a shard accepts 1,000 records a second.
 const MAX_REQUESTS: usize = 16;
 
-/// Requests in flight to a stream from which on small requests wait.
+/// Requests in flight to a stream at which small requests wait.
 ///
 /// A further request then needs [`MIN_BATCH_RECORDS`]. Each answer makes a few more records sendable. Without
-/// this bound, each of them would be a request of its own.
+/// this bound, those few records would be a request of their own.
 const BATCHING_REQUESTS: usize = 4;
 
 /// See [`BATCHING_REQUESTS`].
 const MIN_BATCH_RECORDS: usize = 100;
 
-/// Bytes that may always wait.
+/// Bytes of events that may always wait in the lanes.
 ///
-/// Without them, a low throughput would stop all reading.
+/// Without this minimum, a low throughput would stop all reading.
 const MIN_ROOM: usize = 256 << 10;
 
 /// Records of one lane that may always wait.
@@ -77,7 +77,7 @@ struct OpenStream<K> {
     stream: K,
     /// Whether the partition key decides the shard.
     keyed: bool,
-    /// Time until which the stale shard map is not compared with answers.
+    /// Time until which answers are not compared with the stale shard map.
     map_kept_until: Option<Instant>,
     /// Requests in flight.
     requests: usize,
@@ -116,13 +116,13 @@ pub(super) struct Sender<K> {
     in_flight: JoinSet<StreamAnswer>,
     /// The events of each request in flight, by the request's number.
     events_in_flight: EventsInFlight,
-    /// Requests that may be in flight: halved when one fails as a whole, one more after each answer.
+    /// Most requests in flight: halved after a failed request, plus one after each other answer.
     max_requests: usize,
     /// The streams whose shards have changed since their map was read.
     ///
-    /// A record was stored in a shard that the map does not give for its key. Nothing is sent before
-    /// ListShards answers; with aggregation, not before each of these streams has a new map. The number
-    /// counts the answers without a new map. It decides the pause before the next request.
+    /// A record was stored in another shard than the map has for its key. Sending stops until ListShards
+    /// answers. With aggregation, it stops until each of these streams has a new map. The number counts the
+    /// answers without a new map, and determines the pause before the next request.
     stale: BTreeMap<usize, u32>,
     /// Aggregates that were stored in an unexpected shard.
     ///
@@ -202,7 +202,7 @@ impl<K: Stream> Sender<K> {
         };
     }
 
-    /// Whether more events may be read, by the last [`Sender::update_room`].
+    /// Whether more events may be read, by the bounds of [`Sender::update_room`].
     pub(super) fn has_room(&self) -> bool {
         self.lanes.memory() < self.room.bytes && self.lanes.records_of_longest_lane() < self.room.lane_records
     }
@@ -240,10 +240,10 @@ impl<K: Stream> Sender<K> {
         self.may_send() && self.lanes.has_full_request(REQUEST_LIMITS)
     }
 
-    /// Whether a request should be sent now, since no row waits.
+    /// Whether a request should be sent while no row is available.
     ///
-    /// Aggregates wait for more events as long as there is room: a shard's next one cannot be sent before
-    /// this one is acknowledged.
+    /// Aggregates wait for more events as long as there is room. A shard's next aggregate can be sent only
+    /// after this one is acknowledged, so a small one would reduce the throughput.
     pub(super) fn should_send(&self) -> bool {
         match self.aggregation {
             Aggregation::Kpl { .. } if self.has_room() => self.can_send_full(),
@@ -292,11 +292,11 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    /// The next answer. Waits for ever when none is outstanding. A cancelled call loses no answer.
+    /// The next answer. Waits forever if none is outstanding. This call is cancel safe.
     ///
     /// # Errors
-    /// A request was lost by a panic in the task that sent it, and its events with it. They are
-    /// never acknowledged, nothing more is sent, and the next invocation reads them again.
+    /// The task that sent a request panicked, and the events of the request are lost. They are never
+    /// acknowledged, and nothing more is sent. The next invocation reads them again.
     pub(super) async fn next_answer(&mut self) -> Result<StreamAnswer, Error> {
         match self.in_flight.join_next().await {
             Some(Ok(answer)) => Ok(answer),
@@ -363,7 +363,7 @@ impl<K: Stream> Sender<K> {
 
     fn apply_outcomes(&mut self, records: Vec<Record>, outcomes: Vec<RecordOutcome>, report: &mut Report) {
         let now = Instant::now();
-        // By shard: records that were sent to it, how many it stored, and how many it throttled.
+        // By shard: the numbers of records that were sent to it, stored and throttled.
         let mut shards: BTreeMap<usize, (usize, usize, usize)> = BTreeMap::new();
         // An answer may be shorter than the request. Records without an outcome are sent again.
         let outcomes = outcomes
@@ -401,7 +401,7 @@ impl<K: Stream> Sender<K> {
             RecordOutcome::Throttled => {
                 report.throttled += 1;
                 report.retried += 1;
-                // The whole shard pauses. If this lane waited longer, younger lanes would take its turn.
+                // The whole shard pauses. If this lane also paused, lanes with later events would send first.
                 self.lanes.retry_throttled(now, record);
             }
             RecordOutcome::Failed => {
@@ -443,10 +443,10 @@ impl<K: Stream> Sender<K> {
     }
 }
 
-/// The pause after `failures` in a row: doubled each time, between the first and the longest of `bounds`, in
-/// seconds.
+/// The pause after `failures` consecutive failures.
 ///
-/// Of that, a random half to whole, so that records which failed together are not sent together again.
+/// It doubles with each failure, from the first to the longest of `bounds`, in seconds. The result is random,
+/// from half of this time to all of it. So records that failed together are not sent together again.
 fn backoff(bounds: (f64, f64), failures: u32) -> Duration {
     let (first, longest) = bounds;
     let full = (first * 2f64.powi(failures.clamp(1, 16) as i32 - 1)).min(longest);

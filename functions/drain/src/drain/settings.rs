@@ -42,7 +42,7 @@ pub struct Settings {
     pub stream_pattern: Option<StreamPattern>,
     /// Most bytes of one record, data and partition key.
     pub record_bytes: usize,
-    /// Whether larger events are queued, too: a forecast counts them.
+    /// Whether events that exceed this limit are queued, too: a forecast counts them.
     pub passes_oversize: bool,
     /// The packing of events into records.
     pub aggregation: Aggregation,

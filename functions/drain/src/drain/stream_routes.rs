@@ -14,7 +14,7 @@ use crate::rules::stream_pattern::{MOST_NAME_BYTES, StreamPattern};
 
 /// Most streams of one drain, including that of messages.
 ///
-/// A cold function describes each of them, and all functions of an account share 20 such requests a second.
+/// A new sandbox describes each stream, and all functions of an account share 20 such requests a second.
 pub const MOST_STREAMS: usize = 50;
 
 /// Opens streams, and numbers them.
@@ -50,7 +50,7 @@ impl StreamRoutes {
         }
     }
 
-    /// The number of an event's stream; `None` if not known yet.
+    /// The number of an event's stream; `None` if unknown.
     fn find(&mut self, event: &Event) -> Option<usize> {
         let (Some(_), Some(relation)) = (&self.pattern, &event.relation) else {
             return Some(MAIN_STREAM);
@@ -67,7 +67,7 @@ impl StreamRoutes {
 
     /// The number of an event's stream. Opens the stream if it is not open yet.
     ///
-    /// `None` if the stream cannot be opened before `deadline`. The caller then drops the event. Its
+    /// `None` if the stream cannot be opened before `deadline`. The caller then drops the event. The event's
     /// transaction is not acknowledged, so it is read again.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Least measured time with which a throughput is used.
+/// Least measured time before the throughput is used.
 const MEASURED_TIME: Duration = Duration::from_millis(100);
 
 /// Throughput of the stream, in bytes of memory.
@@ -15,12 +15,12 @@ pub(super) struct Throughput {
 }
 
 impl Throughput {
-    /// A request is in flight from now on.
+    /// Starts the measured time, since a request is in flight.
     pub(super) fn start(&mut self) {
         self.busy_since.get_or_insert_with(Instant::now);
     }
 
-    /// Adds acknowledged bytes. `is_busy` says whether another request is in flight.
+    /// Adds acknowledged bytes. `is_busy` is true if another request is in flight.
     pub(super) fn add(&mut self, bytes: usize, is_busy: bool) {
         let now = Instant::now();
         self.bytes += bytes;
@@ -44,7 +44,7 @@ impl Throughput {
 pub(super) struct LaneTime(Option<Duration>);
 
 impl LaneTime {
-    /// Adds the time of one request. Later requests count more.
+    /// Adds the time of one request. Later requests have more weight.
     pub(super) fn add(&mut self, request: Duration) {
         self.0 = Some(match self.0 {
             Some(known) => known * 7 / 8 + request / 8,
@@ -54,7 +54,7 @@ impl LaneTime {
 
     /// Records of one lane that are expected to be acknowledged within `time`.
     ///
-    /// A lane's next record waits for a free request, about as long as for its answer.
+    /// A lane's next record waits for a free request about as long as for its answer.
     pub(super) fn records_within(&self, time: Duration) -> usize {
         self.0.map_or(usize::MAX, |request| {
             let each = (request * 2).max(Duration::from_micros(100));

@@ -6,7 +6,8 @@
 //! All functions of an account together may store about three SSM parameters a second. So a drain stores its
 //! checkpoint about once a second. The windows in between send their events, but are not confirmed. Such a
 //! window writes no marker, stores no checkpoint and does not advance the slot. The next confirmed window
-//! reads the same log again, and skips the events that were sent. It follows at once if more log is left.
+//! reads the same log again, and skips the events that were sent. If more log is left, the next window is
+//! confirmed, and follows at once.
 
 use std::time::{Duration, Instant};
 
@@ -18,10 +19,10 @@ const IDLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause.
 ///
-/// With a share of 5 %, a poll of more than 1.6 s would need a longer pause. It takes more than its share.
+/// With a share of 5 %, a poll of more than 1.6 s would need a longer pause. Such polls exceed their share.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Time between two windows that are confirmed.
+/// Time since the slot's last advance after which a window is confirmed.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Polling at the end of the log.
@@ -30,14 +31,14 @@ pub(super) struct TipPolling {
     pacing: PollPacing,
     /// Latest end of the polling.
     until: Instant,
-    /// Whether the last poll was followed by a pause.
+    /// Whether a pause followed the last poll.
     is_polling: bool,
 }
 
 impl TipPolling {
     /// State before the first poll. `until` is the latest end of the polling.
     ///
-    /// The polls take `share` of one core of the server, above 0 and at most 1.
+    /// The polls may take `share` of one core of the server, above 0 and at most 1.
     pub(super) fn new(share: f64, until: Instant) -> Self {
         TipPolling {
             pacing: PollPacing::new(share),
@@ -53,7 +54,7 @@ impl TipPolling {
         self.is_polling && Instant::now() < self.until && confirmed_at.elapsed() < CONFIRM_INTERVAL
     }
 
-    /// Leaves the end of the log: more log is left to read.
+    /// Ends the polling for now: more log is left to read.
     ///
     /// The next window is confirmed.
     pub(super) fn leave(&mut self) {
@@ -62,8 +63,8 @@ impl TipPolling {
 
     /// Pauses before the next poll.
     ///
-    /// The last poll took `took` on the server. `found` is whether it found new log. Returns `false`, without
-    /// a pause, if the polling or the time up to `last_moment` would be over after it.
+    /// The last poll took `took` on the server. `found` is true if it found new log. Returns `false`, without
+    /// a pause, if the pause would last until the end of the polling or until `last_moment`.
     pub(super) async fn pause(&mut self, took: Duration, found: bool, last_moment: Instant) -> bool {
         let pause = self.pacing.next(took, found);
         self.is_polling = Instant::now() + pause < self.until.min(last_moment);
@@ -79,14 +80,14 @@ impl TipPolling {
 struct PollPacing {
     /// Share of one server core, above 0 and at most 1.
     share: f64,
-    /// Time that a poll takes on the server. Later polls count more.
+    /// Average time of a poll on the server. Later polls have more weight.
     poll: Option<Duration>,
     /// The last pause.
     pause: Duration,
 }
 
 impl PollPacing {
-    /// Polls that take `share` of one server core.
+    /// Pacing of polls that take `share` of one server core.
     ///
     /// `share` is above 0 and at most 1.
     fn new(share: f64) -> Self {
@@ -97,7 +98,7 @@ impl PollPacing {
         }
     }
 
-    /// The pause after a poll that took `took` on the server. `found` is whether it found new log.
+    /// The pause after a poll that took `took` on the server. `found` is true if it found new log.
     ///
     /// While nothing is written, the shortest pause doubles up to half a second.
     fn next(&mut self, took: Duration, found: bool) -> Duration {
@@ -123,7 +124,7 @@ mod tests {
     fn polls_take_their_share_of_a_core() {
         let mut pacing = PollPacing::new(0.05);
         assert_eq!(pacing.next(MILLI * 10, true), MILLI * 190);
-        // One slow poll counts for a quarter.
+        // The last poll has a weight of one quarter.
         assert_eq!(pacing.next(MILLI * 50, true), MILLI * 380);
         assert_eq!(PollPacing::new(0.5).next(MILLI * 100, true), MILLI * 100);
         assert_eq!(pacing.next(Duration::from_secs(60), true), LONGEST_PAUSE);

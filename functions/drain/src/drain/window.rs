@@ -1,4 +1,4 @@
-//! One window: its rows are read, its events are sent meanwhile, then the acknowledged position is confirmed.
+//! One window: reads rows, sends their events meanwhile, and confirms the acknowledged position.
 
 mod closing;
 mod open_peek;
@@ -31,7 +31,7 @@ use open_peek::{OpenPeek, ReadOutcome};
 
 pub(super) use closing::WindowOutcome;
 
-/// Most rows to take before the stream's answers are checked.
+/// Most rows that are processed between two checks for answers.
 const ROWS_AT_ONCE: usize = 128;
 
 /// The last window; all zero before the first one.
@@ -69,8 +69,9 @@ where
     /// A runner before the first window.
     pub(super) fn new(ports: DrainPorts<'a, S, K, C>, task: DrainTask<'a>) -> Self {
         let (settings, start, budget) = (task.settings, task.start, task.budget);
-        // Transactions up to `settled` were sent, so the drain starts after them. If the expected marker is
-        // before `settled`, the drain starts at the slot's position instead.
+        // Transactions up to `settled` were sent, so the acknowledged position starts there. If the expected
+        // marker is before `settled`, it starts at the slot's position instead. Otherwise the slot would pass
+        // the marker before a window has returned it.
         let read_from = match &start.expected {
             Some(marker) if marker.lsn < start.settled => start.confirmed,
             _ => start.settled,
@@ -131,7 +132,7 @@ where
         }
     }
 
-    /// Reports the bytes that are unconfirmed, and those not readable yet.
+    /// Reports the bytes of log that are unconfirmed, or not readable yet.
     pub(super) fn report_lag(&mut self, positions: WalPositions) {
         let confirmed = self.confirmer.confirmed();
         self.report.lag_bytes = Some(positions.flush.bytes_since(confirmed));
@@ -178,8 +179,8 @@ where
         };
         self.last.has_rows = !rows.is_empty();
         // The catalog is read after the peek, so it contains tables that were created in this window. The
-        // server sends the rows meanwhile. A table is added when the first row names it. Without rows the
-        // catalog is not needed.
+        // server sends the rows meanwhile. A table is added when a row first names it. Without rows, no
+        // catalog is needed.
         let catalog = match rows.is_empty() {
             true => Catalog::default(),
             false => self.slot.catalog().await?,
@@ -252,7 +253,8 @@ where
             if !self.queue_events(peek).await? {
                 return Ok(ReadOutcome::Stopped);
             }
-            // An unconfirmed window stores no checkpoint. So the next tick would send the section again.
+            // An unconfirmed window stores no checkpoint. If it continued, the next tick might send the
+            // section again.
             let has_resume_point = self.sender.acknowledgements.position().resume.is_some();
             if self.confirmer.is_unconfirmed() && has_resume_point && peek.reader.has_sections() {
                 return Ok(ReadOutcome::SectionSent);
@@ -279,7 +281,7 @@ where
                 () = sleep_until(due), if due.is_some() => {
                     self.confirmer.start_store(self.slot, &self.sender).await?;
                 }
-                // Only if no row is available: more rows would make the request fuller.
+                // Only if no row is available: more rows would add records to the request.
                 () = std::future::ready(()), if self.sender.should_send() => {
                     self.sender.send(self.sender.has_room());
                 }
@@ -288,10 +290,10 @@ where
         }
     }
 
-    /// Takes a row and those that have arrived after it.
+    /// Processes a row, and the rows that have arrived after it.
     ///
-    /// It takes more rows only while there is room. Rows arrive in batches, and the whole loop for each row
-    /// would be slow. Returns the outcome if reading has ended.
+    /// Further rows are processed only while there is room. Rows arrive in batches. To run the whole loop of
+    /// [`WindowRunner::read`] for each row would be slow. Returns the outcome if reading has ended.
     async fn take_rows(
         &mut self,
         peek: &mut OpenPeek<'_, S::Rows>,
@@ -314,7 +316,7 @@ where
                 return Ok(Some(ReadOutcome::Stopped));
             }
             taken += 1;
-            // Checked before `next_arrived`: a row that it returns has to be taken.
+            // Checked before `next_arrived`: a row that it returns must be processed.
             if taken == ROWS_AT_ONCE || !self.sender.has_room() {
                 return Ok(None);
             }
@@ -340,7 +342,7 @@ where
             {
                 backfill.restart_table(self.slot, why, self.budget).await?;
             }
-            // The events are queued after an error, too: those of the rows before the failed one are valid.
+            // After an error, the events are queued, too: they are of rows before the failed one.
             let deadline = self.budget.reading_deadline();
             for mut event in events.drain(..) {
                 let stream = self.routes.stream_of(&event.event, &mut self.sender, deadline);

@@ -13,11 +13,11 @@ use crate::ports::SlotError;
 /// Next step after a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WindowStep {
-    /// No window: the log was read to its readable end, or to the last marker.
+    /// Read no window: the log was read to its readable end, or to the last marker.
     AtTip,
     /// Read another window.
     Another,
-    /// No window: the time is over.
+    /// Read no window: the time is over.
     OutOfTime,
 }
 
@@ -64,8 +64,8 @@ impl<'a> WindowBounds<'a> {
     ///
     /// They differ from the usual ones if a transaction is resumed or searched for.
     ///
-    /// For a resumed transaction, the server omits the rows that were sent. It still counts them against the
-    /// row bound. So the window has no row bound. Only during a search it has one: a single row. A smaller
+    /// For a resumed transaction, the server omits the rows that were sent, but counts them against the row
+    /// bound. So the window has no row bound. During a search, its row bound is a single row. A smaller
     /// window would not make the transaction smaller. So the server may use nearly all of the time.
     pub(super) fn adjusted(
         &self,
@@ -82,7 +82,8 @@ impl<'a> WindowBounds<'a> {
             xid: resume.xid,
             before: resume.lsn,
         });
-        // One row means: the window ends with the first transaction. Its commit row is never omitted.
+        // With a bound of one row, the window ends with the first transaction: its commit row is never
+        // omitted.
         let window = Window {
             rows: rows.map_or(i32::MAX, |_| 1),
             sent_prefix,
@@ -91,7 +92,7 @@ impl<'a> WindowBounds<'a> {
         (window, time_left * 9 / 10)
     }
 
-    /// Starts or continues the search for a transaction.
+    /// Starts or continues the search for an undecodable transaction.
     ///
     /// The server cannot decode this transaction. `rows` is the row bound of a window without a search.
     ///
@@ -111,9 +112,9 @@ impl<'a> WindowBounds<'a> {
         self.search = self.search.and_then(TransactionSearch::next);
     }
 
-    /// Adjusts the size to a window that was read and sent.
+    /// Adjusts the size of windows after one that was read and sent.
     ///
-    /// It began at `opened`, and `time_left` is left for reading.
+    /// That window began at `opened`. `time_left` is left for reading.
     pub(super) fn adjust(&mut self, last: LastWindow, opened: Instant, time_left: Duration) {
         match last.has_rows {
             true => self.lock().adjust(last.peek, opened.elapsed(), time_left),
@@ -123,8 +124,9 @@ impl<'a> WindowBounds<'a> {
 
     /// Makes windows smaller after one that took too long.
     ///
-    /// The server did not decode it in time. `confirmed` and `restart` are the slot's positions before that
-    /// window. `had_most_time` is whether it had half of the drain's time for reading.
+    /// The server did not decode that window in time. `confirmed` and `restart` are the slot's positions
+    /// before it. `had_most_time` is true if its decode timeout was at least half of the drain's reading
+    /// time.
     ///
     /// # Errors
     /// The smallest window takes longer than an invocation.

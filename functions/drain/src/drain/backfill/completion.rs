@@ -18,8 +18,8 @@ use crate::ports::{Slot, StateStore, TableSource};
 
 /// Number of consecutive invalid chunks after which a table fails.
 ///
-/// The last of them must have one row. Each of them halves the next chunk. Twenty halvings reduce any chunk
-/// to one row, so several chunks of one row were invalid.
+/// The last of these chunks must have at most one row. Each invalid chunk halves the next one. Twenty
+/// halvings reduce any chunk to one row, so several chunks of one row were invalid.
 const MOST_INVALID_CHUNKS: u32 = 32;
 
 impl<C: StateStore> BackfillRunner<C> {
@@ -93,8 +93,8 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// Drops an invalid chunk, which took `ms`. The next chunk is smaller.
     ///
-    /// The fewer rows a chunk has, the less likely is a change of one of them. If even chunks of one row stay
-    /// invalid, the table fails.
+    /// A change makes a smaller chunk invalid less often. If even chunks of one row stay invalid, the table
+    /// fails.
     async fn drop_invalid_chunk<S: Slot>(
         &mut self,
         slot: &mut S,
@@ -191,9 +191,10 @@ impl<C: StateStore> BackfillRunner<C> {
 
 /// Content of the control event that ends a repair.
 ///
-/// It names its source: in a stream of several databases, a consumer deletes rows of this one only.
+/// It names its source, since a stream may have events of several databases. A consumer deletes rows of this
+/// database only.
 fn repaired(state: &BackfillState, source_name: &str) -> String {
-    // The parameter of the state is small, so the state may lack the names of some tables.
+    // The parameter is small, so the state may lack the names of some finished tables.
     let tables: Vec<String> = state.finished.iter().map(|table| table.name.unquoted()).collect();
     let is_complete = tables.len() as u64 == state.done;
     // `began` was acknowledged before the repair, so every event up to it is older than the repair.

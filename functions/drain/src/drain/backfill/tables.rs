@@ -40,9 +40,10 @@ impl<C: StateStore> BackfillRunner<C> {
             .filter(|reading| !names.contains(reading))
             .cloned();
         if let Some(reading) = &reading {
-            // Tables are read in the order of their names. Tables before the current one are done, or were
-            // created, renamed or published meanwhile. The rows of a created table are in the log. The others
-            // are not read: the state has one cursor, which belongs to the current table.
+            // Tables are read in the order of their names. Tables before the current one are finished, or
+            // were created, renamed or published meanwhile. The rows of a created table are in the log.
+            // Renamed and published tables are not read: the state has only one cursor, that of the current
+            // table.
             names.retain(|name| name >= reading);
         }
         names.retain(|name| !self.state.is_over(name));

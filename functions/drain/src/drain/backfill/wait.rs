@@ -1,16 +1,16 @@
-//! The wait for a backfill that other sessions or a standby block.
+//! The wait while other sessions or a standby block a backfill.
 
 use std::time::{Duration, Instant};
 
 /// Longest wait at the end of the log.
 ///
-/// Transactions may overlap all day and block the backfill in turn. The wait is long enough that a gap
-/// between them is likely.
+/// Overlapping transactions may block the backfill all day, one after the other. Within this time, a moment
+/// without such a transaction is likely.
 const MOST_WAIT: Duration = Duration::from_secs(60);
 
-/// Longest time of attempts without a window between them.
+/// Longest time of consecutive attempts without a window between them.
 ///
-/// A window cannot end the transaction that blocks, and each window costs a peek.
+/// A window does not end the blocking transaction, and each window costs a peek.
 const MOST_ROUND: Duration = Duration::from_secs(5);
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
@@ -25,7 +25,7 @@ pub(in crate::drain) struct BackfillWait {
 }
 
 impl BackfillWait {
-    /// No wait yet. It takes at most half of `reading_time`.
+    /// A wait that has not begun. It lasts at most half of `reading_time`.
     pub(in crate::drain) fn new(reading_time: Duration) -> Self {
         BackfillWait {
             since: None,
@@ -41,14 +41,14 @@ impl BackfillWait {
         (waited < self.longest).then(|| (waited / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
     }
 
-    /// Whether a window comes before the next attempt.
+    /// Whether the drain reads a window before the next attempt.
     ///
     /// `round` is the time since the first attempt after the last window.
     pub(in crate::drain) fn needs_window(round: Duration) -> bool {
         round >= MOST_ROUND
     }
 
-    /// Whether the invocation does not wait, or has waited long enough.
+    /// Whether the wait has not begun, or has lasted long enough.
     pub(in crate::drain) fn is_over(&self, now: Instant) -> bool {
         self.since
             .is_none_or(|since| now.saturating_duration_since(since) >= self.longest)

@@ -1,4 +1,4 @@
-//! The reader's part in a backfill: requests row lookups, and emits the chunk at its watermark.
+//! The reader's part in a backfill: row lookups, and the chunk at its watermark.
 
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
@@ -33,9 +33,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         ChunkRows::row_request(context.table.as_ref()?, rows, open.transaction.xid, change)
     }
 
-    /// Sets the LSN of the chunk's watermark.
-    ///
-    /// It is set only if the message is this watermark.
+    /// Sets the watermark's LSN, if this message is the chunk's watermark.
     pub(super) fn apply_watermark(&mut self, lsn: Lsn, content: &[u8], out: &mut ReaderOutput<'_>) {
         let (Some(open), Some(context)) = (&self.open, out.chunk.as_deref_mut()) else {
             return;
@@ -48,9 +46,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
         }
     }
 
-    /// Queues the next row of the chunk, or the waiting control event.
+    /// Queues the chunk's next row, or the control event of a repair.
     ///
-    /// The control event waits for the watermark. Rows that a change overtook are not queued.
+    /// Rows that a change overtook are not queued.
     pub(super) fn emit_chunk_row(&mut self, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
         let chunk = out
             .chunk
@@ -128,7 +126,7 @@ impl RowEncoder<'_, '_> {
     /// Appends the events of the row with index `at`. Returns the number of events with omitted columns.
     ///
     /// # Errors
-    /// The reason why the row cannot be sent. It is short, since the stored state keeps 120 bytes of it.
+    /// The reason why the row cannot be sent. The stored state keeps only 120 bytes of it.
     fn encode(
         &mut self,
         progress: &mut Progress,

@@ -13,10 +13,10 @@ use crate::ports::PeekRow;
 
 use super::super::report::Report;
 
-/// Warns of a change that does not name its row.
+/// Warns of a change that does not identify its row.
 ///
-/// Each table causes at most one warning. The log has neither the whole key of the old row nor the whole row.
-/// The event has no key, and a consumer may not find the row.
+/// The log has neither the whole key of the old row nor the whole old row. So the event has no key, and a
+/// consumer may not find the row. Each table causes at most one warning.
 pub(super) fn warn_of_unnamed_row(slot: &str, change: &Change<'_>, report: &mut Report) {
     let (relation, old) = match change {
         Change::Delete { relation, old } => (relation, old),
@@ -42,8 +42,9 @@ pub(super) fn warn_of_unnamed_row(slot: &str, change: &Change<'_>, report: &mut 
 }
 
 impl<R: PeekRow> WindowReader<'_, R> {
-    /// Completes a change from the backfill, and encodes it. Returns the number of events with omitted
-    /// columns.
+    /// Encodes a change. Large values that it lacks are filled in from the backfill.
+    ///
+    /// Returns the number of events with omitted columns.
     pub(super) fn encode(
         &mut self,
         lsn: Lsn,
@@ -83,10 +84,10 @@ impl<R: PeekRow> WindowReader<'_, R> {
             self.decoder.recycle(change);
             return Ok(omitted);
         };
-        // The filled-in values make the change too large for a record. They must not stop the drain, so the
-        // change is encoded without them, and its row is read again in the backfill. If the row is too large,
-        // its table fails then, and not the drain. With `OVERSIZE=omit` the change fits, and names the
-        // columns that it lacks: a row that is read again would lack them, too.
+        // The filled-in values make the change too large for a record. They must not stop the drain. So the
+        // change is encoded without them, and the backfill reads the row again. If the row is too large for a
+        // record, its table's backfill fails, and the drain continues. With `OVERSIZE=omit` the change fits,
+        // and names its omitted columns. A row that is read again would lack the same columns.
         if let Some(chunk) = chunk {
             chunk.discard_filled(&change);
         }
@@ -110,7 +111,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let events = &self.events.events;
         let change_positions = index(events.last()) - index(events.first()) + 1;
         for mut event in self.events.events.drain(..) {
-            // Events under the former key of the table must be acknowledged first.
+            // Events with partition keys of the table's former key must be acknowledged first.
             let relation = event.relation.as_ref();
             event.barrier |= relation.is_some_and(|relation| self.key_changes.is_changed(relation));
             self.row_partition_keys.add(&mut event);
@@ -133,7 +134,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
     }
 }
 
-/// Whether every event of a change is acknowledged. `position` is that of its first event.
+/// Whether every event of a change is acknowledged. `position` is the position of its first event.
 pub(super) fn has_change(ahead: &AckAhead, change: &Change<'_>, position: Position) -> bool {
     match change {
         Change::Insert { .. } => ahead.has_insert(position),

@@ -21,17 +21,17 @@ pub(crate) const GAP_ACCEPTED: &str = "spillway.gap_accepted";
 /// The beginning of the prefixes of Spillway's own messages and control events.
 const OWN: &str = "spillway.";
 
-/// Text before an application's prefix that begins like Spillway's own.
+/// Text that is put before an application's prefix that begins with [`OWN`].
 const FOREIGN: &str = "foreign.";
 
 /// Whether messages with this prefix are never sent: markers and watermarks.
 ///
-/// Those of earlier invocations are known by their prefix only.
+/// Messages of earlier invocations can be recognized only by their prefix.
 pub(super) fn is_internal(prefix: &str) -> bool {
     matches!(prefix, marker::PREFIX | WATERMARK)
 }
 
-/// The message of the log as it is sent: its prefix states that it is no control event.
+/// The message of the log as it is sent: never with a control event's prefix.
 pub(super) fn marked(message: Message<'_>) -> Message<'_> {
     match message.prefix.starts_with(OWN) {
         true => Message {
@@ -53,7 +53,7 @@ pub(super) fn marked_change(change: Change<'_>) -> Change<'_> {
 impl<R: PeekRow> WindowReader<'_, R> {
     /// Processes a logical message outside of transactions.
     ///
-    /// Its own end orders it among the commits.
+    /// The end of its record has the place of a commit end in its position.
     pub(super) fn message(
         &mut self,
         lsn: Lsn,
@@ -63,7 +63,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         if self.open.is_some() {
             return Err(self.out_of_place(lsn));
         }
-        // Spillway's own messages are transactional, so this one is an application's.
+        // Spillway's own messages are transactional. So an application wrote this one, and it is not sent.
         if is_internal(&message.prefix) {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! The reader's part in the catalog: asks for the tables that its rows name.
+//! The reader's requests for the tables that its rows name.
 
 use std::collections::BTreeSet;
 
@@ -6,10 +6,10 @@ use super::WindowReader;
 use crate::catalog::{Catalog, TableRequest};
 use crate::ports::PeekRow;
 
-/// Requests for single tables after which a window reads all tables.
+/// Number of table requests at which a window reads all tables.
 ///
-/// Each request costs a round trip. All tables cost about as much as so many round trips where a database has
-/// ten thousand of them.
+/// Each request costs a round trip. In a database of ten thousand tables, a read of all of them costs about
+/// as much as this number of round trips.
 const MANY_REQUESTS: usize = 256;
 
 impl<R: PeekRow> WindowReader<'_, R> {
@@ -36,7 +36,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             return None;
         }
         self.table_requests += 1;
-        // Names that it does not find are requested one by one again.
+        // Tables that this request does not find are requested by name later.
         if self.table_requests == MANY_REQUESTS {
             return Some(TableRequest::All);
         }

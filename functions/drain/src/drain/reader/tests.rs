@@ -152,11 +152,11 @@ fn lsns(gaps: &[u64]) -> Vec<u64> {
 }
 
 proptest! {
-    /// Interrupted invocations together emit the events of one invocation.
+    /// Interrupted invocations together emit the events of one whole invocation.
     ///
-    /// They may stop after any rows. This holds whether or not the server omits the rows that were sent.
+    /// Each may stop after any row. The server may omit the rows that were sent, or may not.
     #[test]
-    fn a_transaction_read_in_parts_makes_the_events_of_the_whole(
+    fn a_transaction_that_is_read_in_parts_has_the_same_events(
         gaps in prop::collection::vec(0u64..3, 1..40),
         stops in prop::collection::vec(1usize..12, 0..6),
         left_out: bool,
@@ -230,7 +230,7 @@ fn a_resume_point_without_rows_reads_the_transaction_from_its_beginning() {
 }
 
 #[test]
-fn a_transaction_that_ends_beyond_the_bound_is_left_out() {
+fn a_transaction_that_ends_after_the_readable_position_is_left_out() {
     let (settings, envelope) = (settings(), envelope());
     let history = SentHistory {
         readable: Lsn(COMMIT_END.0 - 1),
@@ -252,13 +252,13 @@ fn a_transaction_that_ends_beyond_the_bound_is_left_out() {
         }
     }
     assert!(queued.is_empty() && reader.has_left_out() && !reader.is_open());
-    // The slot must not advance beyond the start of its commit record.
+    // The slot must not advance past the start of the transaction's commit record.
     assert_eq!(acknowledgements.acknowledged(), Lsn(1));
 }
 
-/// What a reader needs for a large transaction, row by row.
+/// The reader's need after each row of a large transaction.
 ///
-/// Its held rows exceed [`HOLD_BYTES`].
+/// The held rows exceed [`HOLD_BYTES`].
 fn needs_of_large_transaction(first_commits: CommitRows) -> Vec<ReaderNeed> {
     let (settings, envelope) = (settings(), envelope());
     let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history(None), 0);

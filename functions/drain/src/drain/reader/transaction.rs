@@ -14,27 +14,30 @@ use crate::ports::PeekRow;
 
 /// Most tables whose events a resume point counts.
 ///
-/// Each table has a count of its own, for Debezium's transaction metadata. A checkpoint has 4 KB.
+/// Each table has a count of its own, for Debezium's transaction metadata. A checkpoint has at most 4 KB.
 const MOST_COUNTED_TABLES: usize = 16;
 
 /// A transaction between its first row and its commit.
 pub(super) struct OpenTransaction {
     pub(super) id: SpanId,
     pub(super) transaction: Transaction,
-    /// Set once the end of the commit record is known: at the begin row, or at the commit row.
-    pub(super) progress: Option<Progress>,
-    /// Whether it was sent before. Then it is skipped.
+    /// `None` until the end of the commit record is known.
     ///
-    /// Such a transaction ends at or before the settled position, or this drain sent it before.
+    /// The begin row, the commit row or the resume point has this end.
+    pub(super) progress: Option<Progress>,
+    /// Whether it was sent before. Such a transaction is skipped.
+    ///
+    /// It ends at or before the settled position, or this drain sent it before.
     pub(super) is_sent: bool,
-    /// Whether it ends at or before the acknowledged position. The stream may have it, of this or another
-    /// history.
+    /// Whether it ends at or before the acknowledged position.
+    ///
+    /// The stream may have this transaction, or one of another history.
     pub(super) is_replayed: bool,
     pub(super) changes: u64,
-    /// Whether it ends after the readable position. Then a later window reads it.
+    /// Whether it ends after the readable position. A later window sends such a transaction.
     pub(super) left_out: bool,
     pub(super) rows: RowCounts,
-    /// The resume point, until its row was read.
+    /// The resume point, until its row is read.
     pub(super) resumes: Option<ResumePoint>,
 }
 
@@ -65,9 +68,9 @@ impl OpenTransaction {
         }
     }
 
-    /// Starts the count of its events.
+    /// Starts the event counts, once the commit end is known.
     ///
-    /// The end of its commit record must be known.
+    /// Decides whether the transaction is sent, skipped, resumed or left out.
     pub(super) fn start_progress(
         &mut self,
         envelope: &Envelope,
@@ -102,7 +105,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
         Ok(())
     }
 
-    /// Skips a row that an earlier invocation sent. The last one must have the hash of the resume point.
+    /// Skips a row that an earlier invocation sent.
+    ///
+    /// The row at the resume point must have the stored hash.
     pub(super) fn skip_resumed(
         &mut self,
         lsn: Lsn,
@@ -116,7 +121,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let (Some(progress), Some(resume)) = (&mut open.progress, &open.resumes) else {
             return Err(self.out_of_place(lsn));
         };
-        // The server omits rows before the resume point only if the window asks for it.
+        // The server omits the rows before the resume point only if the window has a sent prefix.
         if lsn < resume.lsn {
             return Ok(());
         }
@@ -170,7 +175,8 @@ impl<R: PeekRow> WindowReader<'_, R> {
         }
         open.rows.bytes = 0;
         let counts = progress.counts().clone();
-        // The checkpoint has no room for so many counts: one invocation must send the whole transaction.
+        // The checkpoint has no room for more counts. So one invocation must send the rest of the
+        // transaction.
         if counts.tables.len() > MOST_COUNTED_TABLES {
             return;
         }

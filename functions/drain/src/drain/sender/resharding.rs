@@ -1,9 +1,10 @@
-//! Stale shard maps: records are stored in other shards than the map of their stream says.
+//! Stale shard maps: records are stored in other shards than the map says.
 //!
 //! With aggregates, sending stops until ListShards returns another map for each stale one. Without
-//! aggregates, the old map still serves, and sending continues. Lanes change only while nothing is in flight.
-//! An aggregate whose shard is not known counts as in flight. So all lanes change together, once every map is
-//! known.
+//! aggregates, sending stops until ListShards answers. It then continues with the new map or the old one.
+//!
+//! A new map changes the lanes, which is possible only while no record is in flight. A misplaced aggregate
+//! counts as in flight. So the maps of all streams are replaced together, once every new map is known.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,13 @@ use crate::error::Error;
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
 use crate::ports::{ErrorKind, Stream, StreamError};
 
-/// Time for which a stale map is used without a new one.
+/// Time for which a stale map is used before the next ListShards.
 const KEPT_MAP_TIME: Duration = Duration::from_secs(30);
 
 impl<K: Stream> Sender<K> {
     /// Lists the shards of each stream with a stale map.
     ///
-    /// The request starts after the last request in flight.
+    /// Does so only while no request is in flight.
     pub(super) fn list_shards_if_stale(&mut self) {
         let Some(&answers) = self.stale.values().max() else {
             return;
@@ -42,7 +43,9 @@ impl<K: Stream> Sender<K> {
         }
     }
 
-    /// Whether a record was stored in the shard that the map says. If not, the map is stale.
+    /// Whether a record is in the shard that its map determines.
+    ///
+    /// If not, the map is stale. Also true while a stale map is kept.
     pub(super) fn is_in_expected_shard(&self, record: &Record, shard: &str) -> bool {
         let stream = &self.streams[record.stream()];
         let is_in_expected_shard = !stream.keyed || self.lanes.shards().shard(record.shard()).id == shard;
@@ -54,7 +57,7 @@ impl<K: Stream> Sender<K> {
     /// They are applied once every stream with a stale map has a new one.
     ///
     /// # Errors
-    /// ListShards failed with a definite error, and records are aggregates. From then on nothing is sent.
+    /// ListShards failed with a definite error, and records are aggregates. Nothing more is sent.
     pub(super) fn apply_shards(
         &mut self,
         listed: Vec<(usize, Result<ShardMap, StreamError>)>,
@@ -106,7 +109,7 @@ impl<K: Stream> Sender<K> {
 
     /// Continues with the old map of a stream.
     ///
-    /// For a while, the map is not compared with the answers. ListShards may lag behind a reshard.
+    /// ListShards may lag behind a reshard. So answers are not compared with the map for a while.
     fn keep_map(&mut self, number: usize) {
         self.streams[number].map_kept_until = Some(Instant::now() + KEPT_MAP_TIME);
         self.stale.remove(&number);
@@ -114,8 +117,8 @@ impl<K: Stream> Sender<K> {
 
     /// Acknowledges each aggregate whose shard has all its keys.
     ///
-    /// The shard is the one that stored the aggregate. The other aggregates are sent again. The KCL drops all
-    /// events of an aggregate if one key belongs to another shard.
+    /// That shard is the one that stored the aggregate. The other aggregates are sent again: the KCL drops
+    /// all events of an aggregate if one key belongs to another shard.
     fn settle_misplaced(&mut self, stream: usize, map: &ShardMap, report: &mut Report) {
         let now = Instant::now();
         let of_stream = |(record, _): &mut (Record, String)| record.stream() == stream;
@@ -125,8 +128,8 @@ impl<K: Stream> Sender<K> {
             let hash_keys = keys.map(|event| HashKey::of(&event.event.partition_key));
             match map.contains_all(&shard, hash_keys) {
                 Some(true) => self.acknowledge(now, record, report),
-                // The shard may have been split or merged again. It is not in the map, so nobody knows
-                // whether consumers accept the aggregate.
+                // `None`: the shard was split or merged again, and is not in the map. Consumers may drop the
+                // aggregate.
                 Some(false) | None => self.retry(now, record, report),
             }
         }

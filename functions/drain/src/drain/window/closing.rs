@@ -17,7 +17,7 @@ pub(in crate::drain) enum WindowOutcome {
     Whole,
     /// Reading ended before the LSN bound, and every event was acknowledged.
     ///
-    /// The row bound was reached, or an unconfirmed window met a large transaction.
+    /// The row bound was reached, or an unconfirmed window sent a section of a large transaction.
     RowBound,
     /// The server exceeded the window's time.
     TooSlow,
@@ -31,7 +31,7 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
 {
-    /// Waits for the acknowledgements of a window, and confirms them.
+    /// Waits for the acknowledgements of a window, and confirms the acknowledged position.
     ///
     /// It also does this after a failure: the stream may accept the events in flight, and a confirmed event
     /// is not sent again. `has_left_out` is true if a transaction is left to a later window. `failure` is the
@@ -47,7 +47,7 @@ where
         let (sent, is_all_sent) = self.send_rest().await;
         self.last.sending = began.elapsed();
         let mut failure = match (failure, sent.err()) {
-            // A window that is read again would send nothing: sending has stopped.
+            // If sending failed, too, another window would be useless: it may send nothing.
             (Some(Error::NotResumed { .. }), sending @ Some(_)) => sending,
             (failure, sending) => failure.or(sending),
         };
@@ -98,8 +98,8 @@ where
 
     /// Ends an unconfirmed window whose events were acknowledged.
     ///
-    /// A window that was not read to its end is not confirmed either. The slot would pass the last marker
-    /// before a window has checked it. Then no later window could check it.
+    /// A window that was not read to its end is not confirmed either. Otherwise the slot would pass the last
+    /// marker before a window has checked it, and no later window could check it.
     fn leave_unconfirmed(&mut self, read: ReadOutcome) -> WindowOutcome {
         let sent = self.sender.acknowledgements.position().commit_end;
         self.confirmer.add_unconfirmed(sent);

@@ -1,4 +1,4 @@
-//! What precedes the first window: the first position, the history, and earlier acknowledgements.
+//! Preparation of the first window: first position, history, and earlier acknowledgements.
 
 use super::WindowRunner;
 use crate::continuity::checkpoint::{AckAhead, AckPosition};
@@ -14,7 +14,8 @@ where
 {
     /// Prepares the first window.
     ///
-    /// `first_event` reports an accepted gap. `ahead` has the stored changes that were acknowledged ahead.
+    /// `first_event` is the control event of an accepted gap. `ahead` has the stored changes that were
+    /// acknowledged ahead.
     ///
     /// # Errors
     /// The history differs, the stream or the store refuses, or the server cannot be asked.
@@ -36,8 +37,8 @@ where
 
     /// Stores the first position of the drain.
     ///
-    /// It is stored if there is no checkpoint, or if the operator accepted a gap. `first_event` reports an
-    /// accepted gap. The stream must acknowledge it before the position is stored.
+    /// It is stored if there is no checkpoint, or if the operator accepted a gap. `first_event` is the
+    /// control event of an accepted gap. The stream must acknowledge it before the position is stored.
     async fn store_first_position(&mut self, first_event: Option<Event>) -> Result<(), Error> {
         if let Some(event) = first_event {
             let acknowledgements = &mut self.sender.acknowledgements;
@@ -67,8 +68,8 @@ where
     /// Searches for the last marker if the history may differ.
     ///
     /// The history may differ after a promotion. It may also differ on the same timeline: a server that was
-    /// restored from an older copy of its disk can write past the checkpoint's position again. So the marker
-    /// is searched before any transaction is skipped, too.
+    /// restored from an older copy of its disk can write past the checkpoint's position again. So the drain
+    /// also searches for the marker before it skips a transaction.
     async fn check_history(&mut self) -> Result<(), Error> {
         let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
         if !self.start.promoted && !skips {
