@@ -1,5 +1,6 @@
-//! The loop with a slot, a stream and a checkpoint in memory: faults that a real server cannot make on
-//! demand.
+//! Tests of the loop with slot, stream and checkpoint in memory.
+//!
+//! They include faults that a real server cannot produce on demand.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -66,8 +67,9 @@ async fn run_with_backfill(
     run_on(commits, start, &[], None, stream, Faults::default(), Some(state)).await
 }
 
-/// Drains into a stream with these shards. The sender knows one shard, and ListShards returns that for a
-/// while.
+/// Drains into a stream with these shards.
+///
+/// The sender's map has one shard. The first ListShards requests return this map, too.
 async fn run_with(
     commits: &[(u64, &str)],
     start: StartPosition,
@@ -209,7 +211,7 @@ fn marker(number: u64, mib: u64) -> (Marker, String) {
     (draft.written(Lsn(mib * MIB - 8), Lsn(mib * MIB)), content)
 }
 
-/// The first windows have 128 MiB, so these commits are in several.
+/// Commits in several windows. The first windows have 128 MiB.
 const BACKLOG: &[(u64, &str)] = &[(100, "a"), (200, "b"), (300, "c"), (400, "d"), (500, "e")];
 
 #[tokio::test]
@@ -289,7 +291,7 @@ async fn an_accepted_gap_is_stored_only_after_its_control_event_is_acknowledged(
         missing_bytes: 0,
         row: None,
     };
-    // Refused so often that more than a second passes: then a paced store would be due.
+    // The event is refused for more than a second. After that time, a paced store would be due.
     let (log, _, outcome) = run_with(
         BACKLOG,
         start,
@@ -307,7 +309,7 @@ async fn an_accepted_gap_is_stored_only_after_its_control_event_is_acknowledged(
 
 #[tokio::test]
 async fn an_aggregate_in_the_wrong_shard_is_sent_again() {
-    // In one window, so that they are one aggregate while the sender knows one shard.
+    // The events are in one window, so they are one aggregate while the sender's map has one shard.
     let tables = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let backlog: Vec<_> = (100..).zip(tables).collect();
     let kpl = Aggregation::Kpl { bytes: 1 << 16 };
@@ -432,7 +434,7 @@ async fn a_chunk_is_not_begun_while_much_of_the_log_is_unread() {
 }
 
 #[tokio::test]
-async fn a_backlog_that_no_standby_has_ends_the_drain_of_a_backfill() {
+async fn a_drain_with_a_backfill_ends_if_the_backlog_waits_for_a_standby() {
     let stream = (Aggregation::None, ShardMap::even(1), 0);
     let state = BackfillState::new("s", "7", request(&["public.t"]), Lsn(MIB), "");
     let faults = Faults {

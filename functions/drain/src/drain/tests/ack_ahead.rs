@@ -1,8 +1,8 @@
-//! Changes acknowledged after the checkpoint's position, while one lane is slow.
+//! Changes that are acknowledged ahead, while one lane is slow.
 
 use super::*;
 
-/// The checkpoint that a killed drain stored last.
+/// The last checkpoint that a killed drain stored.
 #[derive(Clone)]
 struct KeptCheckpoint(Arc<Mutex<String>>);
 
@@ -80,7 +80,7 @@ const TICK: Tick = Tick {
     seconds: 60,
 };
 
-/// The keys that arrived in this drain, sorted, and its report.
+/// Runs a drain. Returns the keys that arrived, sorted, and the report.
 async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (Vec<String>, Report) {
     let log = Log::default();
     slot.log = log.clone();
@@ -133,9 +133,9 @@ async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (V
     (arrived, drained.report)
 }
 
-/// A drain that dies after a paced store.
+/// A drain that is killed after a paced store.
 ///
-/// The store remembers what is acknowledged ahead.
+/// The stored checkpoint has changes that are acknowledged ahead.
 async fn killed_tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, stuck: &'static str) {
     let stuck = Tick {
         stuck: Some(stuck),
@@ -177,7 +177,7 @@ async fn after_a_kill_only_missing_changes_are_sent_again() {
 }
 
 #[tokio::test]
-async fn what_a_drain_does_not_reach_is_remembered_for_the_next_one() {
+async fn changes_ahead_that_a_drain_does_not_reach_stay_in_the_checkpoint() {
     let mut tables = vec!["a", "hot"];
     let others: Vec<String> = (0..20).map(|n| format!("t{n}")).collect();
     tables.extend(others.iter().map(String::as_str));
@@ -198,7 +198,7 @@ async fn what_a_drain_does_not_reach_is_remembered_for_the_next_one() {
 }
 
 #[tokio::test]
-async fn the_last_store_of_a_drain_remembers_what_is_ahead_although_the_position_never_moved() {
+async fn the_last_store_has_the_changes_ahead_even_if_the_position_never_moved() {
     let (mut slot, parameter) = (slot(&TABLES[2..]), KeptCheckpoint::new());
     let stuck = Tick {
         stuck: Some("public.hot"),
@@ -213,7 +213,7 @@ async fn the_last_store_of_a_drain_remembers_what_is_ahead_although_the_position
 }
 
 #[tokio::test]
-async fn nothing_is_remembered_where_nothing_is_acknowledged() {
+async fn no_changes_ahead_are_stored_if_no_change_is_acknowledged() {
     let (mut slot, parameter) = (slot(&["hot", "hot", "hot"]), KeptCheckpoint::new());
     let stuck = Tick {
         stuck: Some("public.hot"),
@@ -228,7 +228,7 @@ async fn nothing_is_remembered_where_nothing_is_acknowledged() {
 async fn without_the_marker_every_change_is_sent_again() {
     let (mut slot, parameter) = (slot(&TABLES), KeptCheckpoint::new());
     killed_tick(&mut slot, &parameter, "public.hot").await;
-    // As if the checkpoint had an earlier marker, which the log still has.
+    // As if the checkpoint had an earlier marker, and the log still contained that marker.
     parameter.remove_marker();
     slot.commits.retain(|(_, table)| !table.starts_with(MARKER));
     let (arrived, report) = tick(&mut slot, &parameter, TICK).await;
@@ -236,12 +236,12 @@ async fn without_the_marker_every_change_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_server_without_the_marker_of_a_paced_store_gets_no_drain() {
+async fn a_server_without_the_marker_of_a_paced_store_is_not_drained() {
     let (mut slot, parameter) = (slot(&TABLES), KeptCheckpoint::new());
     killed_tick(&mut slot, &parameter, "public.hot").await;
     let checkpoint = parameter.checkpoint();
     assert!(checkpoint.marker.as_ref().unwrap().lsn > checkpoint.commit_end);
-    // A server that was restored from an older copy, whose log has grown since.
+    // As on a server that was restored from an older copy, and has written log since.
     slot.commits.retain(|(_, table)| !table.starts_with(MARKER));
     let (arrived, report) = tick(&mut slot, &parameter, TICK).await;
     assert_eq!((arrived.len(), report.peeks), (0, 0));
@@ -256,7 +256,7 @@ async fn after_a_promotion_every_change_after_the_position_is_sent_again() {
         is_promoted: true,
         ..TICK
     };
-    // The log has the marker after the position. So it is the log that was drained up to there.
+    // The log contains the marker, which is after the position. So the log up to the marker was drained.
     let (arrived, report) = tick(&mut slot, &parameter, promoted).await;
     assert_eq!((arrived.len(), report.acknowledged_ahead), (7, 0));
 }

@@ -21,7 +21,7 @@ fn runner() -> (TestRunner, FakeSlot) {
     (BackfillRunner::new(FakeStateStore(log), state), slot)
 }
 
-/// A chunk of this number of rows whose watermark was read.
+/// A chunk with this number of rows. Its watermark was read.
 fn chunk(rows: usize) -> Chunk {
     let schema = DatabaseSchema::default();
     let table = schema.backfill_table(&table_info("t", 1), &request(&["public.t"]));
@@ -41,7 +41,7 @@ fn chunk(rows: usize) -> Chunk {
 
 /// Ends a window with this chunk.
 ///
-/// Returns the state of the backfill and the cause of a wait.
+/// Returns the state of the backfill, and the cause of its wait.
 async fn close(runner: &mut TestRunner, slot: &mut FakeSlot, chunk: Chunk) -> (String, String) {
     runner.context.chunk = Some(chunk);
     let budget = Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60));
@@ -98,7 +98,7 @@ async fn a_row_that_cannot_be_sent_fails_its_table_also_in_an_invalid_chunk() {
 #[tokio::test]
 async fn an_invocation_without_time_for_its_first_chunk_names_the_cause() {
     let settings = settings(Aggregation::None);
-    // The times in ms: that of the invocation, that of a peek, and that which is left after the windows.
+    // Times in ms: of the invocation, of a peek, and the time that is left after the windows.
     for (reading, peek, left, cause) in [
         (
             1_000,

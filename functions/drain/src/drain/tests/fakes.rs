@@ -13,12 +13,12 @@ pub(super) enum LogEntry {
     /// ListShards was requested.
     ShardsListed,
     Stored(Lsn),
-    /// A checkpoint was stored that resumes a transaction after so many rows.
+    /// A checkpoint was stored. It resumes a transaction after this number of rows.
     ResumeStored(u64),
     Advanced(Lsn),
-    /// A marker was written, whose record ends here.
+    /// A marker was written. Its record ends here.
     MarkerWritten(Lsn),
-    /// A chunk was read with so many unconfirmed bytes of log.
+    /// A chunk was read with this number of unconfirmed bytes of log.
     ChunkRead(u64),
 }
 
@@ -50,9 +50,9 @@ pub(super) struct FakeSlot {
     pub(super) commits: Vec<(Lsn, String)>,
     pub(super) flush: Lsn,
     pub(super) confirmed: Lsn,
-    /// Transactions that are committed later: one each time that the positions are asked for.
+    /// Transactions that are committed later: one at each request for the positions.
     pub(super) arrivals: VecDeque<String>,
-    /// How often the positions were asked for.
+    /// Number of requests for the positions.
     pub(super) looks: u64,
     pub(super) faults: Faults,
 }
@@ -60,9 +60,9 @@ pub(super) struct FakeSlot {
 /// Faults of a slot.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Faults {
-    /// It sends only transactions from here on.
+    /// It sends only transactions from this LSN on.
     ///
-    /// A slot that lost its snapshot does the same.
+    /// A slot that lost its snapshot also omits earlier transactions.
     pub(super) blind_to: Lsn,
     /// Another drainer has its lock.
     pub(super) lock_lost: bool,
@@ -78,9 +78,11 @@ pub(super) struct Faults {
 pub(super) const MARKER: &str = "marker ";
 /// In place of a table's name: a message outside of transactions.
 pub(super) const MESSAGE: &str = "message";
-/// In place of a table's name: a transaction of [`LARGE_ROWS`] rows, and one that cannot be decoded.
+/// In place of a table's name: a transaction of [`LARGE_ROWS`] rows and an undecodable row.
 pub(super) const LARGE: &str = "large";
-/// Rows of 100 KiB, each of a table of its own: together more than the reader holds.
+/// Number of rows of 100 KiB. Together they exceed the bytes that the reader holds.
+///
+/// Each row is of another table.
 pub(super) const LARGE_ROWS: u64 = 100;
 
 pub(super) struct FakeRow(Lsn, String);
@@ -144,7 +146,7 @@ impl Slot for FakeSlot {
 
     async fn peek(&mut self, window: Window, _: Duration) -> Result<FakeRows, SlotError> {
         let from = self.confirmed.max(self.faults.blind_to);
-        // A commit record has eight bytes here. The server decides by its start.
+        // A commit record has eight bytes here. The server compares its start with the window.
         let in_window = |(end, _): &&(Lsn, String)| (from.0..window.upto.0).contains(&(end.0 - 8));
         let rows = self.commits.iter().filter(in_window).flat_map(|(end, table)| {
             if table == MESSAGE {

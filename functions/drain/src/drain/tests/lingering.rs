@@ -1,4 +1,4 @@
-//! Lingering: windows that stay unconfirmed, and what ends them.
+//! Lingering: windows that stay unconfirmed, and the causes that end them.
 
 use super::*;
 use crate::encode::{Debezium, DebeziumModes};
@@ -12,7 +12,7 @@ struct Lingered {
 }
 
 impl Lingered {
-    /// Drains while `arrivals` are committed one by one. `lingers` is for so long.
+    /// Drains while `arrivals` are committed one by one. The drain lingers for `lingers`.
     async fn run(arrivals: &[&str], faults: Faults, lingers: Duration) -> Self {
         Self::run_with(envelope(), arrivals, faults, lingers).await
     }
@@ -78,7 +78,7 @@ impl Lingered {
             .count()
     }
 
-    /// Number of the commits up to a position. Markers are not counted.
+    /// Number of commits up to a position, without markers.
     fn commits_to(&self, to: Lsn) -> u64 {
         let commits = self.slot.commits.iter();
         let counted = commits.filter(|(end, table)| *end <= to && !table.starts_with(MARKER));
@@ -119,7 +119,7 @@ async fn a_failure_confirms_nothing_after_the_last_marker() {
     let name = lingered.result.as_ref().map_err(Error::name);
     assert_eq!(name, Err("Undecodable"));
     assert!(!lingered.has_passed_its_marker(), "{:?}", lingered.log.entries());
-    // The answer counts what the checkpoint has. The rest is sent again.
+    // The answer counts the changes up to the checkpoint. Later changes are sent again.
     let report = &lingered.report;
     assert_eq!(report.changes, lingered.commits_to(report.to), "{report:?}");
     assert!(report.unconfirmed > 0, "{report:?}");
@@ -127,7 +127,7 @@ async fn a_failure_confirms_nothing_after_the_last_marker() {
 }
 
 #[tokio::test]
-async fn a_standby_that_leaves_ends_the_drain() {
+async fn a_drain_ends_if_its_standby_disconnects() {
     let faults = Faults {
         standby_leaves: true,
         ..Faults::default()
@@ -136,7 +136,7 @@ async fn a_standby_that_leaves_ends_the_drain() {
     let lingered = Lingered::run(&arrivals, faults, Duration::from_millis(500)).await;
     assert!(lingered.result.is_ok(), "{:?}", lingered.result);
     assert_eq!(lingered.report.stopped, StopReason::Empty);
-    // A loop without a pause looks thousands of times.
+    // A loop without a pause would request the positions thousands of times.
     assert!(lingered.slot.looks < 200, "looked {} times", lingered.slot.looks);
     assert!(!lingered.has_passed_its_marker(), "{:?}", lingered.log.entries());
     assert!(lingered.report.unconfirmed > 0);
@@ -151,7 +151,7 @@ async fn progress_in_a_large_transaction_is_stored() {
     for row in 0..LARGE_ROWS {
         assert_eq!(lingered.count(&format!("public.large{row}")), 1, "row {row}");
     }
-    // The last section of 1 MiB may lack its end.
+    // The last section of 1 MiB may be incomplete.
     let resumes = lingered
         .log
         .entries()

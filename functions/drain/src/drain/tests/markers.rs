@@ -1,9 +1,9 @@
-//! Markers: what proves that the history of the slot is that of the checkpoint.
+//! Markers: proofs that the slot has the history of the checkpoint.
 
 use super::*;
 
 #[tokio::test]
-async fn the_slot_never_advances_beyond_the_last_marker() {
+async fn the_slot_never_advances_past_the_last_marker() {
     let (log, _, outcome) = run(BACKLOG, start(1, 1), &[]).await;
     outcome.unwrap();
     let mut marked = Lsn::ZERO;
@@ -90,7 +90,7 @@ async fn a_marker_that_does_not_return_stops_the_drain_before_it_stores_or_advan
         let error = outcome.unwrap_err();
         assert_eq!(error.name(), "MarkerMissing");
         assert_eq!(error.kind(), crate::ports::ErrorKind::Definite);
-        // It may write a marker of its own, and nothing else.
+        // The drain may write a new marker, but stores nothing and advances no slot.
         assert!(
             log.entries()
                 .iter()
@@ -113,7 +113,7 @@ async fn after_a_promotion_a_transaction_before_the_marker_is_not_sent_again() {
     let (log, report, outcome) = run(&backlog, promoted(1, 270, Some(marker)), &[]).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.c", "public.d"]);
-    // The slot was advanced over the other transaction at once.
+    // The first window has only `a`. After it, the slot advances to the marker, so `b` is not read.
     assert_eq!((report.skipped, report.replayed), (1, 1));
 }
 
@@ -134,7 +134,7 @@ async fn a_marker_of_another_history_is_not_the_marker() {
     ] {
         let (log, _, outcome) = run(&backlog, start, &[]).await;
         assert_eq!(outcome.unwrap_err().name(), "MarkerMissing");
-        // Nothing from the place of the marker on is confirmed.
+        // No position after the marker is confirmed.
         let place = Lsn(260 * MIB - 8);
         let moved =
             |entry: &LogEntry| matches!(entry, LogEntry::Stored(to) | LogEntry::Advanced(to) if *to > place);

@@ -1,4 +1,4 @@
-//! Streams of tables, which the sender opens at their first event.
+//! Streams of tables. The sender opens each stream at its first event.
 
 use super::super::sender::Sender;
 use super::super::stream_routes::{StreamOpener as _, StreamRoutes};
@@ -8,9 +8,9 @@ use crate::change::{ColumnCoverage, Relation};
 use crate::pack::QueuedEvent;
 use crate::rules::stream_pattern::StreamPattern;
 
-/// A sender whose streams have these shards.
+/// A sender whose streams have this number of shards.
 ///
-/// The descriptions of the streams have one shard.
+/// The descriptions of the streams have one shard only.
 fn sender(settings: &Settings, shards: u128) -> (Sender<FakeStream>, Log) {
     let log = Log::default();
     let stream = FakeStream {
@@ -160,7 +160,7 @@ async fn two_streams_may_be_resharded_at_once() {
 }
 
 #[tokio::test]
-async fn one_hot_row_in_each_of_many_streams_is_sent_at_the_same_time() {
+async fn the_hot_rows_of_many_streams_are_sent_at_the_same_time() {
     let settings = settings_of_tables(Aggregation::None);
     let (mut sender, _) = sender(&settings, 1);
     for stream in 1..=12 {
