@@ -1,20 +1,21 @@
 //! The time of an invocation, which Lambda ends at its deadline.
 //!
-//! A reserve before the deadline is for the steps after the reading, in this order:
+//! The reserve is the last part of this time. It is for the steps that follow the last read. Each step has
+//! its own deadline, a fraction of the reserve before that of Lambda:
 //!
-//! | Until, before the deadline | What |
+//! | Fraction | Step that ends then |
 //! | --- | --- |
-//! | 1 reserve | reading |
-//! | 2/3 of it | the acknowledgements of the records in flight |
-//! | 1/5 | the last checkpoint, and the slot |
-//! | 1/10 | the state of the server, for the report |
-//! | 1/20 | the answer; an action that still runs is dropped |
+//! | 1 | reading rows |
+//! | 2/3 | waiting for the acknowledgements of the records in flight |
+//! | 1/5 | storing the last checkpoint, and advancing the slot |
+//! | 1/10 | reading the server's state for the report |
+//! | 1/20 | the action: if it still runs, it is dropped |
 
 use std::time::{Duration, Instant};
 
 /// Longest wait for the server to cancel a statement.
 ///
-/// The server may be unreachable. Events in flight must not wait for it.
+/// The server may be unreachable, and events in flight must not wait for the cancellation.
 pub(crate) const CANCEL_TIME: Duration = Duration::from_secs(1);
 
 /// The time budget of an invocation.
@@ -28,7 +29,7 @@ pub struct Budget {
 impl Budget {
     /// The budget from `now` to `deadline`.
     ///
-    /// The reserve is a tenth of this time, at least 1.5 seconds and at most 10, but never more than half.
+    /// The reserve is a tenth of this time, at least 1.5 seconds and at most 10. It is never more than half.
     pub fn new(now: Instant, deadline: Instant) -> Self {
         let total = deadline.saturating_duration_since(now);
         let reserve = (total / 10)
@@ -58,28 +59,26 @@ impl Budget {
 
     /// The time at which the wait for acknowledgements stops.
     ///
-    /// The next invocation sends the events again that are not acknowledged by then.
+    /// Events that are not acknowledged by then are sent again by the next invocation.
     pub fn sending_deadline(&self) -> Instant {
         self.deadline - self.reserve * 2 / 3
     }
 
     /// The deadline for the last checkpoint and the slot's advance.
-    ///
-    /// By then the checkpoint must be stored and the slot advanced.
     pub fn confirming_deadline(&self) -> Instant {
         self.deadline - self.reserve / 5
     }
 
     /// The deadline for the report.
     ///
-    /// By then the report is complete, with or without the state of the server.
+    /// If the state of the server was not read by then, the report lacks it.
     pub fn answering_deadline(&self) -> Instant {
         self.deadline - self.reserve / 10
     }
 
     /// The time at which an action that still runs is dropped.
     ///
-    /// The rest of the time is for the log, and for sending the answer to Lambda.
+    /// The rest of the time is for log lines, and for sending the answer to Lambda.
     pub fn end(&self) -> Instant {
         self.deadline - self.reserve / 20
     }

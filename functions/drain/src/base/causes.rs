@@ -4,7 +4,7 @@ use std::error::Error;
 
 /// The error and its causes on one line.
 ///
-/// A cause that only repeats earlier text is left out.
+/// A cause is left out if the line already contains its text. Line breaks become spaces.
 pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -6,7 +6,7 @@ use crate::base::time::iso_utc;
 
 /// The time since 1970-01-01 UTC.
 ///
-/// It is zero if the clock is before that.
+/// Zero if the clock shows an earlier time.
 pub fn now() -> Duration {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -15,7 +15,7 @@ pub struct Lsn(pub u64);
 impl Lsn {
     /// The smallest LSN.
     ///
-    /// PostgreSQL uses it for "none". No log record starts there.
+    /// PostgreSQL uses it for "no LSN". No log record starts there.
     pub const ZERO: Lsn = Lsn(0);
 
     /// Bytes of write-ahead log since `earlier`; zero if `earlier` is not earlier.

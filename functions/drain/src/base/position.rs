@@ -1,7 +1,7 @@
 //! Positions of events in the committed history.
 //!
-//! A change has the same position each time it is sent. Positions that are compared as strings have the order
-//! of their events.
+//! A change has the same position each time it is sent. The order of the positions' texts, compared as
+//! strings, is the order of the events.
 
 use std::fmt;
 
@@ -14,13 +14,13 @@ use crate::base::lsn::Lsn;
 pub struct Position {
     /// End of the commit record of the event's transaction.
     ///
-    /// Confirming the transaction advances the slot to this LSN.
+    /// The slot advances to this LSN when the transaction is confirmed.
     pub commit_end: Lsn,
-    /// Start of the log record that holds the change.
+    /// Start of the change's log record.
     pub lsn: Lsn,
     /// Number of the event among those with the same `lsn`, from 0.
     ///
-    /// One log record of a `COPY` holds many rows, and an update of a key makes two events.
+    /// A log record of a `COPY` has many rows, and an update of a key has two events.
     pub index: u32,
 }
 
@@ -41,7 +41,7 @@ impl Position {
     /// Its text in ASCII.
     pub fn text(&self) -> [u8; Self::TEXT_BYTES] {
         let mut text = [b'.'; Self::TEXT_BYTES];
-        // Each place has twice the bytes of its number, so no call fails.
+        // Each range has two digits for each byte of its number, so no call fails.
         let _ = hex::encode_to_slice(self.commit_end.0.to_be_bytes(), &mut text[..16]);
         let _ = hex::encode_to_slice(self.lsn.0.to_be_bytes(), &mut text[17..33]);
         let _ = hex::encode_to_slice(self.index.to_be_bytes(), &mut text[34..]);
@@ -49,9 +49,7 @@ impl Position {
     }
 }
 
-/// The positions of one transaction's events, in the server's order.
-///
-/// The server sends the changes in this order.
+/// The positions of one transaction's events, in the order of the changes.
 #[derive(Debug, Clone)]
 pub struct PositionSequence {
     commit_end: Lsn,
@@ -59,7 +57,7 @@ pub struct PositionSequence {
 }
 
 impl PositionSequence {
-    /// The positions in the transaction whose commit record ends at `commit_end`.
+    /// The sequence for a transaction whose commit record ends at `commit_end`.
     pub fn new(commit_end: Lsn) -> Self {
         PositionSequence {
             commit_end,
@@ -79,7 +77,7 @@ impl PositionSequence {
         position
     }
 
-    /// The position that [`PositionSequence::next`] returns next.
+    /// The position that [`PositionSequence::next`] would return for `lsn`.
     pub fn peek(&self, lsn: Lsn) -> Position {
         let index = match self.last {
             Some((last, index)) if last == lsn => index + 1,

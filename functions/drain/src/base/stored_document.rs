@@ -20,7 +20,7 @@ pub enum InvalidDocument {
     },
     /// The document has another format version.
     ///
-    /// Another version may give the same names another meaning.
+    /// In another version, a field of the same name may have another meaning.
     #[error(
         "it has format version {found}, and this Spillway reads version {expected}: \
          deploy the version that wrote it, or a later one"
@@ -33,7 +33,7 @@ pub enum InvalidDocument {
     },
 }
 
-/// Reads a document of format version `expected`. `document` names it in errors.
+/// Reads a document of format version `expected`. Errors call it `document`.
 ///
 /// # Errors
 /// The text is not JSON, not such a document, or of another version.
@@ -55,10 +55,10 @@ pub fn parse<T: DeserializeOwned>(
 
 /// The text to store.
 ///
-/// SSM reads `{{name}}` in a value as a reference to another parameter, and refuses the value. Two opening
-/// braces occur only inside a JSON string, so the second one is escaped.
+/// SSM interprets `{{name}}` in a value as a reference to another parameter, and refuses the value. In JSON,
+/// two adjacent opening braces occur only inside a string. So the second one is escaped.
 pub fn to_text<T: Serialize>(document: &T) -> String {
-    // Documents have only texts, numbers, and maps with text keys. These always serialise.
+    // Documents contain only types that always serialise: texts, numbers, and maps with text keys.
     let text = serde_json::to_string(document).unwrap_or_default();
     text.replace("{{", "{\\u007b")
 }

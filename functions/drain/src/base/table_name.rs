@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// Name of a table with its schema.
 ///
-/// Both parts are spelled as in the catalog. Names are ordered by schema, then by name. A stored document
-/// holds a name as a pair: `["public","orders"]`.
+/// Both parts are spelled as in the catalog. Names are ordered by schema, then by name. In a stored document,
+/// a name is a pair: `["public","orders"]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "(String, String)", into = "(String, String)")]
 pub struct TableName {
@@ -18,7 +18,7 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// The name with these parts, which have no quotes.
+    /// The name with these parts, both without quotes.
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
         TableName {
             schema: schema.into(),
@@ -28,7 +28,7 @@ impl TableName {
 
     /// Schema and name with a period between them, never quoted.
     ///
-    /// Partition keys have this form. If it changed, the rows of a table would move to another lane.
+    /// Partition keys contain this form. A different form would move the rows of a table to another lane.
     pub fn unquoted(&self) -> String {
         format!("{}.{}", self.schema, self.name)
     }
@@ -46,7 +46,9 @@ impl TableName {
     }
 }
 
-/// The name as PostgreSQL's `quote_ident` writes it: only a part that needs quotes has them.
+/// The name with quotes around each part that needs them.
+///
+/// The form is that of PostgreSQL's `quote_ident`, except for reserved words: see [`quoted_if_needed`].
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -78,7 +80,7 @@ pub fn quoted(identifier: &str) -> String {
 /// An SQL identifier, in quotes unless it is plain.
 ///
 /// A plain identifier consists of lower-case ASCII letters, digits and underscores, and does not start with a
-/// digit. Reserved words have no quotes here: a name after a period does not need them.
+/// digit. A reserved word gets no quotes, because it needs none after a period.
 pub fn quoted_if_needed(identifier: &str) -> String {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let starts_with_digit = identifier.starts_with(|c: char| c.is_ascii_digit());
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_document_holds_a_name_as_a_pair() {
+    fn a_name_is_stored_as_a_pair() {
         let table = TableName::new("public", "orders");
         let text = serde_json::to_string(&table).unwrap();
         assert_eq!(text, r#"["public","orders"]"#);

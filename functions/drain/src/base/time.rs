@@ -5,11 +5,11 @@ pub const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
 /// µs since 1970-01-01 UTC of a timestamp such as `2026-11-22 23:50:33.999286+00`.
 ///
-/// The offset may have minutes. The day may be 1 to 31 in every month: a day that the month lacks counts into
-/// the next month. Returns `None` for any other text, and for years outside -4800 to 299999.
+/// The offset may have minutes. Each month accepts the days 1 to 31: `02-30` is the first or second of March.
+/// Returns `None` for any other text, and for years outside -4800 to 299999.
 pub fn micros_of_timestamp(text: &str) -> Option<i64> {
     let (date, time) = text.split_once(' ')?;
-    // No valid part needs more than 32 bits. A larger one would overflow the sums.
+    // Each valid part fits into 32 bits. A larger part would overflow the sums.
     let number = |part: &str| part.parse::<i32>().ok().map(i64::from);
     let mut parts = date.split('-').map(number);
     let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
@@ -50,7 +50,7 @@ pub fn iso_utc(seconds: u64) -> String {
 
 /// ISO 8601 text of µs since 1970-01-01 UTC: `2026-11-23T12:00:00.000001Z`.
 ///
-/// `micros` must not be negative. For a negative value the text has the second `1970-01-01T00:00:00`.
+/// `micros` must not be negative. The text of a negative value begins with `1970-01-01T00:00:00`.
 pub fn iso_micros(micros: i64) -> String {
     let seconds = iso_utc(u64::try_from(micros.div_euclid(1_000_000)).unwrap_or_default());
     format!(
@@ -62,8 +62,8 @@ pub fn iso_micros(micros: i64) -> String {
 
 /// Days since 1970-01-01 of a date in the proleptic Gregorian calendar.
 ///
-/// The calculation counts years from March, so a leap day is the last day of its year. 400 years always have
-/// 146,097 days.
+/// In the calculation, a year begins in March. So a leap day is the last day of its year. 400 years always
+/// have 146,097 days.
 pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);

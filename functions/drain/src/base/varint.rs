@@ -5,7 +5,7 @@
 /// Most bytes of a number of 70 bits.
 const MOST_BYTES: u32 = 10;
 
-/// Bytes that [`push`] writes.
+/// Bytes that [`push`] writes for `number`.
 pub(crate) fn length(number: u64) -> usize {
     // Zero needs one byte, too.
     (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
@@ -22,9 +22,9 @@ pub(crate) fn push(out: &mut Vec<u8>, number: impl Into<u128>) {
     out.push(number as u8);
 }
 
-/// Takes a number from the start of `bytes`.
+/// Reads a number, and removes it from the start of `bytes`.
 ///
-/// `None` if there is no number of at most 70 bits.
+/// `None` if `bytes` does not start with a number of at most 70 bits.
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u128> {
     let mut number = 0;
     for group in 0..MOST_BYTES {
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_without_an_end_are_no_number() {
+    fn a_number_without_a_last_byte_is_refused() {
         assert_eq!(take(&mut &[0x80; 3][..]), None);
         assert_eq!(take(&mut &[0xff; 11][..]), None);
     }

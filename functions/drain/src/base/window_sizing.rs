@@ -1,8 +1,8 @@
 //! The size of windows: how much of the log one peek reads.
 //!
-//! Each peek decodes again from the slot's `restart_lsn`, which rarely advances, so few large windows cost
-//! least. But a window must fit into the time that is left, and the server keeps its result in temporary
-//! files.
+//! Each peek decodes again from the slot's `restart_lsn`, which rarely advances. So a few large windows cost
+//! less than many small ones. But a window must fit into the time that is left. And the server stores the
+//! result of a peek in temporary files.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -14,22 +14,22 @@ use crate::base::lsn::Lsn;
 pub struct Window {
     /// The end of the window. Never after the flush position.
     ///
-    /// Each record that starts before it is read, unless the window has more than `rows` rows.
+    /// The peek reads each log record that starts before it, unless the row bound ends the window earlier.
     pub upto: Lsn,
     /// The row bound of the window.
     ///
     /// After this number of rows, the server stops at the next end of a transaction.
     pub rows: i32,
-    /// Rows that were acknowledged before, and that the server need not send.
+    /// Acknowledged rows that the server need not send again.
     pub sent_prefix: Option<SentPrefix>,
 }
 
-/// The first part of a large transaction, which was acknowledged before.
+/// The acknowledged first part of a large transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentPrefix {
     /// The transaction's id.
     pub xid: u32,
-    /// Its changes with a smaller `lsn` were acknowledged.
+    /// The transaction's changes with a smaller LSN were acknowledged.
     pub before: Lsn,
 }
 
@@ -38,29 +38,33 @@ pub struct SentPrefix {
 pub struct WindowSizing {
     wal_bytes: u64,
     rows: i32,
-    /// Whether a window needs most of an invocation's time to decode.
+    /// Whether decoding a window takes a large part of an invocation's time.
+    ///
+    /// True if the last window took more than a third of the time that was left, or was not decoded in its
+    /// time.
     is_slow: bool,
     /// Whether a window may be larger than `wal_bytes`.
     ///
-    /// It may then be as large as the part of the log that is decoded again before it.
+    /// If so, it may be as large as the part of the log that is decoded again before it.
     may_stretch: bool,
 }
 
 /// Search for a transaction that the server cannot decode.
 ///
-/// A peek returns no row if its window has such a transaction. So the transactions before it are read with
-/// smaller windows. The server ends a window with a transaction, so a bound of one row reads one transaction.
+/// A peek returns no row if its window contains such a transaction. So smaller windows read the transactions
+/// before it. The server applies the row bound only at the end of a transaction. So a bound of one row reads
+/// one transaction.
 ///
-/// The first window reads one transaction: usually there is none before the failing one, since an earlier
-/// invocation has read them. Each further window has half of the rows. If it can be decoded, the failing
-/// transaction is in the other half.
+/// The first window reads one transaction. Usually this is the failing one, because an earlier invocation has
+/// read the transactions before it. Each further window has half of the rows. If the server decodes it, the
+/// failing transaction is in the other half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransactionSearch {
     /// The row bound of the next window.
     pub rows: i32,
     /// The row bound of the window after the next one.
     ///
-    /// It is 0 if there is no such window.
+    /// 0 if there is no such window.
     half: i32,
 }
 
@@ -77,8 +81,9 @@ impl TransactionSearch {
 
     /// The step after this one; `None` after the last one.
     ///
-    /// A transaction may have more rows than its window's bound, and windows may be bounded by an LSN. So the
-    /// last window may not have reached the failing transaction. The search then begins again.
+    /// The last window may end before the failing transaction: a transaction may have more rows than the
+    /// bound, and an LSN may bound the windows. The next window without a search then fails, and starts a new
+    /// search.
     pub fn next(self) -> Option<Self> {
         (self.half > 0).then_some(TransactionSearch {
             rows: self.half,
@@ -92,21 +97,21 @@ impl TransactionSearch {
 pub enum SizingStep {
     /// Try a smaller window.
     Smaller,
-    /// Try again in the next invocation, with nearly all its time.
+    /// Try again in the next invocation. The window gets nearly all of its time.
     NextInvocation,
-    /// Give up: the smallest window had nearly all of an invocation's time.
+    /// Fail: the smallest window had nearly all of an invocation's time.
     Impossible,
 }
 
-/// Bounds of a window's part of the log, in bytes.
+/// Least and most bytes of log in a window.
 const WAL_BYTES: RangeInclusive<u64> = 1 << 20..=4 << 30;
-/// Bounds of the rows of a window.
+/// Smallest and largest row bound of a window.
 const ROWS: RangeInclusive<i32> = 1_000..=2_000_000;
 
 impl Default for WindowSizing {
     /// A size that a small instance decodes in a second or two.
     ///
-    /// This holds for any content of the log.
+    /// This is true for any content of the log.
     fn default() -> Self {
         WindowSizing {
             wal_bytes: 128 << 20,
@@ -120,8 +125,9 @@ impl Default for WindowSizing {
 impl WindowSizing {
     /// The next window after `confirmed`, up to `readable` at most.
     ///
-    /// The slot is decoded from `restart`. The log from `restart` to `confirmed` is decoded again, which
-    /// costs as much as new log of that size. So the window is at least as large, unless that was too slow.
+    /// The server decodes from `restart`. It decodes the log from `restart` to `confirmed` again, which costs
+    /// as much as new log of that size. So the window is at least as large, unless such a window was too
+    /// slow.
     pub fn next_window(&self, confirmed: Lsn, readable: Lsn, restart: Lsn) -> Window {
         let decoded_again = match self.may_stretch {
             true => confirmed.bytes_since(restart).min(*WAL_BYTES.end()),
@@ -136,9 +142,9 @@ impl WindowSizing {
 
     /// The longest time for the server to decode a window.
     ///
-    /// `left` is the time that is left of the invocation. The server decodes a window before it sends the
-    /// first row. It gets half of the time, so that a smaller window can still be tried. If half was not
-    /// enough before, it gets nearly all.
+    /// `left` is the time that is left of the invocation. The server decodes the whole window before it sends
+    /// the first row. The limit is half of `left`, so that time remains for a smaller window. If windows are
+    /// slow, the limit is nine tenths.
     pub fn decode_timeout(&self, left: Duration) -> Duration {
         match self.is_slow {
             true => left * 9 / 10,
@@ -148,11 +154,13 @@ impl WindowSizing {
 
     /// Adjusts the size after a window of this size.
     ///
-    /// The server decoded it in `decoded`. Every event was acknowledged after `took`. Decoding the next
-    /// window should take a quarter of the time that is left, but at least half a second and at most thirty
-    /// seconds. Sending it may take four fifths of the time that is left. It gets so much because every
-    /// window decodes a part of the log again: a slow stream must not make windows small. The size changes by
-    /// at most a factor of four, since a single measurement may be chance.
+    /// The server decoded it in `decoded`. `took` is the time from the peek to the last acknowledgement.
+    /// `left` is the time that is left. Decoding the next window should take a quarter of `left`, at least
+    /// half a second and at most thirty seconds.
+    ///
+    /// Sending it may take four fifths of `left`. This share is large because each window decodes a part of
+    /// the log again: a slow stream must not make windows small. The size changes by at most a factor of
+    /// four, because a single measurement may be an outlier.
     pub fn adjust(&mut self, decoded: Duration, took: Duration, left: Duration) {
         let sending_time = (left * 4 / 5).max(Duration::from_millis(500));
         let smaller = self.decode_factor(decoded, left).min(ratio(sending_time, took));
@@ -162,11 +170,11 @@ impl WindowSizing {
 
     /// Adjusts the size after a window without a row.
     ///
-    /// Its log is of other tables, or of a transaction that ends later. The next window decodes the log of
-    /// such a transaction again. So the size changes by a factor of up to 16: few windows end inside of the
-    /// transaction. If a larger window was slow, the factor is at most 4, and windows stay slow: the server
-    /// may need long for the end of the transaction. The row bound is the default at most, since nothing is
-    /// known of the rows.
+    /// Its log belongs to other tables, or to a transaction that ends later. The next window decodes the log
+    /// of such a transaction again. So the size grows by a factor of up to 16: then few windows end inside
+    /// the transaction. If an earlier window was slow, the factor is at most 4, and windows stay slow: the
+    /// server may need long for the end of the transaction. The row bound does not grow beyond the default,
+    /// because an empty window does not show the cost of rows. A bound that is larger already stays.
     pub fn adjust_empty(&mut self, decoded: Duration, left: Duration) {
         let was_slow = self.is_slow;
         let factor = self.decode_factor(decoded, left);
@@ -177,7 +185,9 @@ impl WindowSizing {
         self.rows = self.rows.min(rows.max(WindowSizing::default().rows));
     }
 
-    /// The factor for a window that is decoded in a suitable time. Also decides whether windows are slow.
+    /// The factor that makes the decode time of the next window suitable.
+    ///
+    /// Also decides whether windows are slow.
     fn decode_factor(&mut self, decoded: Duration, left: Duration) -> f64 {
         self.is_slow = decoded > (decoded + left) / 3;
         self.may_stretch = !self.is_slow;
@@ -187,8 +197,8 @@ impl WindowSizing {
 
     /// Makes the next window smaller.
     ///
-    /// The last window did not fit into its time. First it is no longer stretched. After that its size is
-    /// divided by 16, since an invocation has time for few attempts.
+    /// The server did not decode the last window in its time. The first step removes the stretching. Each
+    /// further step divides the size by 16, because an invocation has time for few attempts.
     pub fn shrink(&mut self, confirmed: Lsn, restart: Lsn) -> SizingStep {
         let before = *self;
         match self.may_stretch && confirmed.bytes_since(restart) > self.wal_bytes {
@@ -211,7 +221,7 @@ impl WindowSizing {
     }
 }
 
-/// How often a duration fits into another one.
+/// The quotient of two durations. A `part` below 1 ms counts as 1 ms.
 fn ratio(duration: Duration, part: Duration) -> f64 {
     duration.as_secs_f64() / part.as_secs_f64().max(0.001)
 }
@@ -223,7 +233,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
     const END: Lsn = Lsn(u64::MAX);
 
-    /// The size of a window without log that is decoded again.
+    /// The size of a window if no log is decoded again.
     fn size(sizing: &WindowSizing) -> (u64, i32) {
         let window = sizing.next_window(Lsn(0), END, Lsn(0));
         (window.upto.0, window.rows)
@@ -262,20 +272,20 @@ mod tests {
     }
 
     #[test]
-    fn after_a_window_without_rows_the_next_one_has_more_log_and_not_more_rows() {
+    fn a_window_without_rows_raises_the_bytes_and_not_the_rows_of_the_next() {
         let mut sizing = WindowSizing::default();
         sizing.adjust_empty(Duration::from_secs(1), MINUTE);
         assert_eq!(size(&sizing), (15 * (128 << 20), 100_000));
         sizing.adjust_empty(Duration::from_millis(1), MINUTE);
         assert_eq!(size(&sizing), (4 << 30, 100_000));
-        // It took most of the time, and the next one is not stretched.
+        // This window took most of the time, so the next one is not stretched.
         sizing.adjust_empty(MINUTE, Duration::from_secs(8));
         assert_eq!(size(&sizing), (1 << 30, 100_000));
         assert_eq!(sizing.next_window(Lsn(2 << 30), END, Lsn(0)).upto, Lsn(3 << 30));
     }
 
     #[test]
-    fn an_empty_window_after_a_slow_one_does_not_lead_to_its_size_again() {
+    fn an_empty_window_after_a_slow_one_does_not_restore_the_slow_size() {
         let mut sizing = WindowSizing::default();
         sizing.adjust_empty(Duration::from_secs(1), MINUTE);
         let (slow, rows) = size(&sizing);
@@ -291,7 +301,7 @@ mod tests {
     #[test]
     fn a_slow_stream_does_not_make_windows_small() {
         let mut sizing = WindowSizing::default();
-        // Sent in 20 s, so 40 s are enough for 1.6 windows of this size.
+        // Sending took 20 s, so four fifths of 40 s are enough for 1.6 windows of this size.
         sizing.adjust(
             Duration::from_secs(1),
             Duration::from_secs(20),
@@ -299,8 +309,8 @@ mod tests {
         );
         assert_eq!(size(&sizing), ((128 << 20) * 8 / 5, 160_000));
         assert_eq!(sizing.decode_timeout(MINUTE), MINUTE / 2);
-        // The time left is enough for a fifth of that, but one measurement changes the size by a factor of
-        // four.
+        // The time that is left is enough for a fifth of a window. But one measurement changes the size by at
+        // most a factor of four.
         sizing.adjust(
             Duration::from_secs(1),
             Duration::from_secs(40),
@@ -328,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stretched_window_first_shrinks_to_its_own_size() {
+    fn a_stretched_window_first_shrinks_to_the_size_without_stretching() {
         let (mut sizing, confirmed) = (WindowSizing::default(), Lsn(1 << 30));
         assert_eq!(sizing.shrink(confirmed, Lsn(0)), SizingStep::Smaller);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Errors of the ports: the problem, its subject, and the remedy.
+//! Errors of the ports. Each message names the problem and the remedy.
 
 use crate::base::lsn::Lsn;
 use crate::base::stored_document::InvalidDocument;
@@ -12,7 +12,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Kind of an error: another attempt may succeed, or the operator must act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// Another attempt may succeed: the next tick is the retry.
+    /// Another attempt may succeed. The next tick makes it.
     Transient,
     /// No attempt succeeds until the operator acts.
     Definite,
@@ -22,9 +22,9 @@ pub enum ErrorKind {
 ///
 /// [`SlotError::Secret`], [`SlotError::Salt`] and [`SlotError::SecretUnavailable`] are failures of AWS:
 /// Secrets Manager or Parameter Store did not return a usable value. [`SlotError::Authentication`] may also
-/// be an IAM token that could not be signed.
+/// mean that an IAM token could not be signed.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // The messages say what each means.
+#[allow(missing_docs)] // The messages explain the variants.
 pub enum SlotError {
     #[error(
         "cannot reach PostgreSQL at {host}:{port}: check PGHOST and PGPORT, the function's subnets and the \
@@ -105,9 +105,9 @@ pub enum SlotError {
         database: String,
     },
     #[error(
-        "slot {slot}: {doing} took longer than it may. A long transaction may make the server read much log \
+        "slot {slot}: {doing} exceeded its time limit. A long transaction may make the server read much log \
          again (oldest_transaction in status names it), or the server is overloaded. A larger Timeout of the \
-         function gives it longer"
+         function raises the limit"
     )]
     Timeout {
         slot: String,
@@ -170,9 +170,9 @@ pub enum SlotError {
     },
 }
 
-/// The holder of a slot, as the end of a sentence.
+/// The holder of a slot in brackets, with a space before them.
 ///
-/// It is empty if the holder is not known.
+/// Empty if the holder is unknown.
 fn holder_text(holder: Option<&LockHolder>) -> String {
     match holder {
         None => String::new(),
@@ -234,7 +234,7 @@ impl SlotError {
 
 /// Error of the stream, for a whole request.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // The messages say what each means.
+#[allow(missing_docs)] // The messages explain the variants.
 pub enum StreamError {
     #[error(
         "there is no stream {stream}: create it, or check STREAM_NAME, MESSAGE_STREAM_NAME and the region"
@@ -363,7 +363,7 @@ impl StreamError {
 ///
 /// The document is the checkpoint, the state of the backfill, or the list of sent tables.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // The messages say what each means.
+#[allow(missing_docs)] // The messages explain the variants.
 pub enum StateStoreError {
     #[error(
         "may not use the parameter {parameter}: allow ssm:GetParameter, ssm:PutParameter and \

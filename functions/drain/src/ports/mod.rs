@@ -1,6 +1,7 @@
-//! Ports: the traits by which the loop and the actions reach PostgreSQL, Kinesis and SSM, and their errors.
+//! Ports: the traits for PostgreSQL, Kinesis and SSM, and their errors.
 //!
-//! Each trait is as small as its caller needs it. The edges implement them; so do the fakes of the tests.
+//! The loop and the actions reach these services only through the traits. Each trait has only the methods
+//! that its callers need. The edges implement the traits, and so do the fakes of the tests.
 
 mod error;
 mod lock_holder;

@@ -11,18 +11,22 @@ use crate::base::lsn::Lsn;
 use crate::base::window_sizing::Window;
 use crate::catalog::{Catalog, TableRequest};
 
-/// Bytes that a held row takes besides its data, about: its share of the buffer and its own structure.
+/// Approximate memory of a held row besides its data, in bytes.
+///
+/// It is the row's share of the buffer, and its own structure.
 pub const PEEK_ROW_BYTES: usize = 160;
 
 /// A row of a peek.
 pub trait PeekRow {
-    /// The row's `lsn` column. It ascends within a transaction. A later transaction may have smaller ones.
+    /// The row's `lsn` column.
+    ///
+    /// Within a transaction, the LSNs ascend. A later transaction may have smaller LSNs.
     fn lsn(&self) -> Lsn;
     /// The row as the plugin wrote it.
     fn data(&self) -> &[u8];
 }
 
-/// The rows of a peek, one after the other. Rows that were not requested stay on the server.
+/// The rows of a peek, read one by one. Rows that are not read yet stay on the server.
 #[allow(async_fn_in_trait)] // Only this crate calls it, on one task.
 pub trait PeekRows {
     /// The type of a row.
@@ -31,12 +35,13 @@ pub trait PeekRows {
     /// Whether there is no row at all.
     fn is_empty(&self) -> bool;
 
-    /// Takes the commit rows that arrived before all other rows: those of the window's first transactions.
+    /// Removes and returns the commit rows that preceded all other rows.
     ///
-    /// The map is empty if a begin row has the end of its commit record.
+    /// They belong to the first transactions of the window. The map is empty if the plugin's begin rows have
+    /// the end of the commit record.
     fn take_first_commits(&mut self) -> CommitRows;
 
-    /// The next row; `None` after the last. A cancelled call loses no row.
+    /// The next row; `None` after the last row. A cancelled call loses no row.
     async fn next(&mut self) -> Result<Option<Self::Row>, SlotError>;
 
     /// The next row, if it has arrived.
@@ -56,8 +61,8 @@ pub type CommitRows = HashMap<u32, (Lsn, Vec<u8>)>;
 /// A logical replication slot.
 ///
 /// # Errors
-/// Each call asks the server. It fails where the server cannot be reached, refuses, or takes too
-/// long: [`SlotError`] says which. A method that fails for more reasons says so.
+/// Each call sends a request to the server. It fails if the server cannot be reached, refuses the request, or
+/// exceeds the time. [`SlotError`] distinguishes these causes. A method with further causes lists them.
 #[allow(async_fn_in_trait)]
 pub trait Slot {
     /// The rows of a peek.
@@ -73,21 +78,24 @@ pub trait Slot {
 
     /// Adds tables and their columns' types to the catalog of a window.
     ///
-    /// Their facts are in the system catalog, and the plugins do not send them.
+    /// Only the system catalog has these facts: the plugins do not send them.
     async fn add_tables(&mut self, catalog: &mut Catalog, request: &TableRequest) -> Result<(), SlotError>;
 
-    /// Opens a window; consumes nothing. Returns when the server has decoded all of it, and gives up after
-    /// `timeout`.
+    /// Peeks a window; consumes nothing.
+    ///
+    /// Returns after the server has decoded the whole window. Fails if that takes longer than `timeout`.
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<Self::Rows, SlotError>;
 
     /// Commit rows of the large transactions of a window.
     ///
     /// A transaction is large if its rows take more than `bytes`, with [`PEEK_ROW_BYTES`] added for each row.
-    /// The call costs a second peek while the rows of the first are in transit.
+    /// The call costs a second peek, while the rows of the first peek are in transit.
     async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<CommitRows, SlotError>;
 
-    /// Rows of a window that contain `needle`: each row's `lsn` column and its data. Rows over one kilobyte
-    /// are left out. Costs a peek, and gives up after `timeout`.
+    /// Rows of a window that contain `needle`: each row's `lsn` column and its data.
+    ///
+    /// Rows of more than one kilobyte are left out. The call costs a peek. It fails if that takes longer than
+    /// `timeout`.
     async fn find(
         &mut self,
         window: Window,
@@ -97,20 +105,21 @@ pub trait Slot {
 
     /// Writes a logical message in a transaction of its own.
     ///
-    /// Waits for the commit. If the server waits for standbys, this call waits for them, too.
+    /// Returns after the commit. If the server's commits wait for standbys, the call waits for them, too.
     async fn emit(&mut self, prefix: &str, content: &str) -> Result<EmittedMessage, SlotError>;
 
     /// Checks that the session that holds the lock still exists.
     ///
-    /// A frozen sandbox may have lost it. Then it must not overwrite the later checkpoint of another drainer.
+    /// A sandbox may lose this session while it is frozen. Another drainer may then have stored a later
+    /// checkpoint, which this drainer must not overwrite.
     ///
     /// # Errors
-    /// The session is gone, or does not answer.
+    /// The session has ended, or does not answer.
     async fn check_lock(&mut self) -> Result<(), SlotError>;
 
-    /// Cancels a statement of the session that holds the lock.
+    /// Cancels the running statement of the session that holds the lock.
     ///
-    /// An example is a message that is not committed in time.
+    /// An example is [`Slot::emit`], if the commit takes too long.
     async fn cancel_control(&mut self);
 
     /// Cancels the peek whose rows are no longer needed.
@@ -118,11 +127,13 @@ pub trait Slot {
     /// The server then releases the slot.
     async fn cancel_peek(&mut self);
 
-    /// Confirms everything before `to`: the end of a commit record, or of a window that was read completely.
-    /// Gives up after `timeout`.
+    /// Advances the slot to `to`.
+    ///
+    /// `to` is the end of a commit record, or of a window that was read completely. The call fails if it
+    /// takes longer than `timeout`.
     ///
     /// # Errors
-    /// [`SlotError::NotAdvanced`] when the server's log does not reach that far.
+    /// [`SlotError::NotAdvanced`] if the server's log ends before `to`.
     async fn advance(&mut self, to: Lsn, timeout: Duration) -> Result<(), SlotError>;
 }
 
@@ -131,18 +142,18 @@ pub trait Slot {
 pub struct WalPositions {
     /// The flush position: the log before it is on disk.
     pub flush: Lsn,
-    /// The readable position: at most `flush`, and less if changes wait for a standby.
+    /// The readable position: `flush`, or a lower LSN while changes wait for a standby.
     pub readable: Lsn,
-    /// The slot's `restart_lsn`: each peek decodes from there. `0/0` if the slot has none.
+    /// The slot's `restart_lsn`, from which each peek decodes. `0/0` if the slot has none.
     pub restart: Lsn,
 }
 
 /// A logical message that was committed.
 #[derive(Debug, Clone, Copy)]
 pub struct EmittedMessage {
-    /// End of its record.
+    /// End of the message's log record.
     pub lsn: Lsn,
-    /// The flush position after its commit.
+    /// The flush position after the commit of the message.
     pub flushed: Lsn,
 }
 
@@ -155,27 +166,29 @@ pub struct Retention {
     pub retained_bytes: Option<u64>,
     /// `wal_status` of `pg_replication_slots`.
     pub wal_status: Option<String>,
-    /// `safe_wal_size` of `pg_replication_slots`: bytes that may be written before the slot is in danger.
+    /// `safe_wal_size` of `pg_replication_slots`, in bytes.
+    ///
+    /// After this many further bytes of log, the server may invalidate the slot.
     pub safe_wal_size: Option<i64>,
 }
 
-/// Log that is not confirmed, and log that the server retains.
+/// Amounts of log that are not confirmed, or retained by the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotFigures {
     /// Bytes of log from the confirmed to the flush position.
     ///
     /// `None` without a confirmed position.
     pub lag_bytes: Option<u64>,
-    /// What the server retains.
+    /// The log that the server retains for the slot.
     pub retention: Retention,
 }
 
-/// A transaction that keeps the slot's `restart_lsn` from moving.
+/// The open transaction that prevents the slot's `restart_lsn` from advancing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OldestTransaction {
-    /// The server process; null for a prepared transaction.
+    /// The id of its server process; null for a prepared transaction.
     ///
-    /// A prepared transaction has no process: see `pg_prepared_xacts`.
+    /// A prepared transaction has no process. The view `pg_prepared_xacts` lists it.
     pub pid: Option<i32>,
     /// Its age in seconds.
     ///

@@ -6,14 +6,14 @@ use std::future::Future;
 
 use super::StateStoreError;
 
-/// The place of one document.
+/// The parameter of one document.
 pub trait StateStore: Clone + Send + Sync + 'static {
-    /// The name of the place, for errors.
+    /// The parameter's name, for errors.
     fn name(&self) -> String;
 
-    /// Stores a text in place of the last one.
+    /// Replaces the stored text.
     ///
     /// # Errors
-    /// The store was refused, or did not answer. Without an answer it may have been stored.
+    /// SSM refused the request, or did not answer. Without an answer, the text may be stored.
     fn store(&self, text: String) -> impl Future<Output = Result<(), StateStoreError>> + Send;
 }

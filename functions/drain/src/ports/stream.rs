@@ -13,30 +13,37 @@ pub trait Stream: Clone + Send + Sync + Sized + 'static {
     /// The open shards.
     ///
     /// # Errors
-    /// The stream cannot be asked, or its shards do not cover all hash keys: it is being resharded.
+    /// The request failed, or the shards do not cover all hash keys because the stream is being resharded.
     fn shards(&self) -> impl Future<Output = Result<ShardMap, StreamError>> + Send;
 
-    /// Opens the stream with this name or ARN. Returns it and its description.
+    /// Opens the stream with this name or ARN.
+    ///
+    /// Returns the stream and its description.
     ///
     /// # Errors
-    /// The stream cannot be described. Or the configuration does not allow its distribution of records, or it
-    /// accepts smaller records than `record_bytes`.
+    /// - The stream cannot be described.
+    /// - The configuration does not allow the way in which the stream distributes records.
+    /// - The stream does not accept records of `record_bytes`.
     fn open(
         &self,
         name: &str,
         record_bytes: usize,
     ) -> impl Future<Output = Result<(Self, StreamInfo), StreamError>> + Send;
 
-    /// Puts records of different lanes, once. The caller sends failed records again.
+    /// Sends one PutRecords request, without a retry. The records belong to different lanes.
+    ///
+    /// The caller sends failed records again.
     fn put(&self, records: Vec<Record>) -> impl Future<Output = PutAnswer> + Send;
 }
 
 /// Description of a stream.
 #[derive(Debug, Clone)]
 pub struct StreamInfo {
-    /// Most bytes of one record, data and partition key.
+    /// Most bytes of one record: data and partition key.
     pub record_bytes: usize,
-    /// Whether the partition key determines the shard. Otherwise Kinesis chooses one, and no order holds.
+    /// Whether the partition key determines the shard.
+    ///
+    /// Otherwise Kinesis chooses a shard for each record, and records of one key may arrive in any order.
     pub keyed: bool,
     /// The open shards.
     pub shards: ShardMap,
@@ -46,7 +53,7 @@ impl StreamInfo {
     /// Checks that stream `name` accepts records of `first_bytes`, as stream `first` does.
     ///
     /// # Errors
-    /// It accepts smaller ones only.
+    /// Stream `name` accepts only smaller records.
     pub fn check_record_bytes(&self, name: &str, first: &str, first_bytes: usize) -> Result<(), StreamError> {
         match self.record_bytes < first_bytes {
             true => Err(StreamError::SmallerRecords {
@@ -65,7 +72,9 @@ impl StreamInfo {
 pub struct PutAnswer {
     /// The records of the request.
     pub records: Vec<Record>,
-    /// The outcome of each record. An error concerns all of them, and does not say that none arrived.
+    /// The outcome of each record, in the order of `records`.
+    ///
+    /// After an error, the outcome of every record is unknown: Kinesis may have stored some of them.
     pub outcome: Result<Vec<RecordOutcome>, StreamError>,
 }
 
@@ -74,11 +83,11 @@ pub struct PutAnswer {
 pub enum RecordOutcome {
     /// The record was stored.
     Stored {
-        /// The name of its shard.
+        /// The id of its shard.
         shard: String,
     },
     /// The shard throttled it.
     Throttled,
-    /// Kinesis failed internally.
+    /// Kinesis returned another error for it, or no answer.
     Failed,
 }

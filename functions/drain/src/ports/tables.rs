@@ -11,7 +11,7 @@ use crate::base::table_name::TableName;
 /// The tables of the slot's database.
 ///
 /// # Errors
-/// Each call fails where the server cannot be asked. A problem of one table is part of the answer instead.
+/// Each call fails if the request to the server fails. A problem with one table is part of the answer.
 #[allow(async_fn_in_trait)] // Only this crate calls it, on one task.
 pub trait TableSource {
     /// Lists all relations, with their published columns and rows.
@@ -24,7 +24,7 @@ pub trait TableSource {
 
     /// The open transactions that have written to a table.
     ///
-    /// Each is described for the operator.
+    /// Each text describes a transaction for the operator.
     async fn open_writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError>;
 
     /// The present snapshot.
@@ -32,9 +32,11 @@ pub trait TableSource {
 
     /// Reads rows of a table with one snapshot.
     ///
-    /// The rows follow the key `after`. Without `after`, they are the first rows. The snapshot must show all
-    /// transactions of `delivered`; those that it shows are removed from the set. Takes no lock that a writer
-    /// waits for.
+    /// The rows follow the key `after`. Without `after`, they are the table's first rows.
+    ///
+    /// The call removes each transaction that the snapshot shows from `delivered`. If a transaction is left,
+    /// the call reads no row and returns [`ChunkRead::Unseen`]. No insert, update or delete waits for the
+    /// lock of this read.
     async fn read_chunk(
         &mut self,
         table: &BackfillTable,
@@ -43,16 +45,18 @@ pub trait TableSource {
         delivered: &mut BTreeSet<u32>,
     ) -> Result<ChunkRead, SlotError>;
 
-    /// Looks up the row that a change moved. Waits at most a second until the change is visible.
+    /// Looks up the row whose key a change has altered.
+    ///
+    /// Waits until the change is visible, about a second at most.
     async fn find_row(&mut self, table: &BackfillTable, request: &RowRequest)
     -> Result<RowLookup, SlotError>;
 
     /// Writes a watermark in a transaction of its own.
     ///
-    /// Its commit waits for no standby.
+    /// The commit waits for no standby.
     ///
     /// # Errors
-    /// The watermark may not have been written.
+    /// The request failed. The watermark may be written or not.
     async fn emit_watermark(&mut self, content: &str) -> Result<(), SlotError>;
 }
 
@@ -61,25 +65,27 @@ pub trait TableSource {
 pub struct ChunkBounds {
     /// Most rows.
     pub rows: u64,
-    /// Bytes in memory; the row that exceeds them is the last.
+    /// Most bytes in memory, except that the last row may exceed them.
     pub bytes: usize,
-    /// Time for the server. The rows that it sent by then are the chunk; none is [`ChunkRead::TooSlow`].
+    /// Longest time of the query.
+    ///
+    /// The rows that the server sent by then are the chunk. No row is [`ChunkRead::TooSlow`].
     pub time: Duration,
 }
 
 /// The outcome of reading a chunk.
 #[derive(Debug)]
 pub enum ChunkRead {
-    /// The next rows; none at the table's end.
+    /// The next rows; empty at the end of the table.
     Rows {
         /// The rows.
         rows: Box<ChunkRows>,
-        /// Whether the table has rows after these.
+        /// Whether the table may have rows after these.
         more: bool,
     },
-    /// The snapshot does not show this transaction, whose changes were sent.
+    /// The snapshot does not show this transaction, although its changes were sent.
     Unseen(u32),
-    /// The server sent no row in time.
+    /// The server sent no row in [`ChunkBounds::time`].
     TooSlow,
     /// Another session holds a lock on the table that forbids reading.
     Locked,
@@ -87,6 +93,6 @@ pub enum ChunkRead {
     ///
     /// The snapshot then shows no row of the table.
     Rewritten,
-    /// The table cannot be read, and why.
+    /// The table cannot be read, for this reason.
     Unreadable(String),
 }
