@@ -1,15 +1,16 @@
 //! The position up to which every event is acknowledged.
 //!
-//! Events are acknowledged in any order. The position moves only past transactions whose events all are.
+//! Events are acknowledged in any order. The position advances past a transaction, or a section of one, after
+//! all of its events and all earlier events are acknowledged.
 
 use std::collections::VecDeque;
 
 use crate::base::lsn::Lsn;
 use crate::continuity::checkpoint::{AckPosition, ResumePoint};
 
-/// The id of a transaction, or of a section of one.
+/// The id of a span: a transaction, or a section of one.
 ///
-/// Ids ascend in commit order.
+/// The ids ascend in the order of commits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SpanId(u64);
 
@@ -21,7 +22,7 @@ struct Span {
     /// Events that are acknowledged.
     acknowledged: u64,
     counts: AcknowledgedCounts,
-    /// Its end; `None` until it was read to there.
+    /// Its end; `None` until it was read completely.
     end: Option<SpanEnd>,
 }
 
@@ -47,7 +48,7 @@ enum SpanEnd {
     Section(ResumePoint),
 }
 
-/// The transactions that are not fully acknowledged, in commit order.
+/// The transactions that are not acknowledged completely, in commit order.
 #[derive(Debug)]
 pub struct Acknowledgements {
     /// The id of the first span.
@@ -60,7 +61,7 @@ pub struct Acknowledgements {
 }
 
 impl Acknowledgements {
-    /// No transactions. Everything up to `position` was acknowledged before.
+    /// No transactions. Every change up to `position` was acknowledged earlier.
     pub fn new(position: AckPosition) -> Self {
         Acknowledgements {
             first: 0,
@@ -82,7 +83,7 @@ impl Acknowledgements {
         SpanId(self.first + self.spans.len() as u64 - 1)
     }
 
-    /// Adds an event of a transaction. It is not acknowledged yet.
+    /// Adds an outstanding event of a transaction.
     pub fn add_event(&mut self, id: SpanId) {
         if let Some(span) = self.span(id) {
             span.outstanding += 1;
@@ -96,7 +97,9 @@ impl Acknowledgements {
         }
     }
 
-    /// Counts a transaction that had changes, before its end. `commit_time` is in µs since 1970-01-01 UTC.
+    /// Counts a transaction that has changes. The call must precede its end.
+    ///
+    /// `commit_time` is in µs since 1970-01-01 UTC.
     pub fn add_transaction(&mut self, id: SpanId, commit_time: Option<i64>) {
         if let Some(span) = self.span(id) {
             span.counts.transactions += 1;
@@ -147,7 +150,7 @@ impl Acknowledgements {
         self.remove_acknowledged();
     }
 
-    /// Removes the transaction that was not read to its end.
+    /// Removes the transaction that was not read completely.
     ///
     /// It is read again from the end of its last section. All events must be acknowledged.
     pub fn discard_unfinished(&mut self) {
@@ -156,9 +159,9 @@ impl Acknowledgements {
         self.ahead = 0;
     }
 
-    /// Sets the position back to the beginning of a transaction.
+    /// Sets the position back to the start of the transaction.
     ///
-    /// The transaction is then read again. All events must be acknowledged.
+    /// The whole transaction is then read again. All events must be acknowledged.
     pub fn restart_transaction(&mut self) {
         self.discard_unfinished();
         self.position.resume = None;
@@ -207,9 +210,9 @@ impl Acknowledgements {
         self.spans.get_mut(index)
     }
 
-    /// Removes the first spans that ended and are acknowledged.
+    /// Removes the first spans that were read completely and are acknowledged.
     ///
-    /// The position advances past them.
+    /// The position advances past these spans.
     fn remove_acknowledged(&mut self) {
         while let Some(Span {
             outstanding: 0,
@@ -225,7 +228,7 @@ impl Acknowledgements {
             self.first += 1;
             match self.spans.pop_front().and_then(|span| span.end) {
                 Some(SpanEnd::Commit(end)) => self.advance_to(end),
-                // A transaction that is read again has sections that end before its resume point.
+                // If a transaction is read again, some of its sections end before its resume point.
                 Some(SpanEnd::Section(resume)) => {
                     let known = self.position.resume.as_ref();
                     let known = known.filter(|known| known.xid == resume.xid);
@@ -245,7 +248,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_position_moves_once_all_earlier_transactions_are_acknowledged() {
+    fn the_position_advances_after_all_earlier_transactions_are_acknowledged() {
         let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
         let (a, b) = (acknowledgements.begin(), acknowledgements.begin());
         for id in [a, b] {
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_position_does_not_move_past_an_open_transaction() {
+    fn the_position_does_not_advance_past_an_open_transaction() {
         let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
         let a = acknowledgements.begin();
         acknowledgements.add_event(a);
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_counts_until_its_transaction_is_acknowledged() {
+    fn a_resume_point_is_valid_until_its_transaction_is_acknowledged() {
         let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
         let first = acknowledgements.begin();
         acknowledgements.add_event(first);
@@ -343,7 +346,7 @@ mod tests {
     proptest! {
         /// The position never passes an event that is not acknowledged.
         ///
-        /// This holds for the ends of transactions and of sections.
+        /// This is true for the ends of transactions and of sections.
         #[test]
         fn the_position_never_passes_an_outstanding_event(
             steps in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 1..200),
@@ -352,7 +355,8 @@ mod tests {
             // The open transaction: its number, its rows, and the rows before its current section.
             let (mut number, mut rows, mut before) = (1, 0, 0);
             let mut id = acknowledgements.begin();
-            // The outstanding events, each with the last position that may be acknowledged meanwhile.
+            // The outstanding events, each with the last position that may be acknowledged while it is
+            // outstanding.
             let mut open: Vec<(SpanId, (u64, u64))> = Vec::new();
             for (step, which) in steps {
                 match step {

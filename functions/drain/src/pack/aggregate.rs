@@ -1,4 +1,4 @@
-//! The aggregated record format of the Kinesis Producer Library: many events in one record.
+//! The format of aggregates, which is that of the Kinesis Producer Library.
 //!
 //! The KCL, Firehose and de-aggregation libraries read it.
 //!
@@ -8,9 +8,10 @@
 //! message AggregatedRecord { repeated string partition_key_table = 1; repeated Record records = 3; }
 //! message Record { required uint64 partition_key_index = 1; required bytes data = 3; }
 //! ```
-//! The format's explicit hash keys (field 2) and tags are optional and not used. The KCL drops an aggregate
-//! if one of its partition keys is outside the hash key range of the shard that it was read from
-//! (`AggregatorUtil`). So an aggregate has the keys of one shard only. The caller ensures that.
+//! The explicit hash keys (field 2) and the tags of the format are optional. Spillway does not write them.
+//!
+//! The KCL drops an aggregate if one of its partition keys is outside the hash key range of its shard
+//! (`AggregatorUtil`). So an aggregate may have keys of one shard only. The caller ensures this.
 
 use md5::{Digest as _, Md5};
 use rustc_hash::{FxBuildHasher, FxHashMap};
@@ -20,13 +21,14 @@ use crate::base::varint;
 const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
 const MD5_BYTES: usize = 16;
 
-// Protobuf tags: the field's number, then wire type 2 for a field with a length or 0 for a varint.
+// Tags of Protocol Buffers: the number of the field, then its wire type. Type 2 is a field with a length, and
+// type 0 a varint.
 const PARTITION_KEY: u8 = 1 << 3 | 2;
 const RECORD: u8 = 3 << 3 | 2;
 const RECORD_KEY_INDEX: u8 = 1 << 3;
 const RECORD_DATA: u8 = 3 << 3 | 2;
 
-/// Partition keys for which there is room from the beginning. Most aggregates have fewer.
+/// Initial capacity for partition keys. Most aggregates have fewer.
 const USUAL_KEYS: usize = 448;
 
 /// Size and partition keys of an aggregate that is not written yet.
@@ -49,9 +51,9 @@ impl Default for AggregateSize<'_> {
 impl<'e> AggregateSize<'e> {
     /// Adds an event. Returns the index of its key, and the new size of the aggregate in bytes.
     ///
-    /// The first key has the index 0, and each new key has the next one.
+    /// The first key has the index 0, and each new key has the next index.
     pub(super) fn add(&mut self, partition_key: &'e str, data: &[u8]) -> (u32, usize) {
-        // An aggregate is smaller than 4 GiB, so its number of keys fits.
+        // The cast keeps the number: an aggregate is smaller than 4 GiB, and has fewer keys than bytes.
         let next = self.keys.len() as u32;
         let index = *self.keys.entry(partition_key).or_insert(next);
         if index == next {
@@ -65,22 +67,22 @@ impl<'e> AggregateSize<'e> {
 /// One event of an aggregate.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AggregatedEvent<'e> {
-    /// Index of its partition key. [`AggregateSize::add`] returned it.
+    /// Index of its partition key, as [`AggregateSize::add`] returned it.
     pub(super) key_index: u32,
     pub(super) partition_key: &'e str,
     pub(super) data: &'e [u8],
 }
 
-/// The aggregate of these events, in this order.
+/// The bytes of an aggregate with these events, in this order.
 ///
-/// `bytes` is its size. [`AggregateSize::add`] returned it for the last event.
+/// `bytes` is its size, which [`AggregateSize::add`] returned for the last event.
 pub(super) fn aggregate<'e>(
     events: impl Iterator<Item = AggregatedEvent<'e>> + Clone,
     bytes: usize,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes);
     out.extend_from_slice(&MAGIC);
-    // The table precedes the records that refer to it. A reader must not depend on that.
+    // The table of keys precedes the records. The format does not require this order.
     let mut keys = 0;
     for event in events.clone() {
         if event.key_index == keys {
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The events of an aggregate, decoded by the definition of the format.
+    /// The events of an aggregate, decoded as the format defines.
     fn deaggregate(mut bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
         fn varint(bytes: &mut &[u8]) -> usize {
             let mut number = 0;
@@ -161,7 +163,7 @@ mod tests {
         records.into_iter().map(named).collect()
     }
 
-    /// The aggregate of these events, and its size before it was written.
+    /// The aggregate of these events, and the size that was computed before.
     fn aggregate_of<'e>(events: impl Iterator<Item = (&'e str, &'e [u8])>) -> (Vec<u8>, usize) {
         let mut size = AggregateSize::default();
         let mut bytes = 0;
@@ -191,7 +193,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_events_are_read_back_and_the_size_was_known(
+        fn an_aggregate_contains_its_events_and_has_the_computed_size(
             events in prop::collection::vec(
                 ("[a-d]{1,2}|.{1,200}", prop::collection::vec(any::<u8>(), 0..300)),
                 0..60,

@@ -1,6 +1,6 @@
 //! The forecast of a drain's records and requests. Nothing is sent.
 //!
-//! Events pass through the same lanes as those of a drain. Each record is counted and acknowledged at once.
+//! Events pass through the same lanes as in a drain. Each record is counted, and acknowledged immediately.
 
 #[cfg(test)]
 mod tests;
@@ -13,12 +13,12 @@ use serde::Serialize;
 
 use super::{Aggregation, HashKey, Lanes, QueuedEvent, Record, RequestLimits, ShardMap};
 
-/// Payload that one put unit of a provisioned stream covers, in bytes.
+/// Size of a put unit of a provisioned stream, in bytes.
 const PUT_UNIT_BYTES: u64 = 25 << 10;
 
-/// Size unit of a record of an on-demand stream, in bytes.
+/// Billing unit of a record of an on-demand stream, in bytes.
 ///
-/// Each record is rounded up to a multiple of it.
+/// The size of each record is rounded up to a multiple of it.
 const ON_DEMAND_UNIT_BYTES: u64 = 1 << 10;
 
 /// Price of a million put units, in US dollars.
@@ -37,7 +37,7 @@ const SHARD_RECORDS_PER_SECOND: f64 = 1000.0;
 /// Bytes that a shard accepts in a second.
 const SHARD_BYTES_PER_SECOND: f64 = (1 << 20) as f64;
 
-/// Most keys that are named.
+/// Most keys in the list of the hottest keys.
 const MAX_HOTTEST_KEYS: usize = 10;
 
 /// The forecast of the events that were added.
@@ -46,7 +46,9 @@ pub struct Forecast {
     now: Instant,
     record_bytes: usize,
     max_unacknowledged_bytes: usize,
-    /// Whether keys are named by their text, which holds values of rows.
+    /// Whether the figures contain the texts of partition keys.
+    ///
+    /// If not, they contain hashes, because such a text has values of rows.
     names_keys: bool,
     /// The name of each stream, by its number.
     streams: Vec<String>,
@@ -57,7 +59,7 @@ pub struct Forecast {
     events: u64,
 }
 
-/// The records and requests of one packing strategy.
+/// The records and requests of one packing.
 #[derive(Debug)]
 struct Packing {
     lanes: Lanes,
@@ -91,15 +93,17 @@ struct KeyTotals {
 /// The figures of a forecast.
 #[derive(Debug, Serialize)]
 pub struct PlanFigures {
-    /// The tables, most bytes first. Logical messages are listed under their partition key.
+    /// The tables, most bytes first.
+    ///
+    /// For logical messages, the name of the table is their partition key.
     pub tables: Vec<TableFigures>,
     /// The partition keys with the most events, at most 10.
     pub hottest_keys: Vec<KeyFigures>,
-    /// The number of events larger than a record of the stream.
+    /// The number of events that exceed a record of the stream.
     pub oversize: u64,
     /// Most bytes of a record: data and partition key.
     pub record_limit_bytes: usize,
-    /// The figures if each event is a record.
+    /// The figures if each event is a record of its own.
     pub none: PackingFigures,
     /// The figures with aggregates.
     pub kpl: PackingFigures,
@@ -108,7 +112,7 @@ pub struct PlanFigures {
 /// The figures of one table.
 #[derive(Debug, Serialize)]
 pub struct TableFigures {
-    /// `schema.table`
+    /// Its name, `schema.table`; for logical messages their partition key.
     pub table: String,
     /// The number of events.
     pub events: u64,
@@ -118,7 +122,7 @@ pub struct TableFigures {
     pub keys: usize,
     /// The bytes of the largest event.
     pub largest_bytes: usize,
-    /// The number of events that are larger than a record.
+    /// The number of events that exceed a record.
     pub oversize: u64,
 }
 
@@ -139,18 +143,20 @@ pub struct KeyFigures {
     pub share: f64,
 }
 
-/// The figures of one packing strategy.
+/// The figures of one packing.
 #[derive(Debug, Serialize)]
 pub struct PackingFigures {
     /// The number of records.
     pub records: u64,
-    /// The number of PutRecords requests, if each is answered before the next.
+    /// The number of PutRecords requests.
+    ///
+    /// Each request is answered before the next one.
     pub requests: u64,
     /// Bytes of data and partition keys.
     pub bytes: u64,
-    /// The put units of 25 KB, which a provisioned stream bills.
+    /// The number of put units of 25 KB. A provisioned stream bills them.
     pub put_units: u64,
-    /// The put units of a million changes like these.
+    /// The number of put units for a million such changes.
     pub put_units_per_million_changes: f64,
     /// The price of these put units, in US dollars.
     pub usd_per_million_changes_provisioned: f64,
@@ -162,7 +168,7 @@ pub struct PackingFigures {
     pub shards: Vec<ShardFigures>,
     /// Least seconds that the busiest shard needs to accept its records.
     ///
-    /// Above one second the shard throttles a drain.
+    /// If this is more than one second, the shard throttles a fast drain.
     pub seconds_at_capacity: f64,
 }
 
@@ -186,8 +192,8 @@ pub struct ShardFigures {
 impl Forecast {
     /// An empty forecast for a stream.
     ///
-    /// `aggregate_bytes` is the most bytes of an aggregate, `max_unacknowledged_bytes` the most bytes that a
-    /// drain keeps in memory.
+    /// An aggregate has at most `aggregate_bytes`. A drain keeps at most `max_unacknowledged_bytes` of events
+    /// in memory. `names_keys` is whether the figures contain the texts of partition keys.
     pub fn new(
         now: Instant,
         stream: String,
@@ -225,7 +231,7 @@ impl Forecast {
         }
     }
 
-    /// Adds a stream. Its number is the count of the streams before.
+    /// Adds a stream. Its number is the number of earlier streams.
     pub fn add_stream(&mut self, stream: String, map: &ShardMap) {
         for packing in &mut self.packings {
             packing.lanes.add_stream(map.clone());
@@ -305,7 +311,7 @@ fn table_figures(tables: BTreeMap<String, TableTotals>) -> Vec<TableFigures> {
     figures
 }
 
-/// The keys with the most of all `events`.
+/// The keys with the most events. `events` is the number of all events.
 fn hottest_keys(keys: HashMap<HashKey, KeyTotals>, events: u64) -> Vec<KeyFigures> {
     let mut keys: Vec<KeyTotals> = keys.into_values().collect();
     keys.sort_by(|a, b| b.events.cmp(&a.events).then_with(|| a.text.cmp(&b.text)));
@@ -405,7 +411,7 @@ impl Packing {
     }
 }
 
-/// Rounds to six decimals. More digits would only reflect the computation.
+/// Rounds to six decimals. Further digits would be rounding errors.
 fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
 }

@@ -1,4 +1,4 @@
-//! One lane: the events that wait in it.
+//! One lane: its waiting events.
 
 use std::collections::VecDeque;
 
@@ -6,16 +6,17 @@ use super::record::{Aggregation, QueuedEvent};
 
 /// A queue of events that are sent in order.
 ///
-/// A lane exists while it has events that wait or are in flight. Its states are:
-/// - In flight: it has a record in flight.
-/// - Delayed: its last record failed. [`Lanes`](super::Lanes) lists it until the delay ends.
-/// - Ready: the pacing of its shard lists the lane, even while the shard pauses.
+/// A lane exists while it has events that wait or are in flight. It has one of three states:
+/// - In flight: one record of the lane is in flight.
+/// - Delayed: the last record of the lane failed. [`Lanes`](super::Lanes) lists the lane until the delay
+///   ends.
+/// - Ready: the lane may send. The pacing of its shard lists the lane, even while the shard pauses.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     pub(super) waiting: VecDeque<QueuedEvent>,
     /// Bytes of all waiting events.
     pub(super) bytes: usize,
-    /// Consecutive failures.
+    /// Consecutive failures of its records.
     pub(super) failures: u32,
 }
 

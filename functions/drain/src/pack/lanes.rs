@@ -1,16 +1,16 @@
 //! Lanes: queues of events that must stay in order, with at most one record in flight each.
 //!
-//! A stream and a hash key identify a lane. Without aggregation, a lane has one partition key, and the hash
-//! key is that of the partition key. With aggregation, a lane has all keys of one shard, because one record
-//! has many keys. The hash key is then the first one of the shard's range.
+//! A stream and a hash key identify a lane. Without aggregation, a lane has one partition key, and its hash
+//! key is that of the partition key. With aggregation, a record has many partition keys. So a lane has all
+//! keys of one shard, and its hash key is the first one of the shard's range.
 //!
-//! A lane has at most one record in flight. Its events leave the queue when they are sent. They return to the
-//! head of the queue if the record fails. So neither a partly failed request nor a lost answer lets a later
-//! event overtake an earlier one.
+//! When a record is sent, its events leave the queue of the lane. If the record fails, they return to the
+//! head of the queue. A lane has at most one record in flight. So no later event overtakes an earlier one
+//! after a partly failed request or a lost answer.
 //!
 //! A barrier is an event that waits until all events before it are acknowledged. All events after it wait for
 //! the barrier. Examples are a truncate, the event of a row that changes its lane, and the first event after
-//! the key of a table has changed.
+//! a change of a table's key.
 //!
 //! The lanes of a shard share its [`ShardPacing`]. After a resharding, all waiting events are queued again.
 
@@ -42,9 +42,9 @@ pub struct Lanes {
     paused: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Waiting barriers, and the events that wait for a barrier.
     ///
-    /// A barrier that is in its lane or in flight is no longer in this queue.
+    /// A barrier leaves this queue when it is added to its lane.
     behind_barrier: VecDeque<QueuedEvent>,
-    /// Whether a barrier waits, or is in flight.
+    /// Whether a barrier is not acknowledged yet.
     has_barrier: bool,
     /// Records of all shards that could be sent now.
     sendable: usize,
@@ -52,16 +52,16 @@ pub struct Lanes {
     full: usize,
     /// Records in flight.
     in_flight: usize,
-    /// Number of events in lanes or in flight: all that do not wait behind a barrier.
+    /// Number of events in lanes or in flight: all events that are not in `behind_barrier`.
     released: usize,
     memory: usize,
     /// The longest known lane, and the number of its shard.
     ///
-    /// Another lane may be longer: a lane is compared with this one only when it gets an event.
+    /// Another lane may be longer: a lane is compared with this one only when an event is added to it.
     longest: Option<(LaneKey, usize)>,
     /// Position of the last event that was queued.
     queued_to: Option<Position>,
-    /// Whether the positions ascended since the lanes were last empty.
+    /// Whether the positions have ascended since the lanes were last empty.
     is_ascending: bool,
 }
 
@@ -93,7 +93,7 @@ impl Lanes {
         &self.shards
     }
 
-    /// Adds a stream. Its number is the count of the streams before.
+    /// Adds a stream. Its number is the number of earlier streams.
     pub fn add_stream(&mut self, map: ShardMap) {
         self.pacings.extend(new_pacings(map.len()));
         self.shards.add(map);
@@ -102,8 +102,8 @@ impl Lanes {
     /// Queues an event after all earlier events of its lane.
     pub fn push(&mut self, event: QueuedEvent) {
         let position = event.event.position;
-        // With empty lanes, any position may follow: a window may be read again once all its events are
-        // acknowledged.
+        // A window may be read again after all its events are acknowledged. So any position may follow while
+        // the lanes are empty.
         self.is_ascending = self.is_empty() || (self.is_ascending && self.queued_to <= Some(position));
         self.queued_to = Some(position);
         self.memory += event.memory();
@@ -118,11 +118,11 @@ impl Lanes {
 
     /// The records of the next request, oldest first.
     ///
-    /// Returns no record if none may be sent now. All records belong to one stream: the one with the oldest
-    /// event that may be sent. No two records belong to one lane.
+    /// Empty if no record may be sent now. All records belong to one stream: the stream of the oldest event
+    /// that may be sent. No two records belong to one lane.
     ///
-    /// With `full`, only aggregates that cannot grow are sent. `full` has no effect without aggregation, or
-    /// while there is a barrier.
+    /// With `full`, a shard with a full aggregate sends, and the others wait for more events. `full` has no
+    /// effect without aggregation, or while there is a barrier.
     pub fn next_request(&mut self, now: Instant, limits: RequestLimits, full: bool) -> Vec<Record> {
         self.end_delays(now);
         let full = full && !self.has_barrier && self.aggregation != Aggregation::None;
@@ -190,8 +190,9 @@ impl Lanes {
 
     /// Queues the events of a failed record again.
     ///
-    /// The stream refused the record, or its outcome is unknown. Its events precede all waiting events of the
-    /// lane. `delay` computes the time until the next attempt from the number of consecutive failures.
+    /// The stream refused the record, or its outcome is unknown. Its events are queued before all waiting
+    /// events of the lane. `delay` computes the time until the next attempt from the number of consecutive
+    /// failures.
     pub fn retry(&mut self, now: Instant, record: Record, delay: impl FnOnce(u32) -> Duration) {
         let key = record.lane;
         let lane = self.lanes.entry(key).or_default();
@@ -202,7 +203,8 @@ impl Lanes {
 
     /// Queues the events of a throttled record again.
     ///
-    /// It does not count as a failure of the lane. [`Lanes::pause_shard`] sets the time of the next attempt.
+    /// A throttle does not count as a failure of the lane. [`Lanes::pause_shard`] sets the time of the next
+    /// attempt.
     pub fn retry_throttled(&mut self, now: Instant, record: Record) {
         self.pacings[record.shard()].refuse_record(now, record.bytes());
         self.queue_again(now, record);
@@ -223,7 +225,7 @@ impl Lanes {
 
     /// Raises the limit of records in flight to a shard.
     ///
-    /// The shard stored all its records of a request.
+    /// The shard has stored all its records of a request.
     pub fn raise_limit(&mut self, shard: usize) {
         self.pacings[shard].raise_limit();
         self.update_counts(shard);
@@ -231,8 +233,8 @@ impl Lanes {
 
     /// Pauses all lanes of a shard that refused records.
     ///
-    /// The request had `records` records for the shard, which refused `refused` of them. `pause` computes the
-    /// shortest pause from the number of consecutive throttled answers.
+    /// The request had `records` records for the shard, and the shard refused `refused` of them. `pause`
+    /// computes the shortest pause from the number of consecutive throttled answers.
     pub fn pause_shard(
         &mut self,
         now: Instant,
@@ -250,9 +252,9 @@ impl Lanes {
 
     /// Replaces the shard map of a stream.
     ///
-    /// The events of all lanes are queued again, in the order of their positions. Barriers that wait, and the
-    /// events after them, continue to wait. The shards of this stream begin without limits
-    /// and pauses. Those of other streams keep them.
+    /// The events of all lanes are queued again, in the order of their positions. Waiting barriers and the
+    /// events after them continue to wait. The shards of this stream start without limits and pauses. The
+    /// shards of other streams keep their limits and pauses.
     ///
     /// # Panics
     /// A record is in flight: later events could overtake its events.
@@ -291,7 +293,7 @@ impl Lanes {
     /// The stream of the next request, and its number of sendable records.
     ///
     /// A record is sendable if it could be sent now. Only [`Lanes::next_request`] ends delays and pauses. So
-    /// records whose delay or pause is over are not counted before that call.
+    /// records whose delay or pause is over count as sendable only after that call.
     pub fn next_stream(&self) -> (usize, usize) {
         if self.shards.streams() == 1 {
             return (MAIN_STREAM, self.sendable);
@@ -308,7 +310,7 @@ impl Lanes {
     /// Whether a request should be sent without waiting for more events.
     ///
     /// Without aggregation, the next request must have as many records as allowed. With aggregation, one
-    /// aggregate must be full. While there is a barrier, any aggregate suffices: no event can join it.
+    /// aggregate must be full. While there is a barrier, any aggregate suffices: no event is added to it.
     pub fn has_full_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
             Aggregation::None => self.sendable >= limits.records && self.next_stream().1 >= limits.records,
@@ -316,10 +318,10 @@ impl Lanes {
         }
     }
 
-    /// All events that are not acknowledged: the waiting ones, and those of `in_flight`.
+    /// All events that are not acknowledged: the waiting events and `in_flight`.
     ///
-    /// `None` if events were not queued in the order of their positions. The last position then does not
-    /// state which events were queued.
+    /// `None` if events were not queued in the order of their positions. The position of the last event then
+    /// does not show which events were queued.
     pub fn outstanding<I>(&self, in_flight: I) -> Option<OutstandingEvents>
     where
         I: Iterator<Item = OutstandingEvent>,
@@ -337,7 +339,7 @@ impl Lanes {
         self.released == 0 && self.behind_barrier.is_empty()
     }
 
-    /// Approximate memory of all events in bytes, those in flight included.
+    /// Approximate memory of all events in bytes, including those in flight.
     pub fn memory(&self) -> usize {
         self.memory
     }
@@ -393,7 +395,7 @@ impl Lanes {
 
     /// Records that wait in the longest known lane; approximate with aggregation.
     ///
-    /// They are sent one after the other.
+    /// They are sent one by one.
     pub fn records_of_longest_lane(&self) -> usize {
         let longest = self
             .longest
@@ -419,9 +421,9 @@ impl Lanes {
         record.shard()
     }
 
-    /// Updates `sendable` and `full` after a shard has changed.
+    /// Updates `sendable` and `full` of a shard.
     ///
-    /// The change concerns the shard's pacing, or the events of its first lane.
+    /// Its pacing has changed, or the events of its first lane.
     fn update_counts(&mut self, shard: usize) {
         let pacing = &mut self.pacings[shard];
         let (sendable, full) = (pacing.sendable(), pacing.full());
@@ -447,8 +449,8 @@ impl Lanes {
                 self.has_barrier = self.released > 0;
                 return;
             };
-            // Released events are those before the next barrier, or one barrier alone. The queue waits for
-            // them in both cases.
+            // The released events are those before the next barrier, or one barrier alone. In both cases, the
+            // queue waits for their acknowledgement.
             if self.released > 0 {
                 return;
             }
@@ -467,7 +469,7 @@ impl Lanes {
         }
     }
 
-    /// Ends the delays and pauses that are over.
+    /// Ends the delays and pauses whose time is over.
     fn end_delays(&mut self, now: Instant) {
         while self.delayed.peek().is_some_and(|Reverse((at, _))| *at <= now) {
             let Some(Reverse((_, key))) = self.delayed.pop() else {

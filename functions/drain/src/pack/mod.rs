@@ -1,4 +1,6 @@
-//! From events to requests: lanes, records, shards and acknowledgements. Pure.
+//! From events to requests: lanes, records, shards and acknowledgements.
+//!
+//! A pure module.
 
 mod acknowledgements;
 mod aggregate;

@@ -1,11 +1,13 @@
-//! Outstanding events, and the acknowledged changes after the acknowledged position.
+//! Outstanding events, and changes that are acknowledged ahead.
 
 use crate::base::lsn::Lsn;
 use crate::base::position::Position;
 use crate::continuity::checkpoint::AckAhead;
 use crate::continuity::marker::Marker;
 
-/// Most missing positions that are sorted: more than a checkpoint has room for.
+/// Most outstanding positions that are sorted.
+///
+/// A checkpoint has room for fewer positions.
 const MOST_MISSING: usize = 2_048;
 
 /// An event that was queued and is not acknowledged.
@@ -13,7 +15,7 @@ const MOST_MISSING: usize = 2_048;
 pub struct OutstandingEvent {
     /// Its position.
     pub position: Position,
-    /// Positions of the events of its change.
+    /// Number of positions of its change's events.
     pub change_positions: u32,
 }
 
@@ -22,22 +24,24 @@ pub struct OutstandingEvent {
 pub struct OutstandingEvents {
     /// The events, in any order.
     pub events: Vec<OutstandingEvent>,
-    /// Position of the last event that was queued; `None` before the first. All positions before it were
-    /// queued, or the stream had them before.
+    /// Position of the last event that was queued; `None` before the first.
+    ///
+    /// Each change before it was queued, or was acknowledged earlier.
     pub queued_to: Option<Position>,
 }
 
 impl OutstandingEvents {
     /// The acknowledged changes after `acknowledged`.
     ///
-    /// Returns `None` if there are none, if no marker is after them, or if an event up to `acknowledged` is
-    /// outstanding.
+    /// Returns `None` if there are no such changes, if no marker is after `acknowledged`, or if an event up
+    /// to `acknowledged` is outstanding.
     ///
-    /// `earlier` has such changes of the previous invocation. `marker` is the last written marker.
+    /// `earlier` has the changes that the previous invocation stored. `marker` is the last marker that was
+    /// written. The bound of the result is not after the newest marker.
     ///
-    /// A change may have events of several keys, of which only some are acknowledged. The result ends before
-    /// the first such change. Otherwise the next invocation would send all its events again, but not the
-    /// later changes of these keys.
+    /// A change may have events of several keys, and only some of these events may be acknowledged. The
+    /// result ends before the first such change. Otherwise the next invocation would send all events of this
+    /// change again, but not the later changes of these keys.
     pub fn ack_ahead(
         self,
         acknowledged: Lsn,
@@ -57,7 +61,7 @@ impl OutstandingEvents {
             return None;
         }
         if let Some(earlier) = earlier.filter(|earlier| bound == queued_to && earlier.bound() > queued_to) {
-            // The change at the bound may have more events.
+            // The change at `queued_to` may have further events that are not queued yet.
             missing.push(queued_to);
             let after = |position: &&Position| **position > queued_to;
             missing.extend(earlier.missing().iter().filter(after));
@@ -80,9 +84,9 @@ impl OutstandingEvents {
     }
 }
 
-/// The positions of the events before a bound, and the bound.
+/// The outstanding positions before a bound, ascending, and the bound.
 ///
-/// The positions ascend. Before the bound, no other position is missing.
+/// Each other position before the bound is acknowledged.
 fn missing_before(mut events: Vec<OutstandingEvent>, queued_to: Position) -> (Vec<Position>, Position) {
     let mut bound = queued_to;
     if events.len() > MOST_MISSING {
@@ -91,12 +95,12 @@ fn missing_before(mut events: Vec<OutstandingEvent>, queued_to: Position) -> (Ve
         events.truncate(MOST_MISSING);
     }
     events.sort_unstable_by_key(|event| event.position);
-    // A tombstone has the position of its delete.
+    // A definition or a tombstone has the position of its row's event.
     events.dedup_by_key(|event| event.position);
     let record = |event: &OutstandingEvent| (event.position.commit_end, event.position.lsn);
     let mut changes = events.chunk_by(|one, other| record(one) == record(other));
-    // A message of a transaction has the LSN of the next record. So changes with different numbers of
-    // positions are several, and how many events each of them lacks is not known.
+    // A logical message has the LSN of the next log record. So different numbers of positions show that the
+    // events belong to several changes. The number of outstanding events of each change is then unknown.
     let is_partial = |change: &&[OutstandingEvent]| {
         let positions = || change.iter().map(|event| event.change_positions);
         let (fewest, most) = (positions().min(), positions().max());

@@ -1,4 +1,4 @@
-//! Queued event with its span, and record of one event or many.
+//! Queued events, and records of one event or several.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -14,7 +14,9 @@ use crate::encode::Event;
 pub(super) struct LaneKey {
     /// The number of its stream.
     pub(super) stream: usize,
-    /// Without aggregation, the hash key of its partition key. Otherwise the first hash key of its shard.
+    /// The hash key of its partition key.
+    ///
+    /// With aggregation, it is the first hash key of its shard.
     pub(super) hash_key: HashKey,
 }
 
@@ -27,13 +29,15 @@ pub enum Aggregation {
     ///
     /// The KPL is the Kinesis Producer Library. A lane is a shard.
     Kpl {
-        /// Most bytes of an aggregate, its partition key included. A larger event is a record of its own.
+        /// Most bytes of an aggregate, including its partition key.
+        ///
+        /// A larger event is a record of its own.
         bytes: usize,
     },
 }
 
 impl Aggregation {
-    /// Its name in the environment.
+    /// Its value of the variable `AGGREGATION`.
     pub fn name(self) -> &'static str {
         match self {
             Aggregation::None => "none",
@@ -51,19 +55,21 @@ pub struct RequestLimits {
     pub bytes: usize,
 }
 
-/// Memory of an event besides its data and key, about, in bytes: its structures, and its share of the queue.
+/// Approximate memory of an event besides its data and key, in bytes.
+///
+/// It is the memory of the event's structures, and of its share of the queue.
 const STRUCT_BYTES: usize = 360;
 
-/// An event to send, with its span of rows.
+/// An event to send, with its span.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueuedEvent {
     /// The event.
     pub event: Event,
-    /// The span of rows whose acknowledgements it counts for.
+    /// Its transaction, or the section of its transaction.
     pub span: SpanId,
-    /// The number of positions of its change's events.
+    /// The number of positions of its change's events, usually 1.
     ///
-    /// It is 1 unless the change has several.
+    /// A definition and a tombstone have the position of their row's event.
     pub change_positions: u32,
     /// The number of its stream.
     ///
@@ -74,12 +80,12 @@ pub struct QueuedEvent {
 impl QueuedEvent {
     /// Bytes of its data and its partition key.
     ///
-    /// They count towards a request if the event is a record of its own.
+    /// These are the bytes of its record, if the event is a record of its own.
     pub fn bytes(&self) -> usize {
         self.event.data.len() + self.event.partition_key.len()
     }
 
-    /// Its position, while it is not acknowledged.
+    /// Its position, for the list of events that are not acknowledged.
     pub fn outstanding(&self) -> OutstandingEvent {
         OutstandingEvent {
             position: self.event.position,
@@ -87,7 +93,7 @@ impl QueuedEvent {
         }
     }
 
-    /// The memory that it needs, about, in bytes.
+    /// Its approximate memory in bytes.
     pub(super) fn memory(&self) -> usize {
         self.event.data.capacity() + self.event.partition_key.capacity() + STRUCT_BYTES
     }
@@ -99,7 +105,7 @@ pub struct Record {
     /// Never empty.
     events: Vec<QueuedEvent>,
     pub(super) lane: LaneKey,
-    /// The number of the shard that it is assigned to.
+    /// The number of its shard.
     shard: usize,
     /// Bytes of data and partition key.
     bytes: usize,
@@ -110,9 +116,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record of the first events of `waiting`.
+    /// Removes the first events from `waiting`, and makes a record of them.
     ///
-    /// It has as many events as fit. Returns `None` if the queue is empty.
+    /// The record has one event, or as many as fit into an aggregate. Returns `None` if the queue is empty.
     pub(super) fn from_queue(
         waiting: &mut VecDeque<QueuedEvent>,
         lane: LaneKey,
@@ -122,7 +128,7 @@ impl Record {
         let first = waiting.front()?;
         let (mut count, mut bytes) = (1, first.bytes());
         let mut key_indexes = Vec::new();
-        // A barrier is always the only event in the queue.
+        // A barrier is never part of an aggregate: it is always the only event in its queue.
         if let Aggregation::Kpl { bytes: most } = aggregation {
             let key_bytes = first.event.partition_key.len();
             let mut size = AggregateSize::default();
@@ -161,7 +167,7 @@ impl Record {
         self.lane.stream
     }
 
-    /// The number of the shard that it is assigned to.
+    /// The number of its shard.
     pub fn shard(&self) -> usize {
         self.shard
     }
@@ -171,7 +177,7 @@ impl Record {
         self.bytes
     }
 
-    /// Its partition key: that of the first event.
+    /// Its partition key, which is that of the first event.
     ///
     /// All partition keys of an aggregate belong to one shard.
     pub fn partition_key(&self) -> &str {
@@ -185,7 +191,7 @@ impl Record {
         self.events.len() > 1
     }
 
-    /// Its data. That of an aggregate is written at each call.
+    /// Its data. Each call writes the data of an aggregate again.
     pub fn data(&self) -> Cow<'_, [u8]> {
         match &self.events[..] {
             [only] => Cow::Borrowed(&only.event.data),

@@ -1,8 +1,9 @@
 //! The pacing of one shard: which of its lanes may send, and how many records at once.
 //!
-//! A shard accepts 1,000 records and 1 MB a second, and refuses each record beyond that. Then the whole shard
-//! pauses. If only the lanes of the refused records waited, younger events would be sent before older ones.
-//! An acknowledgement counts only when all events before it are acknowledged, too.
+//! A shard accepts 1,000 records and 1 MB a second, and refuses each record beyond that. After a refusal,
+//! sending to the whole shard pauses. If only the lanes of the refused records paused, the other lanes would
+//! send younger events before older ones. That would not help: the acknowledged position advances only past
+//! events whose earlier events are all acknowledged.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,25 +18,29 @@ const MIN_IN_FLIGHT: usize = 25;
 
 /// Most records that may be in flight to one shard.
 ///
-/// A shard that reached its limit refuses all of these. At an answer in 30 ms they are eight times its limit.
+/// If each answer takes 30 ms, these are eight times the quota of a shard. A shard that has reached its quota
+/// refuses all of them.
 const MAX_IN_FLIGHT: usize = 250;
 
 /// Usual bytes of an aggregate for a shard that has refused records.
 ///
-/// They fill three put units (25 KB). Fewer aggregates of a larger size fit into the second of a shard. Then
-/// it refuses the last one more often, because it arrives a few milliseconds early. The shard then pauses.
+/// They fill three put units of 25 KB. Larger aggregates would be refused more often: a shard accepts only a
+/// few of them in a second, and refuses the last one if it arrives a few milliseconds early. After each
+/// refusal, sending to the shard pauses.
 const LIMITED_AGGREGATE_BYTES: usize = 74_400;
 
 /// The pacing of one shard.
 #[derive(Debug)]
 pub(super) struct ShardPacing {
-    /// Lanes that may send. The lane with the oldest event is first, since acknowledgements count in order.
+    /// Lanes that may send. The lane with the oldest event is first.
+    ///
+    /// The acknowledged position advances only past the oldest events.
     ready: BinaryHeap<Reverse<(Position, LaneKey)>>,
     in_flight: usize,
     /// Records that may be in flight.
     ///
-    /// A throttled answer sets it to half of the records that were sent. An answer without a refusal doubles
-    /// it.
+    /// A throttled answer sets the number to half of the records that were sent, or to half of its former
+    /// value if that is less. An answer without a refusal doubles it.
     max_in_flight: usize,
     rate: ShardRate,
     /// Consecutive throttled answers.
@@ -44,7 +49,7 @@ pub(super) struct ShardPacing {
     paused_until: Option<Instant>,
     /// Records that could be sent at the last update.
     sendable: usize,
-    /// Whether the first of these was full at the last update.
+    /// Whether the first of these records was full at the last update.
     is_full: bool,
 }
 
@@ -96,9 +101,10 @@ impl ShardPacing {
         self.in_flight += 1;
     }
 
-    /// The packing of the next record. It is `usual`, or smaller aggregates.
+    /// The packing of the next record: `usual`, or smaller aggregates.
     ///
-    /// One aggregate of a shard is in flight at a time. So it has what the shard accepts until the answer.
+    /// A shard has one aggregate in flight at a time. So the bytes of an aggregate are those that the shard
+    /// accepts in the time of one answer.
     pub(super) fn aggregation(&self, usual: Aggregation) -> Aggregation {
         match usual {
             Aggregation::Kpl { bytes } if self.rate.is_limited() => Aggregation::Kpl {
@@ -110,7 +116,9 @@ impl ShardPacing {
         }
     }
 
-    /// Counts the bytes of a record that is sent. Returns the end of the pause if the shard now pauses.
+    /// Counts the bytes of a record that is sent.
+    ///
+    /// Returns the end of the pause, if the shard pauses after this record.
     pub(super) fn spend(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
         let until = self.rate.spend(now, bytes)?;
         self.pause(until);
@@ -144,7 +152,7 @@ impl ShardPacing {
     ///
     /// The shard refused `refused` of `records` records.
     ///
-    /// Returns the number of consecutive throttled answers, and the least time of a pause.
+    /// Returns the number of consecutive throttled answers, and the shortest time of a pause.
     pub(super) fn reduce_limit(&mut self, now: Instant, records: usize, refused: usize) -> (u32, Duration) {
         let until = self.rate.refuse(now, records, refused);
         let least = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
@@ -153,17 +161,17 @@ impl ShardPacing {
         (self.throttles, least)
     }
 
-    /// Sends nothing until then. A pause that ends later stays.
+    /// Pauses the shard until this time. A pause that ends later stays.
     pub(super) fn pause(&mut self, until: Instant) {
         self.paused_until = self.paused_until.max(Some(until));
     }
 
-    /// Ends the pause if it is over.
+    /// Ends the pause if its time is over.
     pub(super) fn end_pause(&mut self, now: Instant) {
         self.paused_until = self.paused_until.filter(|until| *until > now);
     }
 
-    /// Updates the counts. `is_full` says whether the first lane has a full record.
+    /// Updates the counts. `is_full` is whether the first lane has a full record.
     pub(super) fn update_counts(&mut self, is_full: bool) {
         self.sendable = self.sendable_now();
         self.is_full = is_full && self.sendable > 0;
@@ -174,7 +182,7 @@ impl ShardPacing {
         self.sendable
     }
 
-    /// 1 if the first of these was full, otherwise 0.
+    /// 1 if the first of these records was full, otherwise 0.
     pub(super) fn full(&self) -> usize {
         usize::from(self.is_full)
     }

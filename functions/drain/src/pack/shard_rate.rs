@@ -1,18 +1,19 @@
-//! The rate at which one shard is sent records.
+//! The rate of records to one shard.
 //!
 //! A shard accepts 1,000 records and 1 MB a second from all its producers together (Kinesis quotas). So its
 //! *load* is measured in seconds of a shard. The load of a record is 1/1,000 s, or its size in MB as seconds,
 //! whichever is larger.
 //!
-//! There is no limit until the shard refuses a considerable part of a request. From then on the limit follows
-//! the accepted load. At first the limit is below it. After [`RECOVERY`] it is just below it. Later it is
-//! above it, because the other producers may have stopped. The curve is similar to that of TCP CUBIC (RFC
-//! 9438), with a steeper end. The limit is near the accepted load for most of the time, so few records are
-//! refused.
+//! The rate has no limit until the shard refuses at least 5 % of its records in a request. From then on, the
+//! limit is a curve over time around a base, which is the accepted load. The limit starts below the base.
+//! After [`RECOVERY`] it is just below the base. Later it exceeds the base, because other producers may have
+//! stopped. The curve is similar to that of TCP CUBIC (RFC 9438), with a steeper end. The limit is near the
+//! base for most of the time, so few records are refused.
 //!
-//! At the first refusal, the accepted load becomes the base of the limit, if the shard was sent enough to
-//! show it. Otherwise the former limit is reduced by the refused part of the load. One refused record lowers
-//! the rate by a third at most. A lower limit would slow all shards, because they share the memory.
+//! The accepted load shows the capacity of the shard only if enough records were sent. So the base is never
+//! less than the former limit, reduced by the refused part of the load. One refused record reduces it by a
+//! quarter at most. At the first refusal, the highest limit is used in place of the former one, if little was
+//! sent. A limit that is too low would slow all shards, because they share the memory.
 
 use std::time::{Duration, Instant};
 
@@ -21,38 +22,40 @@ const BYTES: f64 = 1_000_000.0;
 /// Records that a shard accepts in a second.
 const RECORDS: f64 = 1_000.0;
 
-/// Time until the curve is flat, a little below the accepted load.
+/// Time until the curve is flat, a little below its base.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// The part of the accepted load at which the curve is flat.
+/// The part of the base at which the curve is flat.
 const PLATEAU: f64 = 0.97;
-/// How far the limit is below its plateau at first.
+/// Distance of the first limit below the plateau.
 const REDUCTION: f64 = 0.03;
-/// How far it is above its plateau after two times [`RECOVERY`].
+/// Distance of the limit above the plateau after two times [`RECOVERY`].
 ///
-/// It would be eight times as much after three times [`RECOVERY`]: the other producers may have stopped.
+/// After three times [`RECOVERY`], the distance is eight times as large, because other producers may have
+/// stopped.
 const GROWTH: f64 = 0.2;
 /// Lowest limit.
 const MIN_LIMIT: f64 = 0.1;
 /// Highest limit, a little below the quota.
 ///
-/// Once a shard has refused records, a higher limit only leads to more refusals.
+/// For a shard that has refused records, a higher limit would only cause more refusals.
 const MAX_LIMIT: f64 = 0.97;
 /// Most load of one refused record.
 ///
-/// A record of several MB is more than the load of a second. It may be refused although the shard is nearly
-/// idle.
+/// A record of several MB has more load than a shard accepts in a second. Even a nearly idle shard may refuse
+/// it.
 const MOST_REFUSED_LOAD: f64 = 0.25;
-/// Load that shows at the first refusal how much the shard accepts.
+/// Least recent load at the first refusal that shows the shard's capacity.
 const ENOUGH_LOAD: f64 = 0.5;
 /// Longest pause for a large record, in seconds.
 ///
-/// Its time at the highest limit is added. The limit may grow during the pause.
+/// The time of the record at the highest limit is added. The pause is bounded because the limit may grow
+/// during the pause.
 const MOST_PAUSE: f64 = 1.0;
 /// Load that may be sent at once.
 const BURST: f64 = 0.05;
 /// Smallest refused part of a request that sets or lowers the limit.
 ///
-/// A single refused record may be chance.
+/// A smaller part may be chance.
 const MIN_REFUSED: f64 = 0.05;
 
 /// The rate of one shard.
@@ -60,11 +63,11 @@ const MIN_REFUSED: f64 = 0.05;
 pub(super) struct ShardRate {
     accepted: SecondsLoad,
     refused: SecondsLoad,
-    /// When the last record was sent.
+    /// Time at which the last record was sent.
     sent_at: Option<Instant>,
-    /// Time from that to the last answer.
+    /// Time from the last record that was sent to the last answer.
     answer_time: Duration,
-    /// `None` until the shard refused a considerable part of a request.
+    /// `None` until the shard has refused at least [`MIN_REFUSED`] of a request.
     limit: Option<RateLimit>,
 }
 
@@ -73,20 +76,21 @@ pub(super) struct ShardRate {
 struct RateLimit {
     /// Load on which the curve is based.
     ///
-    /// The larger of two: the load accepted in the last second, and the former limit reduced by the refused
-    /// part.
+    /// It is the larger of two: the load that was accepted in the last second, and the former limit reduced
+    /// by the refused part.
     base: f64,
-    /// Whether it has reached the highest limit since.
+    /// Whether it has reached the highest limit after `since`.
     has_recovered: bool,
+    /// Time of the last refusal that set it.
     since: Instant,
     /// Load that may be sent.
     ///
-    /// It is negative after a record that is larger than what was left.
+    /// It is negative after a record with a larger load than the allowance.
     allowance: f64,
     updated: Instant,
 }
 
-/// Load of the last second, about.
+/// Load of the present second and of the second before.
 #[derive(Debug, Default)]
 struct SecondsLoad {
     second: Option<Instant>,
@@ -100,20 +104,22 @@ fn load(bytes: usize) -> f64 {
 }
 
 impl ShardRate {
-    /// Whether the limit is still below its maximum since the last refusal.
+    /// Whether the limit has not reached its maximum since the last refusal.
     pub(super) fn is_limited(&self) -> bool {
         self.limit.as_ref().is_some_and(|limit| !limit.has_recovered)
     }
 
     /// Bytes that the shard accepts in the time of one answer.
     ///
-    /// A quarter is added, since answers are not equally fast. The time is right only if one record is in
-    /// flight.
+    /// A quarter is added, because the times of answers differ. The measured time is correct only while the
+    /// shard has one record in flight.
     pub(super) fn bytes_until_answer(&self) -> usize {
         (self.answer_time.as_secs_f64() * 1.25 * BYTES) as usize
     }
 
-    /// Counts a record that is sent. Returns when the next one may be sent, if that is later than now.
+    /// Counts a record that is sent.
+    ///
+    /// Returns the time at which the next record may be sent; `None` if it may be sent now.
     pub(super) fn spend(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
         self.sent_at = Some(now);
         let limit = self.limit.as_mut()?;
@@ -121,7 +127,7 @@ impl ShardRate {
         let elapsed = now.saturating_duration_since(limit.updated).as_secs_f64();
         limit.allowance = (limit.allowance + elapsed * rate).min(BURST) - load(bytes);
         limit.updated = now;
-        // The pause is long enough for several small records, so that requests do not become small.
+        // After the pause, several small records may be sent. So requests do not become small.
         let missing = BURST / 2.0 - limit.allowance;
         let pause = (missing / rate).min(missing / MAX_LIMIT + MOST_PAUSE);
         (limit.allowance < 0.0).then(|| now + Duration::from_secs_f64(pause))
@@ -139,7 +145,7 @@ impl ShardRate {
 
     /// Counts a record that the shard refused.
     ///
-    /// Of its load, at most [`MOST_REFUSED_LOAD`] is charged to the allowance.
+    /// At most [`MOST_REFUSED_LOAD`] of its load stays charged to the allowance.
     pub(super) fn refuse_record(&mut self, now: Instant, bytes: usize) {
         let refused = load(bytes).min(MOST_REFUSED_LOAD);
         self.refused.add(now, refused);
@@ -150,12 +156,13 @@ impl ShardRate {
 
     /// Adapts the limit, after the shard refused some of `sent` records.
     ///
-    /// Returns when the shard is expected to accept records again, if that is known.
+    /// Returns the time at which the shard is expected to accept records again; `None` if it is unknown.
     pub(super) fn refuse(&mut self, now: Instant, sent: usize, refused: usize) -> Option<Instant> {
         if (refused as f64) < MIN_REFUSED * sent as f64 {
             return None;
         }
-        // Answers to requests that were sent before the first refusal say nothing new.
+        // Requests that were sent before the last refusal may be refused, too. Their answers show nothing
+        // new.
         if let Some(limit) = &self.limit
             && now.saturating_duration_since(limit.since) < Duration::from_millis(500)
         {
@@ -170,15 +177,17 @@ impl ShardRate {
             allowance: allowance.min(0.0),
             updated: now,
         });
-        // The quota counts per second. This second's is used up, so the shard accepts again in the next.
+        // Each second has its own quota. The quota of this second is used up, so the shard accepts records
+        // again in the next second.
         let second = self.accepted.second.filter(|_| self.accepted.current > 0.0);
         second.map(|second| second + Duration::from_secs(1))
     }
 
     /// The limit that a refusal lowers.
     ///
-    /// Before the first refusal there is no limit. It then counts as 0, so the accepted load is used. If the
-    /// shard was sent little, the accepted load shows nothing, and the highest limit is used.
+    /// At the first refusal, there is no former limit. The result is then 0, so that the base is the accepted
+    /// load. If less than [`ENOUGH_LOAD`] was sent, the accepted load shows nothing, and the result is the
+    /// highest limit.
     fn former_limit(&mut self, now: Instant) -> f64 {
         let sent = self.accepted.recent(now) + self.refused.recent(now);
         let first = if sent < ENOUGH_LOAD { MAX_LIMIT } else { 0.0 };
@@ -187,7 +196,8 @@ impl ShardRate {
 
     /// The part of the recent load that the shard did not refuse.
     ///
-    /// If less than a second's load was sent, the refused load is divided by a second's load.
+    /// If less load was sent than a shard accepts in a second, the refused load is divided by the load of a
+    /// whole second.
     fn accepted_part(&mut self, now: Instant) -> f64 {
         let (accepted, refused) = (self.accepted.recent(now), self.refused.recent(now));
         1.0 - refused / (accepted + refused).max(1.0)
@@ -251,7 +261,7 @@ mod tests {
 
     /// A shard that accepts `capacity` of its limit in each second.
     ///
-    /// The seconds are those of the clock, and are counted from 0.
+    /// The seconds are counted from 0, the start of the simulation.
     struct SimulatedShard {
         capacity: Capacity,
         second: u64,
@@ -269,9 +279,9 @@ mod tests {
         }
     }
 
-    /// Sends requests of up to 20 records every 10 ms.
+    /// Sends requests of up to 20 records every 10 ms, for `time`.
     ///
-    /// It stops after `time`. Returns the accepted part of the capacity, and the refused part of the records.
+    /// Returns the used part of the capacity, and the refused part of the records.
     fn send(capacity: Capacity, bytes: usize, time: Duration) -> (f64, f64) {
         let (start, step) = (Instant::now(), Duration::from_millis(10));
         let (mut rate, mut shard) = (
@@ -315,9 +325,9 @@ mod tests {
     }
 
     #[test]
-    fn at_the_limit_a_shard_is_used_and_few_records_are_refused() {
+    fn a_busy_shard_is_nearly_fully_used_and_refuses_few_records() {
         let (all, less) = (|_| 1.0, |_| 0.4);
-        // It takes a while to find what the other producers leave.
+        // If other producers use a part of the quota, the limit needs some time to reach the rest.
         let cases: [(Capacity, usize, f64); 5] = [
             (all, 200, 0.9),
             (all, 250_000, 0.9),
@@ -334,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_follows_what_other_producers_leave() {
+    fn a_limit_follows_the_capacity_that_other_producers_leave() {
         for bytes in [200, 20_000, 124_000] {
             let capacity = |second| if (15..30).contains(&second) { 0.3 } else { 1.0 };
             let (used, refused) = send(capacity, bytes, Duration::from_secs(60));
@@ -347,7 +357,7 @@ mod tests {
     fn a_shard_that_refuses_nothing_has_no_limit() {
         let (mut rate, now) = (ShardRate::default(), Instant::now());
         assert!((0..100_000).all(|_| rate.spend(now, 1_000).is_none()));
-        // One record of a hundred.
+        // A single refused record of a hundred sets no limit.
         rate.refuse(now, 100, 1);
         assert_eq!(rate.spend(now, 1_000), None);
     }
@@ -365,7 +375,7 @@ mod tests {
         rate.refuse_record(first, 124_000);
         rate.refuse(first, 1, 1);
         assert!(limit_at(&rate, first) > 0.9);
-        // It was sent nothing for two seconds, and then two records.
+        // Nothing was sent for two seconds, and then two records.
         let later = first + Duration::from_secs(2);
         rate.spend(later, 124_000);
         rate.accept(later, 124_000);
@@ -391,11 +401,11 @@ mod tests {
     }
 
     #[test]
-    fn a_large_record_that_is_refused_stops_its_shard_for_two_seconds_at_most() {
+    fn a_refused_large_record_pauses_its_shard_for_its_own_time_and_two_seconds_at_most() {
         for megabytes in [1, 5, 10] {
             let (mut rate, mut now) = (ShardRate::default(), Instant::now());
             let bytes = megabytes * 1_000_000;
-            // Others use up three seconds.
+            // Other producers use up the quota of three seconds.
             for _ in 0..3 {
                 let until = rate.spend(now, bytes).unwrap_or(now);
                 rate.refuse_record(now, bytes);

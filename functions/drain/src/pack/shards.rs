@@ -1,8 +1,10 @@
-//! The shards of a stream: 2^128 hash keys, of which each open shard has a range.
+//! The shards of a stream, and their ranges of hash keys.
+//!
+//! There are 2^128 hash keys. Each of them belongs to one open shard.
 
 use md5::{Digest as _, Md5};
 
-/// A hash key: the value that decides the shard of a record.
+/// A hash key: the number that determines the shard of a record.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct HashKey(pub u128);
 
@@ -18,7 +20,7 @@ impl HashKey {
 /// An open shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shard {
-    /// Its name, `shardId-000000000000`.
+    /// Its id, such as `shardId-000000000000`.
     pub id: String,
     /// The first hash key of its range.
     pub first: HashKey,
@@ -33,7 +35,9 @@ pub struct ShardMap {
     shards: Vec<Shard>,
 }
 
-/// The ranges of the shards have a gap or overlap: the list was read during a resharding.
+/// Shards whose ranges have a gap or overlap.
+///
+/// Kinesis returns such a list during a resharding.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "the hash key ranges of the {count} open shards do not cover all hash keys exactly once: \
@@ -76,7 +80,7 @@ impl ShardMap {
 
     /// The number of the shard with this hash key.
     ///
-    /// It is from 0 to [`ShardMap::len`], exclusive.
+    /// It is less than [`ShardMap::len`].
     pub fn shard_number(&self, hash_key: HashKey) -> usize {
         self.shards.partition_point(|shard| shard.last < hash_key)
     }
@@ -130,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_md5_of_a_partition_key_is_its_hash_key() {
+    fn the_hash_key_of_a_partition_key_is_its_md5() {
         // RFC 1321, A.5: the MD5 of "abc".
         assert_eq!(
             HashKey::of("abc"),

@@ -1,11 +1,14 @@
-//! The shards of all streams of a drain, numbered consecutively: first those of stream 0, then those of
-//! stream 1.
+//! The shards of all streams of a drain.
+//!
+//! They are numbered consecutively: first the shards of stream 0, then those of stream 1, and so on.
 
 use std::ops::Range;
 
 use super::shards::{HashKey, Shard, ShardMap};
 
-/// The number of the first stream. It is the only one, or the one for messages.
+/// The number of the first stream.
+///
+/// It is the only stream, or the stream of logical messages.
 pub const MAIN_STREAM: usize = 0;
 
 /// The open shards of each stream.
@@ -16,7 +19,7 @@ pub struct StreamShards {
 }
 
 impl StreamShards {
-    /// The shards of one stream, which has the number 0.
+    /// The shards of one stream. Its number is 0.
     pub(super) fn new(map: ShardMap) -> Self {
         StreamShards { maps: vec![map] }
     }
@@ -26,7 +29,9 @@ impl StreamShards {
         self.maps.push(map);
     }
 
-    /// Replaces the shards of a stream. The shards of later streams get other numbers.
+    /// Replaces the shards of a stream.
+    ///
+    /// This may change the numbers of the shards of later streams.
     pub(super) fn replace(&mut self, stream: usize, map: ShardMap) {
         self.maps[stream] = map;
     }

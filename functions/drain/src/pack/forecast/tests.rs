@@ -13,7 +13,7 @@ fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigur
     figures_of(events.into_iter().map(|(key, size)| (key, size, 0)))
 }
 
-/// Figures of events: key, size and bytes of missing values.
+/// Figures of events, given by key, size and bytes of missing values.
 fn figures_of(events: impl IntoIterator<Item = (&'static str, usize, usize)>) -> PlanFigures {
     let mut forecast = Forecast::new(
         Instant::now(),
@@ -83,12 +83,12 @@ fn a_record_costs_whole_put_units_and_aggregates_share_them() {
 }
 
 #[test]
-fn an_event_that_lacks_a_value_counts_as_larger_than_a_record() {
+fn an_event_that_lacks_a_value_counts_as_oversize() {
     assert_eq!(figures_of([("a", 100, 0), ("a", 100, 300)]).oversize, 1);
 }
 
 #[test]
-fn events_larger_than_a_record_are_counted() {
+fn events_that_exceed_a_record_are_counted_as_oversize() {
     let limit = 1 << 20;
     let figures = figures([("a", limit - 1), ("a", limit), ("b", limit + 1)]);
     assert_eq!(figures.oversize, 1);

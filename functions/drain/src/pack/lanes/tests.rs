@@ -91,7 +91,7 @@ fn a_request_keeps_its_limits_and_a_larger_event_has_a_request_of_its_own() {
 }
 
 #[test]
-fn the_longest_lane_is_known_while_it_is_sent() {
+fn the_records_of_the_longest_lane_are_counted_while_it_is_sent() {
     let (mut lanes, mut acknowledgements, now) = lanes(Aggregation::None);
     for (n, key) in [(1, "a"), (2, "hot"), (3, "hot"), (4, "hot"), (5, "b")] {
         lanes.push(event(&mut acknowledgements, n, key, false));
@@ -151,7 +151,7 @@ fn a_shard_that_throttles_pauses_and_the_others_continue() {
     let rest = lanes.next_request(now, LIMITS, false);
     assert!(!rest.is_empty() && rest.iter().all(|record| record.shard() == 1));
     assert_eq!(lanes.next_retry(), Some(now + pause));
-    // The oldest events are first, and no more than half of the refused records.
+    // The oldest events are sent first, in at most half as many records as were refused.
     let again = lanes.next_request(now + pause, LIMITS, false);
     let first_shard: Vec<u64> = (0..)
         .zip(&keys)
@@ -313,7 +313,7 @@ struct RandomRun {
     keys: Vec<(u8, bool)>,
     pushed: usize,
     in_flight: Vec<Record>,
-    /// The numbers of the events, in the order of their acknowledgement.
+    /// The numbers of the acknowledged events, in the order of acknowledgement.
     acknowledged: Vec<u64>,
 }
 
@@ -390,7 +390,7 @@ impl RandomRun {
         Ok(())
     }
 
-    /// Checks that each record in flight is of another lane.
+    /// Checks that no two records in flight belong to one lane.
     fn check_lanes_in_flight(&self) -> Result<(), TestCaseError> {
         let mut lanes: Vec<_> = self.in_flight.iter().map(|record| record.lane).collect();
         lanes.sort();
@@ -434,7 +434,7 @@ impl RandomRun {
         }
     }
 
-    /// Checks that all events were acknowledged in order, with none left.
+    /// Checks that every event was acknowledged, and in the right order.
     fn check_result(&self) -> Result<(), TestCaseError> {
         let lanes = &self.lanes;
         prop_assert_eq!((lanes.memory(), lanes.next_stream().1, lanes.full), (0, 0, 0));
@@ -456,12 +456,12 @@ impl RandomRun {
 }
 
 proptest! {
-    /// The order holds for any failures and reshardings.
+    /// Failures and reshardings do not change the order.
     ///
     /// Events of a key are acknowledged in the order in which they were pushed. No two records of a lane are
-    /// in flight, nothing overtakes a barrier, and every event is acknowledged. Each request keeps its
-    /// limits, and has records of one stream. Each aggregate keeps its size. A record has the keys of its
-    /// shard and reports its bytes.
+    /// in flight, no event overtakes a barrier, and every event is acknowledged. Each request is within its
+    /// limits, and has records of one stream. Each aggregate is within its size. All keys of a record belong
+    /// to its shard, and its bytes are those of its data and partition key.
     #[test]
     fn failures_and_reshardings_keep_the_order(
         keys in prop::collection::vec((0u8..6, prop::bool::weighted(0.05)), 1..120),

@@ -1,6 +1,6 @@
 //! Tests of drains that end at a random moment.
 //!
-//! Each is followed by the next drain. The stream and the checkpoint are in memory.
+//! After each drain, the next drain starts. The stream and the checkpoint are in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -30,18 +30,17 @@ enum Kind {
 
 #[derive(Debug, Clone, Copy)]
 struct LoggedChange {
-    /// The position of its first event. If one log record has several rows, their positions differ in
-    /// `index`.
+    /// The position of its first event. The positions of several rows of one log record differ in `index`.
     position: Position,
     kind: Kind,
 }
 
-/// Rules for the events of a change. The catalog may differ at the next drain.
+/// Rules for the events of a change. The catalog may be different at the next drain.
 #[derive(Debug, Clone, Copy)]
 struct Form {
     /// Whether the rows' keys are unknown. All rows then have the partition key of the table.
     one_key: bool,
-    /// Whether a changed key makes two events.
+    /// Whether a key change has two events.
     splits: bool,
 }
 
@@ -149,7 +148,10 @@ impl ModelDrain<'_> {
         }
     }
 
-    /// Records that arrive without an answer are sent again.
+    /// Answers a record in flight.
+    ///
+    /// Depending on `fate`, the record does not arrive, arrives without an answer, or is acknowledged.
+    /// Without an acknowledgement it is sent again.
     fn answer(&mut self, at: usize, is_slow: impl Fn(&Record) -> bool, fate: u8) {
         let record = self.flight.swap_remove(at % self.flight.len());
         if fate > 1 {
@@ -193,9 +195,9 @@ impl ModelDrain<'_> {
         *self.stored = Checkpoint::parse(&self.stored.to_text()).unwrap();
     }
 
-    /// Reads the log, sends and stores, in a random order.
+    /// Reads the log, sends, answers and stores, in the order of `steps`.
     ///
-    /// The run ends after the last step, or when everything is acknowledged.
+    /// Records with an event of the row `slow` are never acknowledged.
     fn run(&mut self, log: &[LoggedChange], form: Form, slow: u8, steps: &[(u8, usize, u8)]) {
         let from = self.stored.commit_end;
         let mut log = log
@@ -280,9 +282,10 @@ proptest! {
     /// They also keep the order of each key. The next drain may have other partition keys, and another number
     /// of events for a change.
     ///
-    /// The last arrivals of a key have its order, too: a consumer that drops no duplicates ends right.
+    /// The last arrivals of each change of a key have the same order. So a consumer that drops no duplicates
+    /// has the right state in the end.
     #[test]
-    fn what_is_not_sent_again_is_in_the_stream(
+    fn a_change_that_is_not_sent_again_is_in_the_stream(
         log in log(),
         runs in prop::collection::vec((form(), 0..2 * KEYS, steps()), 1..4),
         last in form(),
@@ -317,7 +320,7 @@ proptest! {
 }
 
 #[test]
-fn a_change_that_is_acknowledged_in_part_is_the_bound() {
+fn the_first_change_that_is_acknowledged_in_part_is_the_bound() {
     let event = |commit_end: u64, index, change_positions| OutstandingEvent {
         position: Position {
             commit_end: Lsn(commit_end),
@@ -340,7 +343,7 @@ fn a_change_that_is_acknowledged_in_part_is_the_bound() {
         assert_eq!(ahead(part).missing(), [both[0].position]);
         assert_eq!(ahead(part).bound(), both[1].position);
     }
-    // A message, and one of two events of the change after it.
+    // A message, and one of the two events of the change that follows it.
     let mixed = [event(20, 0, 1), event(30, 0, 1), event(30, 1, 2)];
     assert_eq!(ahead(&mixed).missing(), [mixed[0].position]);
     assert_eq!(ahead(&mixed).bound(), mixed[1].position);
