@@ -1,6 +1,7 @@
 //! The rows of one chunk, between their snapshot and their watermark.
 //!
-//! Changes that arrive in between drop rows. Rows provide the unchanged large values of updates.
+//! A change that the snapshot does not show drops its row. An update is completed with the unchanged large
+//! values of its row.
 
 use std::borrow::Cow;
 
@@ -14,13 +15,13 @@ use super::table::BackfillTable;
 
 /// Approximate memory of a row besides its text and key, in bytes.
 ///
-/// It is the memory of the row's entry and of the map's entry.
+/// It is the memory of the row's entries in the list and in the map.
 const CHUNK_ROW_BYTES: usize = 96;
 
-/// Reason why a chunk is invalid: the change may be of any row.
+/// Reason why a chunk is invalid: the change may concern any row.
 const UNKNOWN_ROW: &str = "a change does not name its row";
 
-/// Reason why a chunk is invalid: the change may lack values that only the chunk had.
+/// Reason why a chunk is invalid: only the chunk may have the missing values.
 const LACKS_COLUMNS: &str = "an update lacks columns of its table, which is being altered";
 
 /// The rows of a chunk, in the order of their keys.
@@ -28,7 +29,7 @@ const LACKS_COLUMNS: &str = "an update lacks columns of its table, which is bein
 pub struct ChunkRows {
     table: BackfillTable,
     snapshot: Snapshot,
-    /// The rows as `COPY` wrote them, one after the other.
+    /// The rows in the format of `COPY`, without line breaks.
     text: Vec<u8>,
     rows: Vec<ChunkRow>,
     by_key: FxHashMap<Box<[u8]>, u32>,
@@ -37,19 +38,19 @@ pub struct ChunkRows {
     invalid_reason: Option<&'static str>,
 }
 
-/// A row's place in the text, in bytes.
+/// A row's range in the text, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct ChunkRow {
     start: usize,
     length: usize,
-    /// Whether a newer change was sent in place of the row.
+    /// Whether a newer change replaces the row.
     is_dropped: bool,
 }
 
 /// A line that is not a row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
-    /// It has other columns, or an escape that `COPY` does not write.
+    /// Its columns differ, or it has an escape that `COPY` never writes.
     #[error("it is not a row of this table")]
     Malformed,
     /// A text is not UTF-8. Only a database with the encoding SQL_ASCII can store one.
@@ -58,7 +59,7 @@ pub enum RowError {
 }
 
 impl ChunkRows {
-    /// No rows yet. They will be read from `table` with `snapshot`.
+    /// An empty chunk of `table`, whose rows are read with `snapshot`.
     pub fn new(table: BackfillTable, snapshot: Snapshot) -> Self {
         ChunkRows {
             table,
@@ -79,9 +80,9 @@ impl ChunkRows {
         self.invalid_reason
     }
 
-    /// Requires that the chunk is read again.
+    /// Makes the chunk invalid, so that it is read again.
     ///
-    /// `reason` is short, since the stored state keeps 120 bytes of a failure.
+    /// `reason` must be short: the stored state keeps 120 bytes of the reason of a failure.
     pub fn invalidate(&mut self, reason: &'static str) {
         self.invalid_reason = Some(reason);
     }
@@ -91,7 +92,7 @@ impl ChunkRows {
         &self.table
     }
 
-    /// The number of rows, dropped ones included.
+    /// The number of rows, including dropped ones.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
@@ -106,14 +107,15 @@ impl ChunkRows {
         self.overtaken
     }
 
-    /// The memory that the rows need, about, in bytes.
+    /// The approximate memory of the rows in bytes.
     pub fn memory(&self) -> usize {
         self.text.len() + self.key_bytes + self.rows.len() * CHUNK_ROW_BYTES
     }
 
     /// Adds a row as `COPY … TO STDOUT` writes it.
     ///
-    /// `line` may end with a line break. The first field is the row's size, and no column: see `query`.
+    /// `line` may end with a line break. Its first field is the size of the row, and not a column: see
+    /// `query`.
     ///
     /// # Errors
     /// The line is not a row of this table.
@@ -150,7 +152,7 @@ impl ChunkRows {
 
     /// The index of the next row to send, at or after `from`.
     ///
-    /// `None` if all these rows were dropped, or if the chunk is invalid.
+    /// `None` if no such row is left, or if the chunk is invalid.
     pub fn next_row(&self, from: usize) -> Option<usize> {
         if self.invalid_reason.is_some() {
             return None;
@@ -169,11 +171,11 @@ impl ChunkRows {
             .and_then(|row| self.tuple(*row))
     }
 
-    /// Applies a change of transaction `xid` that is about to be sent.
+    /// Applies a change of transaction `xid` before it is sent.
     ///
-    /// If the snapshot shows the transaction, the rows have its changes already. Otherwise the change is
-    /// newer: the rows that it affects are dropped. An update does not have the large values that it left
-    /// unchanged. They are filled in from the rows.
+    /// If the snapshot shows the transaction, the rows already have its changes. Otherwise the change is
+    /// newer, and the rows with its keys are dropped. An update lacks the large values that it left
+    /// unchanged. They are filled in from the updated row.
     ///
     /// Returns the indexes of the new row's columns that were filled in.
     pub fn apply_change(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
@@ -241,9 +243,9 @@ impl ChunkRows {
 
     /// The request for a row whose change lacks unchanged large values.
     ///
-    /// `None` if no request is needed. `table` is the table that is being read, `rows` are those of the
-    /// current chunk. Only an update that moves its row to another key needs a request, and only if `rows` do
-    /// not have the row at its old key. A consumer may not have received that row yet.
+    /// `None` if no request is needed. `table` is the table that is being read. `rows` are the rows of the
+    /// current chunk. A request is needed only for an update that changes the key of its row, if `rows` lack
+    /// the row with the old key. A consumer may not have received that row yet.
     pub fn row_request(
         table: &BackfillTable,
         rows: Option<&ChunkRows>,
@@ -276,7 +278,7 @@ impl ChunkRows {
 
     /// Fills the unchanged large values of an update from the updated row.
     fn fill_from_row(&self, key: &[u8], relation: &Relation, new: &mut Tuple<'_>) -> Vec<usize> {
-        // A dropped row was affected by an earlier change, which had the value.
+        // If the row was dropped, an earlier change replaced it, and was sent with the value.
         if let Some(row) = self.live_row(key)
             && let Ok(tuple) = self.tuple(row)
         {
@@ -304,11 +306,11 @@ impl ChunkRows {
     }
 }
 
-/// Whether an update's relation lacks columns that are read of its table.
+/// Whether an update's relation lacks columns that the backfill reads.
 ///
-/// wal2json omits large values that an update left unchanged. If the column was altered since, the catalog
-/// does not show that it existed at the time of the update. Then the relation lacks it, and nothing is filled
-/// in.
+/// wal2json omits a large value that an update left unchanged. If the column was altered after the update,
+/// the catalog does not show that it existed at the time of the update. Then the relation lacks the column,
+/// and its value is not filled in.
 pub(super) fn lacks_columns(table: &BackfillTable, relation: &Relation) -> bool {
     let columns = table.relation.columns.iter().enumerate();
     let mut read = columns.filter(|(index, _)| table.selects(*index));
@@ -316,7 +318,7 @@ pub(super) fn lacks_columns(table: &BackfillTable, relation: &Relation) -> bool 
         && read.any(|(_, column)| !relation.columns.iter().any(|it| it.name == column.name))
 }
 
-/// Whether a change of this table gives its row another key.
+/// Whether a change of this table changes the key of its row.
 pub(super) fn changes_key(table: &BackfillTable, change: &Change<'_>) -> bool {
     let Change::Update {
         relation,
@@ -333,9 +335,9 @@ pub(super) fn changes_key(table: &BackfillTable, change: &Change<'_>) -> bool {
             .is_some_and(|(before, after)| before != after)
 }
 
-/// The values of a row as `COPY` writes it.
+/// The values of a row in the format of `COPY`.
 ///
-/// The first field is the row's size, and names the columns that were not read: see `query`.
+/// The first field has the size of the row, and the indexes of the columns that were not read: see `query`.
 ///
 /// # Errors
 /// The line is not a row of this table.
@@ -363,12 +365,12 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
     }
 }
 
-/// The largest columns of a row that no record can hold.
+/// The largest columns of a row that exceeds every record.
 ///
-/// They were not read: see `query`. A column alone may fit into a record.
+/// They were not read: see `query`. Each of these columns alone may fit into a record.
 struct OmittedFields {
     indexes: Vec<usize>,
-    /// Bytes of the row for each of them.
+    /// Bytes that are reported for each of them: its share of the row's size.
     bytes_each: usize,
 }
 
@@ -394,9 +396,9 @@ impl OmittedFields {
     }
 }
 
-/// Copies unchanged values from the row `read` into a new row.
+/// Copies the values that a change left unchanged from the row `read`.
 ///
-/// The values are those of the columns that the change left unchanged. `read` has the columns of `table`.
+/// `read` has the columns of `table`, and `new` those of `relation`.
 ///
 /// Returns the indexes of the columns that were filled in.
 pub(super) fn fill(
@@ -425,7 +427,7 @@ pub(super) fn fill(
 
 /// The key of a row: the texts of the columns with these names, each followed by a zero byte.
 ///
-/// No text of PostgreSQL contains a zero byte. `None` if a value is null or not known.
+/// A text of PostgreSQL never contains a zero byte. `None` if a value is null or unknown.
 fn key_of(relation: &Relation, names: &[String], tuple: &Tuple<'_>) -> Option<Box<[u8]>> {
     let mut key = Vec::with_capacity(24);
     for index in relation.column_indexes(names) {

@@ -1,6 +1,6 @@
-//! The relations of a database and the selection of a backfill request.
+//! The relations of a database, and those that a backfill selects.
 //!
-//! Pure: the queries are in `postgres/tables/schema.rs`.
+//! A pure module: the queries are in `postgres/tables/schema.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,13 +27,13 @@ pub struct RelationInfo {
     pub is_permanent: bool,
     /// The object ids of the partitioned tables above it.
     pub roots: Vec<u32>,
-    /// Whether it has no columns, and so no values to read.
+    /// Whether it has no columns: there are no values to read.
     pub lacks_columns: bool,
-    /// The columns of the best index to read by; empty without one.
+    /// The columns of the best index for reading; empty without one.
     pub key: Vec<String>,
     /// The order of each of these columns.
     pub key_order: Vec<KeyOrder>,
-    /// Whether its updates and deletes identify their row.
+    /// Whether its replica identity is not `nothing`.
     pub is_identified: bool,
     /// Its columns, in table order.
     pub columns: Vec<ColumnInfo>,
@@ -54,9 +54,9 @@ pub struct ColumnInfo {
     pub may_read: bool,
     /// Whether it is a generated column that pgoutput never sends.
     ///
-    /// It is `false` from PostgreSQL 18 on: the published columns then state which ones are sent.
+    /// `false` from PostgreSQL 18 on: the published columns then include the generated columns that are sent.
     pub is_generated: bool,
-    /// Whether its value is not stored, but computed at each read.
+    /// Whether it is a virtual generated column: PostgreSQL computes its value at each read.
     pub is_virtual: bool,
     /// The probe of the size of its values.
     pub size_probe: SizeProbe,
@@ -65,13 +65,13 @@ pub struct ColumnInfo {
 /// Columns and rows of a table that the publications publish.
 #[derive(Debug, Clone, Default)]
 pub struct PublicationInfo {
-    /// The published columns; `None` before PostgreSQL 15, which has no column lists.
+    /// The published columns; `None` before PostgreSQL 15, without column lists.
     pub columns: Option<Vec<String>>,
-    /// The row filters. A row that meets one of them is published; `None` means all rows.
+    /// The row filters; `None` means all rows. A row that meets one of them is published.
     pub filters: Option<Vec<String>>,
 }
 
-/// The description of a database that requests are checked against.
+/// The description of a database, for the checks of backfill requests.
 #[derive(Debug, Default)]
 pub struct DatabaseSchema {
     /// The database's relations.
@@ -118,13 +118,13 @@ impl DatabaseSchema {
 
     /// The names of the tables that a request selects, in order.
     ///
-    /// Tables that cannot be backfilled are among them.
+    /// The list includes tables that cannot be backfilled.
     pub fn table_names(&self, request: &BackfillRequest) -> Vec<TableName> {
         let matching_names = |pattern: &TablePattern| -> Vec<TableName> {
             let relations = self.matching_relations(pattern).into_iter();
             let names: Vec<_> = relations.map(|info| info.table.clone()).collect();
             match pattern.exact_name() {
-                // A table that the request names and that was dropped must fail. It is not skipped.
+                // If the request names a table that was dropped, this table must fail. It is not skipped.
                 Some(name) if names.is_empty() && !self.is_without_partitions(&name) => vec![name],
                 _ => names,
             }
@@ -199,9 +199,9 @@ impl DatabaseSchema {
 
     /// The relations that a pattern selects.
     ///
-    /// A pattern with a wildcard selects tables with columns, and only those that are published and match
-    /// `TABLES`. A name selects its relation, of any kind. The name of a partitioned table selects the
-    /// partitions that hold its rows, unless its changes have the partitioned table's name.
+    /// A pattern with a wildcard selects the tables that have columns, are published and match `TABLES`. A
+    /// name selects its relation, of any kind. The name of a partitioned table selects the table itself if
+    /// changes are sent under this name. Otherwise it selects the partitions with its rows.
     fn matching_relations(&self, pattern: &TablePattern) -> Vec<&RelationInfo> {
         let has_wildcard = pattern.has_wildcard();
         let roots = self.published_roots();
@@ -229,9 +229,7 @@ impl DatabaseSchema {
         selected
     }
 
-    /// The partitions below `root` whose changes have their own name.
-    ///
-    /// These partitions hold rows.
+    /// The leaf partitions of `root` whose changes have their own name.
     fn unpublished_root_leaves(
         &self,
         root: &RelationInfo,
@@ -245,14 +243,14 @@ impl DatabaseSchema {
     fn is_published(&self, relation: &RelationInfo) -> bool {
         match &self.published {
             Some(published) => published.contains_key(&relation.table),
-            // The plugins without publications name the partition that holds the row.
+            // A plugin without publications sends the name of the partition with the row.
             None => relation.kind != 'p',
         }
     }
 
-    /// Object ids of partitioned tables under whose name changes are sent.
+    /// Object ids of the published partitioned tables.
     ///
-    /// These are the changes of their partitions.
+    /// The changes of their partitions are sent under the name of the partitioned table.
     fn published_roots(&self) -> BTreeSet<u32> {
         let relations = self.relations.iter().filter(|_| self.published.is_some());
         relations
@@ -292,8 +290,8 @@ impl DatabaseSchema {
 
     /// Checks that a backfill can read this relation.
     ///
-    /// It must be a permanent table whose changes are sent. The role must be able to use its schema and to
-    /// see all its rows. It must have a key, since its rows are read in the order of a key.
+    /// It must be a permanent table whose changes are sent. The role may use its schema, and sees all its
+    /// rows. It must have a key, because its rows are read in the order of a key.
     fn check_relation(&self, info: &RelationInfo) -> Result<(), String> {
         let reason = match info.kind {
             'v' | 'm' => "it is a view: logical decoding emits no changes of it",
@@ -344,9 +342,9 @@ impl DatabaseSchema {
         }
     }
 
-    /// Checks that updates and deletes are logged with its key.
+    /// Checks that its updates and deletes are logged with its key.
     ///
-    /// With publications the server itself refuses those of a table without a replica identity.
+    /// With publications, the server refuses updates and deletes of a table without a replica identity.
     fn check_replica_identity(&self, info: &RelationInfo) -> Result<(), String> {
         let is_bare = self
             .catalog
@@ -360,8 +358,9 @@ impl DatabaseSchema {
         self.partition_problem(info).map_or(Ok(()), Err)
     }
 
-    /// Builds the table to read of a relation that passed the checks. `columns` are those that its changes
-    /// have.
+    /// The table to read of a relation that passed the checks.
+    ///
+    /// `columns` are the columns that its changes have.
     fn build_table(
         &self,
         info: &RelationInfo,
@@ -397,8 +396,8 @@ impl DatabaseSchema {
         request: &BackfillRequest,
     ) -> Relation {
         let table = self.catalog.table(&info.table);
-        // Events of live changes have this key. It need not be the key that the table is read by, and the
-        // request may leave out a part of it.
+        // This is the key of the events of live changes. The key for reading the table may be another one,
+        // and the request may leave out a part of this key.
         let key = table.map(|table| table.key.as_slice()).unwrap_or_default();
         let is_sent = |name: &String| {
             let mut columns = columns.iter().filter(|column| is_selected(info, request, column));
@@ -418,7 +417,7 @@ impl DatabaseSchema {
                 .unwrap_or_default(),
             is_insert_only: table.is_some_and(|table| self.catalog.is_insert_only(table)),
             rows_may_move: false,
-            // The log shows the table as it was, the catalog shows it as it is now.
+            // The catalog shows the present table. A change in the log may have other columns.
             coverage: match request.columns.is_empty() {
                 true => ColumnCoverage::Completed,
                 false => ColumnCoverage::Row,
@@ -445,7 +444,7 @@ impl DatabaseSchema {
             (None, None) => !column.is_virtual,
         };
         let omits = |column: &ColumnInfo| ColumnRule::omits(&self.column_rules, &info.table, &column.name);
-        // An omitted column is not even read, unless it orders the rows.
+        // A column that `COLUMN_RULES` omits is read only if it is part of the key.
         let is_read = |column: &&ColumnInfo| !omits(column) || info.key.contains(&column.name);
         info.columns.iter().filter(is_published).filter(is_read).collect()
     }

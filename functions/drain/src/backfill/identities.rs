@@ -1,7 +1,7 @@
 //! Published tables whose updates and deletes lack the key of their row.
 //!
-//! Of an old row, pgoutput sends the published columns that the replica identity logs.
-//! The events of such rows have no key. They stay in the order of their table.
+//! Of an old row, pgoutput sends only the published columns of the replica identity. If they lack a column of
+//! the key, the events have no key. Such events stay in the order of their table.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use crate::rules::pattern;
 impl DatabaseSchema {
     /// Problems of the published tables whose events lack a key.
     ///
-    /// There is one problem for each such table that `TABLES` includes. A table is no problem if neither it
-    /// nor a partition of it has a key. A partition without a replica identity is always a problem.
+    /// The list has one text for each such table that `TABLES` includes. A table without a key is not listed
+    /// if no partition of it has a key. A table is always listed if a partition has no replica identity.
     pub fn identity_problems(&self) -> Vec<String> {
         let relations = self.relations.iter();
         let included = relations.filter(|info| pattern::matches_any(&self.tables, &info.table));
@@ -33,9 +33,10 @@ impl DatabaseSchema {
         Some(format!("{}: {problem}", info.table))
     }
 
-    /// The problem of a partition whose changes do not name their row.
+    /// The problem of a partition whose changes do not identify their row.
     ///
-    /// Each update of such a partition would make the chunk invalid. A whole old row has every key.
+    /// Each update of such a partition would make the chunk invalid. A partition with the replica identity
+    /// `full` logs the whole old row, so it is not a problem.
     pub(super) fn partition_problem(&self, info: &RelationInfo) -> Option<String> {
         self.published_table(info)?
             .other_partition(|leaf| !leaf.identity_full)
@@ -91,16 +92,16 @@ impl<'s> PublishedTable<'s> {
         ))
     }
 
-    /// The problem of a partition with another replica identity than the key.
+    /// The problem of a partition whose replica identity lacks the key.
     ///
-    /// The key is the one of the partitioned table. Only partitions with `is_relevant` count.
+    /// The key is that of the partitioned table. Only partitions for which `is_relevant` is true count.
     fn other_partition(&self, is_relevant: impl Fn(&CatalogTable) -> bool) -> Option<String> {
         let mut leaves = self.leaves();
         leaves.retain(|(_, leaf)| !is_bare(leaf));
         let key: BTreeSet<&String> = self.catalog.key.iter().collect();
         let mut relevant = leaves.iter().filter(|(_, leaf)| is_relevant(leaf));
         let (leaf, _) = relevant.find(|(_, leaf)| match key.is_empty() {
-            // Rows without a key and with whole old rows are as those of any table without a key.
+            // The table has no key, and the partition logs whole old rows. Such rows need no key.
             true if leaf.identity_full && leaf.key.is_empty() => false,
             true => !self.is_key_of_root(&leaves, leaf),
             false => !leaf.identity_full && !key.iter().all(|name| leaf.key.contains(name)),

@@ -1,49 +1,53 @@
-//! Backfill: reads the rows that existed before the slot, in chunks beside the live changes.
+//! Backfill: reads the existing rows of tables in chunks, while live changes continue.
 //!
-//! It takes no lock that an insert, update or delete waits for. It never sends a stale row after a newer
-//! change of that row.
+//! No insert, update or delete waits for its locks. It never sends a stale row after a newer change of that
+//! row.
 //!
 //! # The path of a chunk
 //! 1. Drain until little of the log is unread.
 //! 2. In a read-only transaction with one snapshot S, read the next rows of a table in the order of a
 //!    unique index. Keep them in memory.
 //! 3. Write a logical message, the watermark, in a transaction of its own.
-//! 4. Continue to drain. A change of a kept row that S does not show drops that row.
-//! 5. At the watermark's commit, emit the rows that are still kept as reads, with the watermark's position.
-//! 6. When all of them are acknowledged, store cursor and position, then advance the slot.
+//! 4. Continue to drain. Each change that S does not show drops the kept row with its key.
+//! 5. At the watermark's commit, emit the remaining rows. Their events are reads, and have the watermark's
+//!    position.
+//! 6. After all of them are acknowledged, store the cursor and the position. Then advance the slot.
 //!
 //! # Why the order is right
 //! Let r be a kept row with key k. Each transaction X that changed k belongs to one of three cases.
-//! 1. S shows X. Then r has the values that X wrote, or newer ones. X committed before S was taken, so X
-//!    precedes the watermark in the log, and the read follows X.
-//! 2. S does not show X, and X is read while r is kept. Then r is older than X, and is not sent.
-//! 3. S does not show X, and X was read before r was kept. The order of the log does not reveal this case:
-//!    a commit that waits for a standby can be decoded before any SELECT sees it. So S is used only if it
-//!    shows every transaction whose changes were sent before. Transactions of this invocation are
-//!    remembered. For changes of earlier invocations, the chunk waits for open transactions: those that had
-//!    already written to the table when this invocation reached it. A writer keeps its lock on the table
-//!    until its changes are visible.
+//! 1. S shows X. Then r has the values that X wrote, or newer ones. X committed before S was taken. So X
+//!    precedes the watermark in the log, and the event of r follows the event of X.
+//! 2. S does not show X, and X is decoded while r is kept. Then r is older than X. So r is dropped.
+//! 3. S does not show X, and X was decoded before r was read. The log does not reveal this case: a commit
+//!    that waits for a standby can be decoded before any `select` sees it. So this case is excluded: S must
+//!    show every transaction whose changes were sent before.
 //!
-//! A commit after the watermark follows the read, in the stream and in position. It drops no row.
-//! Two changes of one key become visible in the order of the log, since the second waits for the first one's
-//! row lock. So the last event of each key has the values that PostgreSQL holds.
+//! The function ensures this in two ways. It remembers the transactions that this invocation sent, and uses S
+//! only if S shows all of them. For transactions that an earlier invocation sent, it waits before its first
+//! chunk of a table. It waits for the open transactions that had written to the table when this invocation
+//! reached it. A writer keeps its lock on the table until its changes are visible.
+//!
+//! A commit after the watermark follows the event of r, in the stream and in position. It drops no row. Two
+//! changes of one key become visible in the order of the log, because the second one waits for the row lock
+//! of the first one. So the last event of each key has the values that PostgreSQL has.
 //!
 //! # Large values
-//! An update does not log a large value that it left unchanged (TOAST). A consumer that never received the
-//! row does not know that value. An update of a kept row takes the value from that row, which S shows as it
-//! was before the update ([`ChunkRows::apply_change`]).
+//! The log does not have a large value that an update leaves unchanged (TOAST). A consumer that never
+//! received the row does not have this value. If the updated row is kept, the update takes the value from it:
+//! S shows the row as it was before the update ([`ChunkRows::apply_change`]).
 //!
-//! An update may also move a row to another key, perhaps from the unread to the read part of the table.
-//! Then no kept row has the value, and Spillway reads the row's present state from the server
-//! ([`ChunkRows::row_request`]). If the value has changed meanwhile, the change of it follows in the log. If
-//! the server cannot answer in time, the table is read again from its first row.
+//! An update may also change the key of a row, and so move it from the unread to the read part of the table.
+//! Then no kept row has the value, and Spillway reads the present row from the server
+//! ([`ChunkRows::row_request`]). If another change has altered the value meanwhile, this change follows in
+//! the log. If the server cannot answer in time, the table is read again from its first row.
 //!
 //! # Rewritten tables
-//! An `alter table` that rewrites the table and commits after S was taken leaves no row that S shows. So the
-//! reader takes the table's lock first, and then compares the table's file with the file that S shows.
+//! Some `alter table` statements rewrite the table. If one commits after S was taken, S shows no row of the
+//! table. So the reader first locks the table against a rewrite. Then it compares the table's present file
+//! with the file that S shows.
 //!
 //! # Crashes
-//! Kept rows are in memory only. After a deadline, a kill or a failover the next invocation reads the chunk
+//! Kept rows are in memory only. After a deadline, a kill or a failover, the next invocation reads the chunk
 //! again from the cursor, with a new snapshot and a new watermark. Rows that were acknowledged before are
 //! sent again, with newer values and a later position.
 
@@ -77,24 +81,26 @@ pub const WATERMARK: &str = "spillway.watermark";
 /// The prefix of the message that ends a repair.
 pub const REPAIRED: &str = "spillway.repaired";
 
-/// Reason why a chunk is invalid: a change of one of its rows was sent without large values of the row.
+/// Reason why a chunk is invalid: a change was too large for a record.
+///
+/// The change of one of the chunk's rows was sent without large values of that row.
 const TOO_LARGE: &str = "a change exceeds a record with the values of its row";
 
 /// Reason to read a table again: a key change exceeds a record.
 const MOVED_TOO_LARGE: &str = "a row with a new key exceeds a record with the values that were filled in";
 
-/// Reason to read a table again: values of a key change are not known.
+/// Reason to read a table again: values of a key change are unknown.
 const MOVED_WITHOUT_COLUMNS: &str =
     "a row has a new key, and its update lacks columns that were altered since";
 
-/// Rows or a message that wait for their watermark.
+/// Rows or a message, to be sent at a watermark.
 #[derive(Debug)]
 pub struct Chunk {
     /// The content of its watermark, which is unique.
     pub watermark: String,
-    /// The payload, which is sent at the watermark.
+    /// The rows or the message.
     pub payload: ChunkPayload,
-    /// Start of its reading.
+    /// Time at which its read began.
     pub started: Instant,
     /// The LSN of the watermark's row; `None` until that row was read.
     pub watermark_lsn: Option<Lsn>,
@@ -115,7 +121,7 @@ pub enum ChunkPayload {
         rows: Box<ChunkRows>,
         /// Whether these are the table's first rows.
         first: bool,
-        /// Whether the table has further rows after these.
+        /// Whether the table may have rows after these.
         more: bool,
     },
     /// The content of the control event that ends a repair.
@@ -144,7 +150,7 @@ impl Chunk {
         }
     }
 
-    /// Its rows that are still to be sent.
+    /// Its rows, if some are not sent yet.
     ///
     /// `None` after the last row, and if it is a message.
     pub fn pending_rows(&self) -> Option<&ChunkRows> {
@@ -163,17 +169,17 @@ impl Chunk {
 /// The reader's state for a backfill.
 #[derive(Debug, Default)]
 pub struct ChunkContext {
-    /// The chunk that waits for its watermark.
+    /// The chunk whose watermark was written.
     pub chunk: Option<Chunk>,
     /// The table that is being read; `None` before its first chunk.
     pub table: Option<Arc<BackfillTable>>,
-    /// The snapshot at the opening of the window.
+    /// The server's snapshot when the window was opened.
     ///
     /// `None` if no further chunk is read.
     pub visible: Option<Snapshot>,
-    /// Transactions whose changes were sent, and that may not be visible yet.
+    /// Transactions whose changes were sent, but which may not be visible yet.
     pub delivered: BTreeSet<u32>,
-    /// The looked-up row for the next change, as `COPY` wrote it.
+    /// The looked-up row for the next change, in the format of `COPY`.
     looked_up_row: Option<Vec<u8>>,
     /// The reason why the whole table must be read again.
     restart_reason: Option<&'static str>,
@@ -187,10 +193,10 @@ impl ChunkContext {
             .is_some_and(|chunk| chunk.watermark_lsn.is_some())
     }
 
-    /// The rows of its chunk that are still to be sent.
+    /// The rows of its chunk, if some are not sent yet.
     ///
-    /// A change after the last of them follows the rows in the stream. It neither drops a row nor makes the
-    /// chunk invalid.
+    /// A change after the last row follows the rows in the stream. It neither drops a row nor makes the chunk
+    /// invalid.
     fn pending_rows(&mut self) -> Option<&mut ChunkRows> {
         let chunk = self.chunk.as_mut().filter(|chunk| chunk.next_row.is_some());
         chunk.and_then(Chunk::rows_mut)
@@ -200,7 +206,7 @@ impl ChunkContext {
     pub fn add_lookup(&mut self, lookup: RowLookup) {
         match lookup {
             RowLookup::Row(line) => self.looked_up_row = Some(line),
-            // The change that deleted or moved it follows in the log.
+            // The change that deleted the row, or changed its key again, follows in the log.
             RowLookup::Gone => {}
             RowLookup::Unknown(_) => self.clear(),
         }
@@ -208,7 +214,7 @@ impl ChunkContext {
 
     /// Applies a change of transaction `xid` to the rows.
     ///
-    /// The change is encoded afterwards. See [`ChunkRows::apply_change`].
+    /// This precedes the encoding of the change. See [`ChunkRows::apply_change`].
     ///
     /// Returns the indexes of the new row's columns that were filled in.
     pub fn apply_change(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
@@ -234,9 +240,10 @@ impl ChunkContext {
         filled
     }
 
-    /// Requires another read of the row that a change concerns.
+    /// Requires another read of a changed row.
     ///
-    /// No record can hold the values that were filled in.
+    /// With the values that were filled in, the change exceeds a record. After a key change, the whole table
+    /// is read again, otherwise the chunk.
     pub fn discard_filled(&mut self, change: &Change<'_>) {
         let is_moved = |table: &Arc<BackfillTable>| changes_key(table, change);
         if self.table.as_ref().is_some_and(is_moved) {
@@ -246,9 +253,9 @@ impl ChunkContext {
         }
     }
 
-    /// The reason why the whole table must be read again.
+    /// Removes and returns the reason to read the whole table again.
     ///
-    /// The last change is the cause. Returns the reason once.
+    /// The last change is the cause.
     pub fn take_restart_reason(&mut self) -> Option<&'static str> {
         self.restart_reason.take()
     }
@@ -273,7 +280,7 @@ mod tests {
     use crate::change::Datum;
 
     #[test]
-    fn a_sent_transaction_is_remembered_if_it_is_not_visible_and_a_chunk_may_follow() {
+    fn a_sent_transaction_that_is_not_visible_is_remembered_if_a_chunk_may_follow() {
         let remembered = |visible: Option<&str>| {
             let mut context = ChunkContext {
                 visible: visible.map(|text| text.parse().unwrap()),
@@ -292,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_after_the_last_row_of_a_chunk_leaves_its_rows_alone() {
+    fn a_change_after_the_last_row_of_a_chunk_does_not_change_its_rows() {
         let schema = DatabaseSchema::default();
         let table = schema.backfill_table(&table_info("t", 1), &request(&["public.t"]));
         let table = table.unwrap();

@@ -4,38 +4,41 @@ use crate::base::table_name::quoted;
 
 use super::table::{BackfillTable, KeyOrder, SizeProbe};
 
-/// Limit in bytes for the values of a row, without its key.
+/// Most bytes of the values of a row, without its key.
 ///
-/// No record can hold a larger row, and a row is in memory as a whole.
+/// A larger row exceeds every record. The function keeps a row in memory as a whole.
 pub const MAX_ROW_BYTES: u64 = 16 << 20;
 
 /// `COPY … TO STDOUT` of the next `rows` rows after key `after`.
 ///
-/// The types' output functions write the values, as they do for logical decoding. The first field is the
-/// approximate size of the row in bytes, or 0 if no column can be large. Of a row over [`MAX_ROW_BYTES`], the
-/// largest columns outside of the key are null. The first field then is `SIZE:INDEX,INDEX`.
+/// The output functions of the types write the values, as in logical decoding. The first field is the
+/// approximate size of the row in bytes, or 0 if no column can be large. If the size exceeds
+/// [`MAX_ROW_BYTES`], the largest columns outside the key are null, and the first field is
+/// `SIZE:INDEX,INDEX`.
 pub fn copy_chunk(table: &BackfillTable, after: Option<&[String]>, rows: u64) -> String {
     format!("copy ({}) to stdout", rows_after(table, after, rows))
 }
 
 /// `EXPLAIN` of the next rows after the key `after`.
 ///
-/// Planning takes an `ACCESS SHARE` lock. While it is held, no other session can rewrite the table.
+/// The planner acquires an `ACCESS SHARE` lock. Until the transaction ends, no other session can rewrite the
+/// table.
 pub fn explain_chunk(table: &BackfillTable, after: Option<&[String]>) -> String {
     format!("explain {}", rows_after(table, after, 1))
 }
 
 /// `EXPLAIN` statement that checks the conditions of a table.
 ///
-/// The server also checks the operators of the key, and reads no row. A condition such as `true) or (true`
-/// closes the bracket around it, and changes the query. So the statement has each condition twice: in round
-/// and in square brackets. A condition that closes one kind of bracket is a syntax error in the other.
+/// The server also checks the operators of the key. It reads no row. A condition such as `true) or (true`
+/// would close the bracket around it, and change the query. So the statement has each condition twice: in
+/// round and in square brackets. A condition that closes one kind of bracket is a syntax error in the other
+/// kind.
 pub fn explain_conditions(table: &BackfillTable) -> String {
     let bracketed_again = table
         .conditions
         .iter()
         .map(|condition| format!("(array[{condition}\n])[1]"));
-    // A comparison with null selects no row. The server still has to find the operators.
+    // The server must find the operators, although a comparison with null selects no row.
     let casts = table.key_order.iter().map(|order| order.cast.as_ref());
     let nulls: Vec<String> = casts
         .map(|cast| cast.map_or_else(|| "null".to_owned(), |name| format!("null::{name}")))
@@ -123,10 +126,11 @@ fn select_clause(table: &BackfillTable) -> String {
 
 /// The join of a row with its size and its omitted columns.
 ///
-/// The omitted columns are the largest ones outside of the key. The others have at most [`MAX_ROW_BYTES`].
+/// The omitted columns are the largest ones outside the key. The other columns outside the key have at most
+/// [`MAX_ROW_BYTES`] together.
 ///
-/// `offset 0` keeps the planner from inlining the subquery. Otherwise the server would measure the row once
-/// for each field.
+/// `offset 0` prevents the planner from inlining the subquery. Otherwise the server would measure the row
+/// once for each field.
 fn size_clause(sizes: &[(usize, String)], is_key: impl Fn(usize) -> bool) -> String {
     let measured: Vec<String> = sizes
         .iter()
@@ -161,9 +165,9 @@ fn size_clause(sizes: &[(usize, String)], is_key: impl Fn(usize) -> bool) -> Str
 fn size_expression(probe: SizeProbe, column: &str) -> Option<String> {
     match probe {
         SizeProbe::No => None,
-        // For text and binary values `octet_length` does not read the value.
+        // For text and binary values, `octet_length` does not read the value.
         SizeProbe::Text => Some(format!("coalesce(octet_length({column}), 0)::int8")),
-        // To measure a compressed value, the server has to read it.
+        // A compressed value must be read to be measured.
         SizeProbe::Other => Some(format!(
             "coalesce(case when pg_column_compression({column}) is null then pg_column_size({column}) \
              else octet_length({column}::text) end, 0)::int8"
@@ -174,19 +178,19 @@ fn size_expression(probe: SizeProbe, column: &str) -> Option<String> {
 fn where_clause(conditions: &[String]) -> String {
     match conditions.is_empty() {
         true => String::new(),
-        // A condition may end with a `--` comment. The line break ends that comment.
+        // A condition may end with a `--` comment, which the line break ends.
         false => format!(" where ({}\n)", conditions.join("\n) and (")),
     }
 }
 
 /// The condition of the rows after a key.
 ///
-/// It uses the operators of the index, with their schemas. Through the search path, a name alone could mean
+/// It uses the operators of the index, with their schemas. Without a schema, the search path could select
 /// another operator.
 fn after_key(table: &BackfillTable, values: &[String]) -> String {
     let columns = key_columns(table);
     let first = table.key_order.first().map(|order| &order.greater);
-    // If all columns have the same operator, one comparison of rows is enough. An index scan can start there.
+    // If all columns have the same operator, one comparison of rows suffices. An index scan can start at it.
     if let Some(greater) = first
         && table.key_order.iter().all(|order| order.greater == *greater)
     {
@@ -234,7 +238,8 @@ fn key_columns(table: &BackfillTable) -> Vec<String> {
 
 /// The literals of a key.
 ///
-/// PostgreSQL infers the type of each from the other side of its operator, unless the order names the type.
+/// PostgreSQL infers the type of a literal from the other side of its operator. If it cannot, the order names
+/// the type.
 fn literals(table: &BackfillTable, key: &[String]) -> Vec<String> {
     let values = key.iter().zip(&table.key_order);
     values
@@ -245,7 +250,7 @@ fn literals(table: &BackfillTable, key: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// One column or value, or a row of several.
+/// The SQL of one part, or of a row of several parts.
 fn row(parts: &[String]) -> String {
     match parts {
         [one] => one.clone(),
@@ -314,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_chunk_starts_at_the_first_row_and_the_next_after_the_last_key() {
+    fn the_first_chunk_starts_at_the_first_row_and_the_next_chunk_after_the_last_key() {
         let table = table(
             &[("id", SizeProbe::No), ("n", SizeProbe::No)],
             &[("id", "pg_catalog", None)],

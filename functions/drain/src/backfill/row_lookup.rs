@@ -1,13 +1,15 @@
-//! The lookup of a row that a change needs from the server: request and answer.
+//! Row lookup: the request and the answer.
 
-/// A request for a row that a change moved to another key.
+/// A request for the present row after a key change.
 ///
-/// The unchanged large values of the change are read from that row.
+/// The row has the unchanged large values, which the change lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowRequest {
     /// The row's new key, one text for each column.
     pub key: Vec<String>,
-    /// The transaction of the change. Until it is visible, another row may have this key.
+    /// The transaction of the change.
+    ///
+    /// Until this transaction is visible, another row may have the key.
     pub xid: u32,
 }
 
@@ -16,7 +18,9 @@ pub struct RowRequest {
 pub enum RowLookup {
     /// The row, as `COPY` writes it.
     Row(Vec<u8>),
-    /// No row has this key any more. The change that deleted or moved it follows in the log.
+    /// No row has this key any more.
+    ///
+    /// The change that deleted the row, or changed its key again, follows in the log.
     Gone,
     /// The row could not be read, for this reason.
     Unknown(String),

@@ -1,4 +1,4 @@
-//! A server's snapshot: the transactions that are visible in it.
+//! A snapshot of the server, and the transactions that it shows.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -10,17 +10,17 @@ use std::str::FromStr;
 pub struct Snapshot {
     /// All transactions before this id have ended.
     xmin: u64,
-    /// All transactions from this id on had not ended, or not begun.
+    /// No transaction from this id on had ended.
     xmax: u64,
-    /// The transactions in between that had not ended.
+    /// The transactions between `xmin` and `xmax` that had not ended.
     running: BTreeSet<u64>,
 }
 
 impl Snapshot {
-    /// Whether a transaction is visible that the log shows as committed.
+    /// Whether the snapshot shows a transaction that has committed in the log.
     ///
-    /// `xid` is its id in the log, which has 32 bits. It stands for the 64-bit id that is nearest to this
-    /// snapshot. PostgreSQL compares ids in the same way.
+    /// `xid` is its id in the log, which has 32 bits. Of the 64-bit ids with these low bits, the one nearest
+    /// to `xmax` is meant. PostgreSQL compares ids in the same way.
     pub fn shows(&self, xid: u32) -> bool {
         let xmax_low = self.xmax as u32;
         let distance = i64::from(xid.wrapping_sub(xmax_low) as i32);

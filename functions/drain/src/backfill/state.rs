@@ -1,6 +1,6 @@
 //! The stored state of a backfill: one JSON document in a parameter of its own.
 //!
-//! Its size does not grow with the number of tables.
+//! It fits into the parameter for any number of tables: see [`BackfillState::to_text`].
 
 use std::time::Duration;
 
@@ -18,22 +18,19 @@ pub const VERSION: u64 = 1;
 /// Most bytes of a stored failure reason.
 const MAX_REASON_BYTES: usize = 120;
 
-/// Most failed tables that are stored with their reasons. The parameter has little room.
+/// Most failed tables that are stored with their reasons. The parameter is small.
 const MAX_FAILED_TABLES: usize = 8;
 
-/// Most bytes of a new state.
-///
-/// The bound leaves room for the progress.
+/// Most bytes of a new state. The rest of the parameter is for the progress.
 const MAX_NEW_STATE_BYTES: usize = 1536;
 
-/// Rows of a table's first chunk, whose rate is not known yet.
+/// Rows of a table's first chunk, before the rate is known.
 const FIRST_CHUNK_ROWS: u64 = 2_000;
 
 /// Fewest rows of a chunk that is sized by its rate.
 ///
-/// These are also the most rows of a chunk if the table was slow.
-///
-/// Each chunk costs a snapshot and a window of its own.
+/// Fewer rows would cost too much: each chunk needs a snapshot and a window of its own. If the table is slow,
+/// these are also the most rows.
 const SLOW_CHUNK_ROWS: u64 = 100;
 
 /// The state of a backfill.
@@ -41,7 +38,7 @@ const SLOW_CHUNK_ROWS: u64 = 100;
 pub struct BackfillState {
     /// The format version, always [`VERSION`].
     pub version: u64,
-    /// The slot that it runs beside.
+    /// The slot whose drain runs the backfill.
     pub slot: String,
     /// The server's `system_identifier`.
     pub system_identifier: String,
@@ -55,9 +52,9 @@ pub struct BackfillState {
     pub paused: bool,
     /// The table that is being read.
     pub table: Option<TableProgress>,
-    /// The last table that is finished or failed. Tables are read in the order of their names.
+    /// The last table that finished or failed. Tables are read in the order of their names.
     pub after: Option<TableName>,
-    /// The finished tables. The oldest are left out if there is no room.
+    /// The finished tables. If there is no room, the oldest ones are left out.
     pub finished: Vec<FinishedTable>,
     /// The number of finished tables.
     pub done: u64,
@@ -86,13 +83,15 @@ pub struct TableProgress {
     ///
     /// `None` before the first chunk was acknowledged.
     pub key: Option<Vec<String>>,
-    /// The identity that the cursor is valid for: see [`BackfillTable::cursor_identity`].
+    /// The identity for which the cursor is valid: see [`BackfillTable::cursor_identity`].
     pub columns: Vec<String>,
     /// The number of acknowledged rows.
     pub rows: u64,
     /// The time that its chunks took, in milliseconds.
     pub ms: u64,
-    /// Whether reading its next rows takes most of an invocation's time.
+    /// Whether the last read of its next rows timed out.
+    ///
+    /// The server sent no row in time. The next read may take longer.
     pub slow: bool,
     /// The number of consecutive chunks that were not acknowledged in time.
     #[serde(default)]
@@ -105,8 +104,9 @@ pub struct TableProgress {
 impl TableProgress {
     /// The number of rows of the next chunk, 1 to `most`.
     ///
-    /// These are the rows that take `time` at the rate so far, but at most as many as were read before. Each
-    /// consecutive chunk that was invalid, or not acknowledged in time, halves the number.
+    /// These are the rows that take `time` at the rate so far, within two bounds. They are at least 100, and
+    /// at most as many as were acknowledged so far, or 2,000 if that is more. For a slow table they are at
+    /// most 100. Each consecutive chunk that was invalid, or not acknowledged in time, halves the number.
     pub fn next_rows(&self, most: u64, time: Duration) -> u64 {
         let rows = match self.ms {
             0 => FIRST_CHUNK_ROWS,
@@ -145,7 +145,7 @@ pub struct FailedTable {
 pub enum BackfillPhase {
     /// Each tick reads further chunks.
     Running,
-    /// It waits for an event that the answer names in `waits_for`.
+    /// It waits. The field `waits_for` of the answer names the reason.
     Waiting,
     /// The operator paused it.
     Paused,
@@ -179,12 +179,10 @@ impl BackfillState {
         }
     }
 
-    /// Moves `began` forward to `acknowledged`, if no row was read yet.
+    /// Advances `began` to `acknowledged`, if no row was read yet.
     ///
-    /// Everything up to `acknowledged` is acknowledged.
-    ///
-    /// The log may have had a backlog when the backfill was requested. Rows of that backlog, too, are older
-    /// than every row that the backfill reads.
+    /// Every change up to `acknowledged` is acknowledged. At the request of the backfill, the log may have
+    /// had a backlog. The events of that backlog, too, precede every row that the backfill reads.
     pub fn begin(&mut self, acknowledged: Lsn) {
         if self.table.is_none() && self.after.is_none() {
             self.began = self.began.max(acknowledged);
@@ -194,7 +192,7 @@ impl BackfillState {
     /// Reads the stored text.
     ///
     /// # Errors
-    /// The text is not JSON, is no state of a backfill, or has another format version.
+    /// The text is not JSON, is not the state of a backfill, or has another format version.
     pub fn parse(text: &str) -> Result<Self, InvalidDocument> {
         stored_document::parse("backfill", VERSION, text)
     }
@@ -219,9 +217,9 @@ impl BackfillState {
         self.to_text().len() <= stored_document::MAX_BYTES
     }
 
-    /// Whether the state of a new backfill leaves room for progress.
+    /// Whether the state of a new backfill leaves room for the progress.
     ///
-    /// It is stored in an SSM parameter, and grows with the progress.
+    /// The progress is stored in the same parameter.
     pub fn has_room(&self) -> bool {
         self.to_text().len() <= MAX_NEW_STATE_BYTES
     }
@@ -231,7 +229,9 @@ impl BackfillState {
         self.finished_at.is_none()
     }
 
-    /// Its phase. The state itself does not know whether it is waiting.
+    /// Its phase, but never [`BackfillPhase::Waiting`].
+    ///
+    /// The state does not contain the reason of a wait.
     pub fn phase(&self) -> BackfillPhase {
         match (self.is_pending(), self.paused, self.failures == 0) {
             (true, true, _) => BackfillPhase::Paused,
@@ -241,15 +241,15 @@ impl BackfillState {
         }
     }
 
-    /// Whether a table is finished or failed.
+    /// Whether a table has finished or failed.
     pub fn is_over(&self, name: &TableName) -> bool {
         self.after.as_ref().is_some_and(|after| name <= after)
     }
 
-    /// Makes this table the one that is read; returns its progress.
+    /// Sets the table that is being read. Returns its progress.
     ///
-    /// The progress starts again for another table of the same name, and for a table whose key has other
-    /// columns or another order than before.
+    /// The progress is empty if another table was read before, or if the table has another
+    /// [`BackfillTable::cursor_identity`] than before.
     pub fn table_progress(&mut self, table: &BackfillTable) -> &mut TableProgress {
         let name = table.name().clone();
         let is_same =
@@ -373,13 +373,13 @@ mod tests {
             invalid: 0,
         };
         for (rows, ms, slow, most, expected) in [
-            // The rate is not known yet.
+            // The rate is unknown.
             (0, 0, false, 1_000_000, 2_000),
             (0, 0, false, 500, 500),
             // 10 rows take 1 ms.
             (100_000, 10_000, false, 1_000_000, 30_000),
             (100_000, 10_000, false, 5, 5),
-            // The rate is the same, but few rows were read so far.
+            // The rate is the same, but few rows were acknowledged so far.
             (4_000, 400, false, 1_000_000, 4_000),
             (1_000, 100, false, 1_000_000, 2_000),
             // A row takes a second. In the next case a chunk was dropped before its first row.
@@ -391,7 +391,7 @@ mod tests {
             let next = progress(rows, ms, slow).next_rows(most, Duration::from_secs(3));
             assert_eq!(next, expected, "{rows} rows in {ms} ms, at most {most}");
         }
-        // Each chunk that is not acknowledged, or invalid, makes the next one smaller, down to one row.
+        // Each chunk that is late or invalid makes the next one smaller, down to one row.
         for (late, invalid, expected) in [(1, 0, 50), (0, 1, 50), (2, 1, 12), (0, 6, 1), (200, 0, 1)] {
             let progress = TableProgress {
                 late,
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn it_begins_before_the_first_row_is_read_and_after_the_backlog() {
+    fn the_start_position_is_after_the_backlog_and_before_the_first_row() {
         let mut state = state();
         let requested = state.began;
         let later = Lsn(requested.0 + 100);

@@ -1,4 +1,4 @@
-//! A table that a backfill reads: its columns, its key and the order of its key.
+//! A table of a backfill: its columns, its key and the order of its key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::change::Relation;
 /// A table that can be backfilled.
 #[derive(Debug, Clone)]
 pub struct BackfillTable {
-    /// The relation that the events of its rows have.
+    /// The relation of its rows' events.
     pub relation: Arc<Relation>,
     /// Its object id.
     pub oid: u32,
@@ -24,13 +24,12 @@ pub struct BackfillTable {
     /// For each column of `relation`, whether it is read.
     pub(super) selected: Vec<bool>,
     /// The size probe of each column of `relation`.
-    ///
-    /// It states how the size of the column's values is measured.
     pub(super) size_probes: Vec<SizeProbe>,
     /// Whether it is a partitioned table, whose rows are in its partitions.
     pub(super) is_root: bool,
-    /// SQL conditions that a row must meet: the row filter of the publications, and the condition of the
-    /// request.
+    /// SQL conditions that a row must meet.
+    ///
+    /// They are the row filter of the publications, and the condition of the request.
     pub(super) conditions: Vec<String>,
     /// Whether the last condition is that of the request.
     pub has_request_condition: bool,
@@ -57,20 +56,18 @@ pub struct KeyOrder {
     ///
     /// `None` if the operators infer it.
     pub cast: Option<String>,
-    /// The object ids that determine the order.
-    ///
-    /// They are those of the type, the operator class and the collation.
+    /// The object ids that determine the order: type, operator class and collation.
     pub identity: String,
 }
 
-/// Probe of a value's size that does not read the value.
+/// Method of measuring the size of a column's values in SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SizeProbe {
-    /// Not at all: its values are never large.
+    /// None: the values are never large.
     No,
-    /// As a text or binary value.
+    /// That of text and binary values, which does not read the value.
     Text,
-    /// As a value of another type.
+    /// That of other types. It reads a value only if the value is compressed.
     Other,
 }
 
@@ -102,10 +99,10 @@ impl BackfillTable {
         &self.relation.table
     }
 
-    /// The identity that a cursor of this table is valid for.
+    /// The identity of the table and its order. A cursor is valid for one identity.
     ///
-    /// It has the table's object id, since another table may have taken the name, and each key column with
-    /// the identity of its order.
+    /// It has the table's object id, because another table may have the name later. It also has the name of
+    /// each key column, and the identity of the column's order.
     pub fn cursor_identity(&self) -> Vec<String> {
         let columns = self.key.iter().zip(&self.key_order);
         let columns = columns.map(|(name, order)| format!("{name} {}", order.identity));

@@ -108,7 +108,7 @@ fn an_unchanged_large_value_is_filled_in_from_the_row() {
     let mut change = update(None, "a", Datum::Unchanged);
     rows.apply_change(100, &mut change);
     assert_eq!(body(&change), r#"Text("body a")"#);
-    // The first change was sent with the value. A later one may have changed it.
+    // The first change was sent with the value, so the second one needs none.
     let mut change = update(None, "a", Datum::Unchanged);
     rows.apply_change(101, &mut change);
     assert_eq!(body(&change), "Unchanged");
@@ -168,7 +168,7 @@ fn an_update_that_lacks_a_column_of_the_table_invalidates_the_chunk() {
 }
 
 #[test]
-fn a_boolean_in_a_key_is_the_same_in_both_spellings() {
+fn both_spellings_of_a_boolean_are_the_same_key() {
     let column = |name: &str, kind: &str, key| Column::new(name.into(), kind.into(), key);
     let columns = vec![
         column("id", "text", true),
@@ -227,7 +227,7 @@ fn a_change_of_another_table_with_the_same_columns_drops_no_row() {
 }
 
 #[test]
-fn only_an_update_of_an_unknown_key_requests_its_row() {
+fn only_a_key_change_whose_old_row_is_not_kept_requests_its_row() {
     let rows = chunk_rows(&ROWS);
     let request = |xid, change: &Change<'_>| ChunkRows::row_request(&table(), Some(&rows), xid, change);
     let moved = update(Some("y"), "z", Datum::Unchanged);
@@ -241,7 +241,7 @@ fn only_an_update_of_an_unknown_key_requests_its_row() {
     ] {
         assert_eq!(request(100, &change), None, "{change:?}");
     }
-    // The snapshot shows the update: the row of the chunk with its old key is another row.
+    // The snapshot shows the update. So the chunk's row with the old key is another row.
     assert!(request(99, &update(Some("a"), "z", Datum::Unchanged)).is_some());
 }
 
