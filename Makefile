@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo try test lint check advisories build release bench conformance storm mutants fuzz breaker backfill
+.PHONY: help demo try test lint static check advisories build release bench conformance storm mutants fuzz breaker backfill
 .PHONY: huge tables dashboard examples
 .PHONY: invoke status plan certs deploy example clean
 .PHONY: tools tools-rust tools-demo tools-postgres tools-consumers tools-stack
@@ -70,7 +70,7 @@ lint: tools-rust ## format and clippy: what to run while you write
 	cargo fmt --manifest-path functions/drain/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-check: lint tools-check tools-checkov tools-sql tools-examples ## the gate: all checks that need no server (ADVISORY_DB)
+static: tools-check tools-checkov tools-sql tools-examples ## the checks that compile nothing (ADVISORY_DB)
 	python3 scripts/module_order.py
 	python3 scripts/code_rules.py
 	@for patch in tests/mutants/*.patch; do git apply --check "$$patch" || exit 1; done; echo "each mutant applies"
@@ -83,6 +83,9 @@ check: lint tools-check tools-checkov tools-sql tools-examples ## the gate: all 
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint
 	AWS_DEFAULT_REGION=eu-central-1 $(SAM) validate --lint --template-file examples/cluster.yaml
 	.tools/checkov/bin/checkov --file template.yaml examples/cluster.yaml examples/consumers/*/*.yaml --framework cloudformation --skip-download --compact --quiet
+
+# In this order: .ci/run builds the binaries while the first checks run, and cargo would wait for that build.
+check: static lint ## the gate: all checks that need no server
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
 advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database; ADVISORY_DB=folder is a copy)

@@ -69,6 +69,7 @@ mod operation {
     mod session_settings;
     mod stack;
     mod startup;
+    mod teardown;
     mod template;
     mod tls;
     mod try_it;

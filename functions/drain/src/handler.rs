@@ -18,11 +18,16 @@ pub async fn handle(app: &App, event: &Value, deadline: Instant) -> Result<Value
     // A report stays after an invocation that succeeded.
     app.take_failed_report();
     let action = Action::parse(event)?;
+    let name = action.name();
     let budget = Budget::new(Instant::now(), deadline);
     // On the heap: the future of a drain is large.
     let running = Box::pin(run(app, action, budget));
     let answered = tokio::time::timeout_at(budget.end().into(), running).await;
-    answered.unwrap_or(Err(Error::OutOfTime))
+    let answer = answered.unwrap_or(Err(Error::OutOfTime));
+    if answer.is_err() {
+        app.name_failed_action(name);
+    }
+    answer
 }
 
 async fn run(app: &App, action: Action, budget: Budget) -> Result<Value, Error> {

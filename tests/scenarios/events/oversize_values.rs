@@ -119,7 +119,7 @@ async fn a_value_of_twenty_megabytes_is_omitted_on_18() {
     assert_omitted(pgoutput(18)).await;
 }
 
-/// Asserts that a value of 150 MB is omitted by the function of 128 MiB.
+/// Asserts that a function of 128 MiB omits 150 MB.
 async fn assert_larger_than_memory_is_omitted(plugin: Plugin) {
     let fixture = fixture(Fixture::builder(plugin).env("OVERSIZE", "omit")).await;
     fixture

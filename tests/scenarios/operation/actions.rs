@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use scenarios::aws::fault_proxy::Fault;
 use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
@@ -25,8 +24,6 @@ crate::scenarios![
     setup_names_the_missing_privilege,
     status_reports_the_slot_and_consumes_nothing,
     status_reports_problems_without_an_error,
-    teardown_drops_slot_and_checkpoint_and_may_be_repeated,
-    teardown_keeps_the_checkpoint_of_another_slot,
     status_and_setup_name_rights_and_secrets_that_are_missing,
     a_slot_that_is_being_created_is_busy,
     an_event_of_eventbridge_is_a_tick,
@@ -37,11 +34,7 @@ crate::scenarios![
     a_large_backlog_takes_several_invocations,
 ];
 
-crate::version_scenarios![
-    setup_creates_missing_objects,
-    status_reports_the_slot,
-    teardown_drops_the_objects_of_setup
-];
+crate::version_scenarios![setup_creates_missing_objects, status_reports_the_slot];
 
 /// Fixture without publication and slot; its table belongs to the function's role.
 async fn fixture_without_slot(builder: FixtureBuilder) -> Fixture {
@@ -214,57 +207,6 @@ async fn status_reports_problems_without_an_error() {
         status["problems"].to_string().contains("publication spillway"),
         "{status}"
     );
-}
-
-async fn teardown_drops_slot_and_checkpoint_and_may_be_repeated() {
-    assert_teardown(Fixture::builder(Plugin::Pgoutput)).await;
-}
-
-async fn assert_teardown(builder: FixtureBuilder) {
-    let fixture = builder.build().await;
-    fixture.drain().await;
-    let report = fixture.invoke(json!({"action": "teardown"})).await.answer();
-    let dropped = [
-        format!("slot {}", fixture.slot),
-        format!("checkpoint {}", fixture.parameter),
-        format!("list of tables {}.tables", fixture.parameter),
-    ];
-    assert_eq!(report["dropped"], json!(dropped), "{report}");
-    let slots = format!(
-        "select count(*) from pg_replication_slots where slot_name = '{}'",
-        fixture.slot
-    );
-    assert_eq!(fixture.value(&slots).await.as_deref(), Some("0"));
-    assert_eq!(fixture.checkpoint().await, None);
-    let again = fixture.invoke(json!({"action": "teardown"})).await.answer();
-    assert_eq!(again["dropped"], json!([]), "nothing is left to drop: {again}");
-    let tick = fixture.invoke(json!({})).await.answer();
-    assert_eq!(tick["stopped"], "not_set_up", "{tick}");
-}
-
-async fn teardown_keeps_the_checkpoint_of_another_slot() {
-    let fixture = Fixture::new(Plugin::Pgoutput).await;
-    fixture.drain().await;
-    let own = fixture.checkpoint().await.expect("a drain stores a checkpoint");
-    for (field, value) in [
-        ("system_identifier", json!("7")),
-        ("database_oid", json!(1)),
-        ("slot", json!("x")),
-    ] {
-        let mut other = own.clone();
-        other[field] = value;
-        fixture.put_checkpoint(&other).await;
-        let report = fixture.invoke(json!({"action": "teardown"})).await.answer();
-        let kept = report["kept"].to_string();
-        assert!(kept.contains(&fixture.parameter), "{field}: {report}");
-        assert_eq!(fixture.checkpoint().await, Some(other), "{field}");
-    }
-    // Without the document, nobody knows whose it is.
-    fixture.ssm_proxy.inject("GetParameter", Fault::internal());
-    let (kind, message) = fixture.invoke(json!({"action": "teardown"})).await.error();
-    assert_eq!(kind, "CheckpointUnavailable", "{message}");
-    fixture.ssm_proxy.clear();
-    assert!(fixture.checkpoint().await.is_some());
 }
 
 async fn status_and_setup_name_rights_and_secrets_that_are_missing() {
@@ -492,8 +434,4 @@ async fn setup_creates_missing_objects(version: u32) {
 
 async fn status_reports_the_slot(version: u32) {
     status(pgoutput(version)).await;
-}
-
-async fn teardown_drops_the_objects_of_setup(version: u32) {
-    assert_teardown(pgoutput(version)).await;
 }

@@ -16,9 +16,9 @@ crate::scenarios![
     a_secret_without_a_user_needs_the_variable,
 ];
 
-/// Fixture without a password, and a proxy for the requests to SSM and Secrets Manager.
+/// Fixture without a password, and a proxy for secret requests.
 ///
-/// SSM returns secrets, too. So both are those of moto.
+/// The proxy is for SSM and Secrets Manager. SSM returns secrets, too. So both are those of moto.
 async fn fixture() -> (Fixture, FaultProxy) {
     let mut fixture = Fixture::new(Plugin::Pgoutput).await;
     let proxy = FaultProxy::open(Ssm::shared().await.endpoint()).await;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::aws::endpoint::{self, Answerer, Cut, Endpoint, refusal};
 
-/// Bytes of a value in the standard tier, by the quotas of Parameter Store.
+/// Bytes of a value in the standard tier.
 const MAX_VALUE_BYTES: usize = 4_096;
 
 /// A running fake of SSM.

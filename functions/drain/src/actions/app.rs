@@ -99,6 +99,16 @@ impl App {
         *self.failed_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 
+    /// Names the action in the stored report, if one is stored.
+    ///
+    /// A plan and a backfill open the slot as a drain does, and store the same report.
+    pub fn name_failed_action(&self, action: &str) {
+        let mut report = self.failed_report.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(report) = report.as_mut() {
+            report["action"] = Value::from(action);
+        }
+    }
+
     /// Removes and returns the stored report; `None` if none is stored.
     pub fn take_failed_report(&self) -> Option<Value> {
         let mut report = self.failed_report.lock().unwrap_or_else(PoisonError::into_inner);

@@ -81,7 +81,7 @@ fn describe_table(state: &BackfillState, info: Option<&RelationInfo>, name: &Tab
     let remaining = estimate.zip(rows).map(|(all, rows)| all.saturating_sub(rows));
     let seconds_left = rate
         .zip(remaining)
-        .filter(|(rate, _)| phase == "reading" && *rate > 0.0)
+        .filter(|(rate, _)| phase == "reading" && !state.paused && *rate > 0.0)
         .map(|(rate, remaining)| remaining as f64 / rate);
     json!({
         "table": name.unquoted(),

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use crate::base::budget::Budget;
+use crate::base::stored_document::InvalidDocument;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::{self, ContinuityError, ServerInfo, SlotState};
 use crate::error::Error;
-use crate::ports::{ErrorKind, StateStoreError};
+use crate::ports::StateStoreError;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::provisioning;
 use crate::postgres::server::{self, Inspection};
@@ -33,17 +34,10 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
         drop_slot(app, connector, &session, &server, &state).await?;
         dropped.push(format!("slot {}", app.config.slot));
     }
-    let stored = match app.checkpoint.load().await {
-        Ok(stored) => stored,
-        // The checkpoint may belong to another slot.
-        Err(error) if error.kind() == ErrorKind::Transient => return Err(error.into()),
-        // No drain can use an unreadable checkpoint.
-        Err(_) => None,
-    };
-    if let Some(stored) = stored.filter(|stored| !is_of(stored, &server, &app.config.slot)) {
+    if let Some(reason) = reason_to_keep(app, &server).await? {
         let kept = format!(
-            "checkpoint {} of slot {} in database {} of cluster {}, and the other parameters",
-            app.checkpoint.name, stored.slot, stored.database, stored.system_identifier
+            "checkpoint {} {reason}, and the other parameters",
+            app.checkpoint.name
         );
         return Ok(
             json!({"action": "teardown", "slot": app.config.slot, "dropped": dropped, "kept": [kept]}),
@@ -62,6 +56,34 @@ pub(crate) async fn run(app: &App, connector: &Connector, budget: Budget) -> Res
         }
     }
     Ok(json!({"action": "teardown", "slot": app.config.slot, "dropped": dropped}))
+}
+
+/// Why the stored documents must stay; `None` if they may be deleted.
+///
+/// The text follows the name of the checkpoint.
+///
+/// # Errors
+/// The checkpoint cannot be loaded, so its slot is unknown.
+async fn reason_to_keep(app: &App, server: &ServerInfo) -> Result<Option<String>, Error> {
+    let stored = match app.checkpoint.load().await {
+        Ok(stored) => stored,
+        Err(StateStoreError::Invalid { source, .. }) => {
+            return Ok(match source {
+                // No drain can use such a checkpoint.
+                InvalidDocument::Unreadable { .. } => None,
+                // A newer Spillway wrote it, perhaps for another slot.
+                InvalidDocument::Version { found, .. } => Some(format!("of format version {found}")),
+            });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let foreign = stored.filter(|stored| !is_of(stored, server, &app.config.slot));
+    Ok(foreign.map(|stored| {
+        format!(
+            "of slot {} in database {} of cluster {}",
+            stored.slot, stored.database, stored.system_identifier
+        )
+    }))
 }
 
 /// Whether a checkpoint belongs to this slot. Another stack may use the same parameter.

@@ -45,7 +45,7 @@ impl<'g> Variables<'g> {
 
     /// The names in a variable, separated by commas, without spaces around them.
     ///
-    /// A backslash escapes the next character, such as a comma. Backslashes stay in the names.
+    /// A backslash escapes the next character, such as a comma.
     pub(super) fn list(&self, variable: &str, default: &str) -> Vec<String> {
         let text = self.get(variable).unwrap_or_else(|| default.to_owned());
         let mut names = vec![String::new()];
@@ -53,7 +53,7 @@ impl<'g> Variables<'g> {
         while let Some(c) = chars.next() {
             match (c, names.last_mut()) {
                 (',', _) => names.push(String::new()),
-                ('\\', Some(name)) => name.extend([c].into_iter().chain(chars.next())),
+                ('\\', Some(name)) => name.extend(chars.next()),
                 (c, Some(name)) => name.push(c),
                 (_, None) => {}
             }

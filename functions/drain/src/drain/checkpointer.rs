@@ -221,6 +221,8 @@ impl<C: StateStore> Checkpointer<C> {
             }
             Err(error) => {
                 self.stored_ahead = None;
+                // A store of the same position is due again.
+                self.events_ahead = 0;
                 self.interval = (self.interval * 2).min(LONGEST_INTERVAL);
                 tracing::warn!(error = %error, "the checkpoint was not stored, trying again");
             }
@@ -349,6 +351,7 @@ mod tests {
 
     use super::*;
     use crate::base::lsn::Lsn;
+    use crate::base::position::Position;
 
     /// A store that refuses while the flag is set. Otherwise it keeps the last text.
     #[derive(Clone)]
@@ -380,6 +383,23 @@ mod tests {
         }
     }
 
+    fn change_at(lsn: u64) -> Position {
+        Position {
+            commit_end: Lsn(lsn),
+            lsn: Lsn(lsn),
+            index: 0,
+        }
+    }
+
+    fn marker_at(lsn: u64) -> Marker {
+        Marker {
+            number: 1,
+            nonce: "n".to_owned(),
+            lsn: Lsn(lsn),
+            flushed: Lsn(lsn),
+        }
+    }
+
     fn checkpointer(is_throttled: &Arc<AtomicBool>) -> Checkpointer<ThrottledStore> {
         let document = Checkpoint::parse(
             r#"{"version": 1, "system_identifier": "1", "timeline": 1, "database": "d", "slot": "s",
@@ -403,6 +423,20 @@ mod tests {
         let tried = checkpointer.last_try;
         assert!(tried > started, "the next try is not due at once");
         assert_eq!(checkpointer.due(&position(1), 8), Some(tried + AHEAD_INTERVAL));
+    }
+
+    #[tokio::test]
+    async fn a_failed_store_of_the_same_position_is_due_again() {
+        let is_throttled = Arc::new(AtomicBool::new(true));
+        let mut checkpointer = checkpointer(&is_throttled);
+        let ahead = || AckAhead::new(Vec::new(), change_at(2), marker_at(9));
+        checkpointer.start(&position(1), AcknowledgedCounts::default(), ahead(), 7);
+        checkpointer.wait_for_store().await;
+        assert!(checkpointer.due(&position(1), 7).is_some());
+        is_throttled.store(false, Ordering::Relaxed);
+        checkpointer.start(&position(1), AcknowledgedCounts::default(), ahead(), 7);
+        checkpointer.wait_for_store().await;
+        assert_eq!(checkpointer.due(&position(1), 7), None);
     }
 
     #[tokio::test]

@@ -39,6 +39,20 @@ pub enum Action {
     Teardown,
 }
 
+impl Action {
+    /// The action's name, as an event and an answer have it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Action::Drain { .. } => "drain",
+            Action::Backfill(_) => "backfill",
+            Action::Setup { .. } => "setup",
+            Action::Status => "status",
+            Action::Plan { .. } => "plan",
+            Action::Teardown => "teardown",
+        }
+    }
+}
+
 /// An event that requests no valid action.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // The messages describe the variants.

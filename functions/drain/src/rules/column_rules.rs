@@ -187,7 +187,7 @@ mod tests {
             [
                 "public.users.email:hash",
                 "*.*.ssn:omit",
-                r"My app.a\,b:c.x\.y:hash"
+                r"My app.a\,b\:c.x\.y:hash"
             ]
         );
         assert_eq!(texts(" , "), Vec::<String>::new());

@@ -130,7 +130,8 @@ impl NamePattern {
     }
 
     fn to_wal2json(&self) -> String {
-        let is_special = |c: char| c.is_ascii_whitespace() || matches!(c, ',' | '.' | '*' | '\'' | '\\');
+        let is_special =
+            |c: char| c.is_ascii_whitespace() || matches!(c, '\x0b' | ',' | '.' | '*' | '\'' | '\\');
         self.exact()
             .map_or_else(|| "*".to_owned(), |name| escaped(name, is_special))
     }
@@ -151,7 +152,7 @@ impl fmt::Display for TablePattern {
 
 impl fmt::Display for NamePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_special = |c| matches!(c, '.' | ',' | '\\' | '*' | '"');
+        let is_special = |c| matches!(c, '.' | ',' | ':' | ';' | '\\' | '*' | '"');
         let texts: Vec<String> = self.0.iter().map(|text| escaped(text, is_special)).collect();
         let name = texts.join("*");
         // The parser drops space at the start and the end of a name, unless a backslash escapes it.
@@ -252,7 +253,7 @@ impl<'a> PatternParser<'a> {
         self.skip_space();
         let name = match self.peek()? {
             '"' => self.quoted_name()?,
-            _ => self.plain_name(),
+            _ => self.plain_name()?,
         };
         let is_empty = name.exact().is_some_and(str::is_empty);
         (!is_empty).then_some(name)
@@ -276,8 +277,8 @@ impl<'a> PatternParser<'a> {
         Some(NamePattern(vec![name]))
     }
 
-    /// A part without quotes. Drops the space at its end.
-    fn plain_name(&mut self) -> NamePattern {
+    /// A part without quotes; `None` if a backslash ends the text. Drops the space at the part's end.
+    fn plain_name(&mut self) -> Option<NamePattern> {
         let mut texts = vec![String::new()];
         let mut space = String::new();
         while !self.is_at_end() && self.peek() != Some('.') {
@@ -287,17 +288,17 @@ impl<'a> PatternParser<'a> {
                 continue;
             }
             let is_wildcard = c == '*';
-            let c = if c == '\\' { self.next() } else { Some(c) };
+            let c = if c == '\\' { self.next()? } else { c };
             if let Some(text) = texts.last_mut() {
                 text.push_str(&std::mem::take(&mut space));
-                text.extend(c.filter(|_| !is_wildcard));
+                text.extend((!is_wildcard).then_some(c));
             }
             let is_repeated = texts.len() > 1 && texts.last().is_some_and(String::is_empty);
             if is_wildcard && !is_repeated {
                 texts.push(String::new());
             }
         }
-        NamePattern(texts)
+        Some(NamePattern(texts))
     }
 }
 
@@ -367,6 +368,7 @@ mod tests {
             r#"public."""#,
             r#""public.t""#,
             r#""a"b.c"#,
+            r"public.orders\",
         ] {
             text.parse::<TablePattern>().unwrap_err();
         }

@@ -110,10 +110,12 @@ impl TableColumns {
     }
 }
 
-/// The form of `PARTITION_KEYS`, without quotes. Names of columns are not escaped.
+/// The form of `PARTITION_KEYS`, without quotes.
 impl fmt::Display for TableColumns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.table, self.columns.join(","))
+        let escaped = |name: &String| NamePattern(vec![name.clone()]).to_string();
+        let columns: Vec<String> = self.columns.iter().map(escaped).collect();
+        write!(f, "{}:{}", self.table, columns.join(","))
     }
 }
 
@@ -126,7 +128,7 @@ mod tests {
         let list = r#" public.orders:tenant, customer_id ;; *.items:"a,b;c";"#;
         let entries = TableColumns::parse_list(list).unwrap();
         let texts: Vec<String> = entries.iter().map(TableColumns::to_string).collect();
-        assert_eq!(texts, ["public.orders:tenant,customer_id", "*.items:a,b;c"]);
+        assert_eq!(texts, ["public.orders:tenant,customer_id", r"*.items:a\,b\;c"]);
         assert_eq!(entries[1].columns, ["a,b;c"]);
         assert_eq!(TableColumns::parse_list(" ; ").unwrap(), []);
         for (list, invalid) in [
