@@ -1,6 +1,7 @@
 //! Names of types as PostgreSQL's function `format_type` prints them.
 //!
-//! test_decoding sends types by these names only. pgoutput and wal2json also send OIDs.
+//! test_decoding sends only this name of a type. wal2json sends the name and the OID. pgoutput sends the OID,
+//! but not this name.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -12,22 +13,22 @@ use crate::base::table_name::quoted_if_needed;
 /// Difference between a variable-length type's modifier and its length (`VARHDRSZ`).
 const MODIFIER_HEADER: i32 = 4;
 
-/// Whether the OID is that of a built-in type.
+/// Whether a built-in type has this OID.
 ///
-/// A built-in type needs no description.
+/// A built-in type need not be read from the catalog.
 pub fn is_built_in(oid: u32) -> bool {
     BuiltIn::from_oid(oid).is_some()
 }
 
 /// Name of the built-in type with this OID and modifier.
 ///
-/// -1 means no modifier. Returns `None` for a type that is not built in: the server must describe it. The
+/// -1 means no modifier. Returns `None` for a type that is not built in: only the catalog has its name. The
 /// OIDs of built-in types never change (`pg_type.dat`).
 pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
     let built_in = BuiltIn::from_oid(oid)?;
     Some(match built_in.kind() {
-        // `int2vector` and `oidvector` are arrays in the type system, but neither their names nor their text
-        // are those of arrays.
+        // `int2vector` and `oidvector` are arrays in the type system, but their names and their values are
+        // not written like those of arrays.
         Kind::Array(element) if built_in.name().starts_with('_') => {
             format!("{}[]", of_built_in(element.name(), modifier))
         }
@@ -37,8 +38,8 @@ pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
 
 /// Name of a built-in type as `format_type(oid, null)` prints it.
 ///
-/// test_decoding prints types in this form. Only `bpchar`, `bit` and their arrays have another name than
-/// [`of_oid`] returns with the modifier -1.
+/// test_decoding prints types in this form. The name differs from that of [`of_oid`] with the modifier -1
+/// only for `bpchar`, `bit` and their arrays.
 pub fn of_oid_alone(oid: u32) -> Option<String> {
     let name = of_oid(oid, -1)?;
     let (element, brackets) = split_brackets(&name);
@@ -51,8 +52,8 @@ pub fn of_oid_alone(oid: u32) -> Option<String> {
 
 /// OID and modifier of the built-in type with this printed name.
 ///
-/// `format_type` prints this name, which may have a modifier. A user's type may have the same name. But
-/// PostgreSQL prints that name with its schema or in quotes, so it differs.
+/// `format_type` prints this name, which may have a modifier. A user's type may have the same name in
+/// `pg_type`. But `format_type` prints the name of that type with its schema or in quotes, so it differs.
 pub fn built_in_of_name(name: &str) -> Option<(u32, i32)> {
     let (element, brackets) = split_brackets(name);
     let (mut base, digits) = match (element.find('('), element.find(')')) {
@@ -77,10 +78,10 @@ pub fn built_in_of_catalog_name(name: &str) -> Option<u32> {
     BUILT_INS.catalog.get(name).copied()
 }
 
-/// Name of a type, if the search path is `public`.
+/// Printed name of a type, if the search path is `public`.
 ///
-/// `schema` and `name` are those of the type in `pg_type`. The result has the schema, unless the search path
-/// finds the type without it. The search path finds a built-in type before a type in `public`.
+/// `schema` and `name` are those of the type in `pg_type`. The result has no schema if the search path finds
+/// the type without it. PostgreSQL searches the built-in types before the schema `public`.
 pub fn of_catalog_name(schema: &str, name: &str) -> String {
     match schema {
         "public" if built_in_of_catalog_name(name).is_none() => quoted_if_needed(name),
@@ -90,8 +91,8 @@ pub fn of_catalog_name(schema: &str, name: &str) -> String {
 
 /// Precision and scale of a numeric with this modifier; `None` without one.
 ///
-/// Since PostgreSQL 15, the scale is a signed number of 11 bits. Earlier versions stored a number from 0 to
-/// 1000, which is the same in this form.
+/// Since PostgreSQL 15, the scale is a signed number of 11 bits. Earlier versions stored a scale from 0 to
+/// 1000, which has the same bits.
 pub fn numeric_digits(modifier: i32) -> Option<(i32, i32)> {
     let packed = modifier
         .checked_sub(MODIFIER_HEADER)
@@ -101,10 +102,10 @@ pub fn numeric_digits(modifier: i32) -> Option<(i32, i32)> {
 
 /// Splits the name of an array into its element's name and `[]`.
 ///
-/// Any other name is returned as it is, with an empty text.
+/// Any other name is returned unchanged, with an empty text.
 ///
-/// The name of an array has one pair of brackets, with any number of dimensions. Brackets in the name of
-/// a user's type are within quotes.
+/// The name of an array has one pair of brackets, whatever its number of dimensions. Brackets in the name
+/// of a user's type are within quotes.
 pub fn split_brackets(name: &str) -> (&str, &'static str) {
     match name.strip_suffix("[]") {
         Some(element) => (element, "[]"),
@@ -113,15 +114,15 @@ pub fn split_brackets(name: &str) -> (&str, &'static str) {
 }
 
 /// OIDs of the built-in types, by two kinds of names.
-///
-/// `format_type` prints one kind. `pg_type` has the other kind.
 struct BuiltInNames {
+    /// By the names that `format_type` prints.
     printed: HashMap<String, u32>,
+    /// By the names in `pg_type`.
     catalog: HashMap<String, u32>,
 }
 
 static BUILT_INS: LazyLock<BuiltInNames> = LazyLock::new(|| {
-    /// The OIDs of built-in types are below it (`FirstGenbkiObjectId`).
+    /// Every built-in type has a smaller OID (`FirstGenbkiObjectId`).
     const FIRST_OTHER_OID: u32 = 10_000;
     let (mut printed, mut catalog) = (HashMap::new(), HashMap::new());
     for oid in 1..FIRST_OTHER_OID {
@@ -139,10 +140,10 @@ static BUILT_INS: LazyLock<BuiltInNames> = LazyLock::new(|| {
     BuiltInNames { printed, catalog }
 });
 
-/// Modifier of a built-in type with these digits in brackets.
+/// Modifier of a built-in type whose name has these digits in parentheses.
 ///
-/// It is -1 if there is no modifier. It is also -1 for each interval: the fields and digits of an interval do
-/// not change how its values are written.
+/// It is -1 if the name has no modifier. It is also -1 for each interval: the fields and digits of an
+/// interval do not change how its values are written.
 fn modifier(oid: u32, digits: &str) -> i32 {
     let number = |text: &str| text.parse::<i32>().ok();
     let modifier = match BuiltIn::from_oid(oid) {
@@ -159,7 +160,7 @@ fn modifier(oid: u32, digits: &str) -> i32 {
     modifier.unwrap_or(-1)
 }
 
-/// `format_type`'s name of the built-in type with this name in `pg_type`.
+/// Printed name of the built-in type with this name in `pg_type`.
 fn of_built_in(name: &str, modifier: i32) -> String {
     let with = |name: &str, number: Option<i32>| match number {
         Some(number) => format!("{name}({number})"),
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_printed_name_is_that_of_a_built_in_type_or_of_none() {
+    fn a_printed_name_identifies_one_built_in_type_or_none() {
         for (name, oid, modifier) in [
             ("integer", 23, -1),
             ("integer[]", 1007, -1),

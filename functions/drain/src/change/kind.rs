@@ -1,12 +1,13 @@
-//! Types of columns, as far as an envelope writes them differently.
+//! Types of columns, as far as envelopes distinguish them.
 
 use postgres_types::{Kind, Type as BuiltIn};
 
 use super::format_type;
 
-/// Type of a column, as far as an envelope distinguishes it.
+/// Type of a column, as far as envelopes distinguish it.
 ///
-/// An envelope writes the values of [`Type::Text`] as text.
+/// An envelope may write the values of each type in another JSON form. It writes those of [`Type::Text`] as
+/// strings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Type {
     /// `boolean`
@@ -37,7 +38,7 @@ pub enum Type {
     Money,
     /// `point`
     Point,
-    /// `hstore` of the extension of this name
+    /// `hstore`, if the extension `hstore` owns the type
     Hstore,
     /// An array with any number of dimensions: the type of its elements, and the delimiter between them.
     Array(Box<Type>, u8),
@@ -53,7 +54,7 @@ pub const COMMA: u8 = b',';
 impl Type {
     /// The text that the type's output function writes for a value.
     ///
-    /// `boolean` is the only type that some plugins write in another way.
+    /// Some plugins write a `boolean` as `true` or `false`. They write all other types as the function does.
     pub fn server_text<'a>(&self, text: &'a str) -> &'a str {
         match (self, text) {
             (Type::Bool, "true") => "t",
@@ -64,8 +65,8 @@ impl Type {
 
     /// The built-in type with this OID and modifier.
     ///
-    /// The modifier -1 is no modifier. Returns [`Type::Text`] for an OID that is not built in. The OIDs of
-    /// built-in types never change (`pg_type.dat`).
+    /// -1 means no modifier. Returns [`Type::Text`] if no built-in type has this OID. The OIDs of built-in
+    /// types never change (`pg_type.dat`).
     pub fn of_built_in(oid: u32, modifier: i32) -> Type {
         let Some(built_in) = BuiltIn::from_oid(oid) else {
             return Type::Text;

@@ -1,6 +1,6 @@
 //! Decoded transactions and changes, the same for every output plugin.
 //!
-//! Values stay the text that PostgreSQL's output functions wrote. They borrow from the server's row where
+//! A value is the text that PostgreSQL's output function wrote. It borrows from the server's row where
 //! possible.
 
 pub mod format_type;
@@ -18,7 +18,7 @@ pub use kind::{COMMA, Type, element_oid};
 /// Decoded row of a peek.
 #[derive(Debug, PartialEq)]
 pub enum Item<'a> {
-    /// Begin of a transaction.
+    /// Beginning of a transaction.
     ///
     /// A field is `None` if the plugin sends it only with the commit.
     Begin {
@@ -89,10 +89,10 @@ pub enum Change<'a> {
     Update {
         /// The table.
         relation: Arc<Relation>,
-        /// The old row, as far as the log holds it.
+        /// The values of the old row that the log contains.
         ///
-        /// It has all columns with `replica identity full`, else the key columns. It is `None` if the key did
-        /// not change and the old row has no other column.
+        /// With `replica identity full` they are all values, otherwise those of the key columns. `None` if
+        /// they are only the key, and the key did not change.
         old: Option<Tuple<'a>>,
         /// The new row.
         new: Tuple<'a>,
@@ -101,7 +101,7 @@ pub enum Change<'a> {
     Delete {
         /// The table.
         relation: Arc<Relation>,
-        /// The old row: all columns with `replica identity full`, else the key columns.
+        /// The old row: all columns with `replica identity full`, otherwise the key columns.
         old: Tuple<'a>,
     },
     /// Tables were truncated.
@@ -114,9 +114,9 @@ pub enum Change<'a> {
 }
 
 impl Change<'_> {
-    /// The change without the tables that are not included.
+    /// The change, limited to the included tables.
     ///
-    /// Returns `None` if none of its tables is included. A truncate keeps the tables that are. A message is
+    /// Returns `None` if none of its tables is included. A truncate keeps its included tables. A message is
     /// always included.
     pub fn filtered(self, is_included: impl Fn(&TableName) -> bool) -> Option<Self> {
         match self {
@@ -192,7 +192,7 @@ impl MessageParts {
         content: true,
     };
 
-    /// Names of the parts, as events name them.
+    /// Names of these parts in events.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let parts = [(self.prefix, "prefix"), (self.content, "content")];
         parts.into_iter().filter_map(|(has, name)| has.then_some(name))
@@ -220,11 +220,11 @@ pub type Tuple<'a> = Vec<Datum<'a>>;
 pub enum Datum<'a> {
     /// SQL null.
     Null,
-    /// A large value (TOAST) that the update did not change. The log does not hold it.
+    /// A large value (TOAST) that the update did not change. The log does not contain it.
     Unchanged,
     /// The plugin did not send this column. An old row, for example, may have only the key columns.
     Absent,
-    /// A value that was not kept, because no record can hold it.
+    /// A value that was not read into memory, because of its size.
     Oversize {
         /// Length of the value as its plugin wrote it.
         bytes: usize,
@@ -233,7 +233,7 @@ pub enum Datum<'a> {
     Text(Cow<'a, str>),
 }
 
-/// Table as it was at the time of the change.
+/// Table at the time of the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
     /// The table's name.
@@ -242,18 +242,19 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// Names and types of the primary key's columns, in table order.
     ///
-    /// `columns` may lack some of them. The list is empty if the primary key is not known.
+    /// `columns` may lack some of them. The list is empty if the table has no primary key, or if the primary
+    /// key is not known.
     pub primary_key: Vec<(String, String)>,
     /// Coverage of the table's columns by `columns`.
     pub coverage: ColumnCoverage,
-    /// Whether the table had neither a key nor the replica identity `full`.
+    /// Whether the table had no replica identity, not even `full`.
     ///
-    /// The log holds nothing that identifies a row of it, so PostgreSQL refuses to publish its updates and
-    /// deletes. False if the replica identity of that time is not known.
+    /// The log then identifies no row of the table, so PostgreSQL refuses to publish updates and deletes.
+    /// False if the replica identity at that time is not known.
     pub is_insert_only: bool,
-    /// Whether a row may get another partition key than before: see [`Column::partition`].
+    /// Whether the partition key of a row may change: see [`Column::partition`].
     ///
-    /// That is so if `PARTITION_KEYS` names the table, and columns that are not all in its key.
+    /// True if `PARTITION_KEYS` lists a column that is not in the table's key, or that this relation lacks.
     pub rows_may_move: bool,
 }
 
@@ -262,10 +263,10 @@ pub struct Relation {
 pub enum ColumnCoverage {
     /// All columns: the server described the table, or the row has every column.
     Whole,
-    /// The columns of the row, and those that the catalog added.
+    /// The columns of the row, and columns that the catalog added.
     ///
-    /// The row omitted some columns. The catalog shows the present, so these columns may differ from those at
-    /// the time of the change.
+    /// The row omitted these columns. The catalog shows the present table, so a column may differ from the
+    /// column at the time of the change.
     Completed,
     /// The columns of the row only; the table may have more.
     Row,
@@ -313,7 +314,8 @@ pub struct Column {
     pub kind: Type,
     /// Whether the column belongs to the key.
     ///
-    /// The key is the replica identity. If that is the whole row, the key is the primary key.
+    /// The key is the replica identity. If the replica identity is `full` or `nothing`, the key is the
+    /// primary key.
     pub key: bool,
     /// Whether the column belongs to the partition key of `PARTITION_KEYS`.
     pub partition: bool,
@@ -368,7 +370,7 @@ impl ColumnType {
 
 /// The type that `format_type` prints with this name.
 ///
-/// A name that no built-in type has gives an unknown type.
+/// The result is an unknown type if no built-in type has this name.
 #[cfg(test)]
 impl From<&str> for ColumnType {
     fn from(name: &str) -> Self {
