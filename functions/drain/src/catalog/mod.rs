@@ -1,10 +1,10 @@
 //! Catalog information that the output plugins do not send.
 //!
-//! It holds the keys of tables, the columns that an update may omit, and the types that are not built in.
-//! Spillway reads a table from the system catalog when the first row of a window names it.
+//! It contains the keys of tables, the columns that an update may omit, and the types that are not built in.
+//! Spillway reads a table from the system catalog when a row of the window first names it.
 //!
 //! The catalog shows the present, and the log describes the past. So information from a plugin takes
-//! precedence, and the catalog only adds what the plugin does not send.
+//! precedence, and the catalog only adds information that the plugin does not send.
 
 mod past;
 mod types;
@@ -22,20 +22,20 @@ pub use types::{CatalogType, TypeForm};
 
 /// The tables and types of one database.
 ///
-/// A catalog that is made by [`Catalog::default`] has every table. A partial one has only the tables that
-/// were read, and [`Catalog::lacks`] the others.
+/// The catalog of [`Catalog::default`] counts as complete. A partial catalog has only the tables that were
+/// read. [`Catalog::lacks`] returns whether a table is yet to be read.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    /// `None` for a name that was read and that no table has.
+    /// `None` if the name was read, and no table has it.
     tables: HashMap<TableName, Option<CatalogTable>>,
-    /// Names of relations that are no tables. See [`Catalog::insert_untracked`].
+    /// Names of relations that are not users' tables. See [`Catalog::insert_untracked`].
     untracked: HashMap<TableName, Lsn>,
     /// Whether some tables were not read yet.
     is_partial: bool,
     types: TypeCatalog,
     /// Names of the tables by their OIDs.
     names: HashMap<u32, TableName>,
-    /// OIDs that were read, and that perhaps no table has.
+    /// OIDs that were read. A table need not have each of them.
     read_oids: HashSet<u32>,
     read: past::ReadTransaction,
     /// Whether the server has virtual generated columns (PostgreSQL 18).
@@ -44,19 +44,19 @@ pub struct Catalog {
     pub has_virtual_columns: bool,
 }
 
-/// Tables that are to be read from the system catalog.
+/// Tables to read from the system catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TableRequest {
     /// Single tables, by their present names or by their OIDs.
     Named {
-        /// Names, which no table may have.
+        /// Names. A table need not have each of them.
         names: Vec<TableName>,
-        /// OIDs, also of tables that were renamed.
+        /// OIDs. They also identify tables that were renamed.
         oids: Vec<u32>,
     },
-    /// Every table of the database.
+    /// Every user's table of the database, except temporary tables.
     ///
-    /// Other relations that [`Catalog::insert_untracked`] may add are not included.
+    /// The relations of [`Catalog::insert_untracked`] are not included.
     All,
 }
 
@@ -67,15 +67,15 @@ pub struct CatalogTable {
     pub oid: u32,
     /// Columns of the key; may be empty.
     ///
-    /// They are the columns of the replica identity's index. If the replica identity is `full` or `nothing`,
-    /// they are those of the primary key.
+    /// If the replica identity is an index, they are the columns of that index. Otherwise they are the
+    /// columns of the primary key.
     pub key: Vec<String>,
     /// Columns of the primary key, in any order. May be empty.
     pub primary_key: Vec<String>,
     /// Whether the primary key is deferrable.
     ///
-    /// Two rows may then have the same key inside a transaction, so the key defines no order. `key` does not
-    /// hold its columns.
+    /// Inside a transaction, two rows may then have the same primary key, so it defines no order of changes.
+    /// `key` does not contain its columns.
     pub deferrable: bool,
     /// Whether the replica identity is `full`.
     pub identity_full: bool,
@@ -91,13 +91,16 @@ pub struct CatalogTable {
     pub virtual_columns: Vec<String>,
     /// Whether it is a partitioned table.
     pub is_partitioned: bool,
-    /// Of a partitioned table, the columns that decide a row's partition.
+    /// Columns of the partition key, for a partitioned table.
     ///
-    /// They are the columns of all levels. `None` for any other table, and if an expression decides.
+    /// They are the columns of all levels. `None` for any other table, and if a partition key has an
+    /// expression.
     pub partition_columns: Option<Vec<String>>,
-    /// The OIDs of the partitions that hold its rows.
+    /// OIDs of its leaf partitions, which store its rows.
     pub partitions: Vec<u32>,
-    /// Transactions that may have written these facts after rows of the log.
+    /// Transactions that wrote these facts.
+    ///
+    /// They may be newer than rows of the log.
     pub recent: RecentChanges,
 }
 
@@ -114,7 +117,7 @@ pub struct CatalogColumn {
     pub type_name: String,
     /// Whether large values may be stored outside the row (TOAST).
     ///
-    /// The log does not hold such a value if an update does not change it.
+    /// The log of an update does not contain such a value if the update does not change it.
     pub toastable: bool,
 }
 
@@ -133,7 +136,7 @@ impl CatalogTable {
 }
 
 impl Catalog {
-    /// A catalog whose tables are read as the rows name them.
+    /// A catalog whose tables are read when rows first name them.
     pub fn partial() -> Self {
         Catalog {
             is_partial: true,
@@ -188,10 +191,10 @@ impl Catalog {
         self.untracked.insert(name, since);
     }
 
-    /// Whether a row of this name is a row of a table.
+    /// Whether a row with this relation name belongs to a user's table.
     ///
-    /// The commit of the row's transaction ends at `commit_end`. A name that the catalog does not have is
-    /// that of a table that was dropped since.
+    /// The commit of the row's transaction ends at `commit_end`. An unknown name is that of a table that was
+    /// dropped since.
     pub fn is_table(&self, name: &TableName, commit_end: Lsn) -> bool {
         self.untracked.get(name).is_none_or(|since| commit_end < *since)
     }
@@ -203,7 +206,8 @@ impl Catalog {
 
     /// Whether no change can refer to an existing row of this table.
     ///
-    /// This also concerns the rows of its partitions.
+    /// For a partitioned table, the same must be true of each partition. A partition that was not read is not
+    /// insert-only.
     pub fn is_insert_only(&self, table: &CatalogTable) -> bool {
         let partitions = table.partitions.iter();
         let mut partitions = partitions.map(|oid| self.table(self.names.get(oid)?));
@@ -211,17 +215,17 @@ impl Catalog {
         table.is_insert_only() && partitions.all(is_insert_only)
     }
 
-    /// Whether the types that are not built in were read.
+    /// Whether the catalog has types that are not built in.
     ///
-    /// A database without such types has none, so it counts as one whose types were not read.
+    /// False until they were read, and always false for a database without such types.
     pub fn has_types(&self) -> bool {
         !self.types.is_empty()
     }
 
     /// The table of this name.
     ///
-    /// `None` if the catalog does not hold it. The table was then dropped or renamed, or it was created after
-    /// the catalog was read.
+    /// `None` if the catalog does not contain it. The table was then not read yet, or dropped, or renamed, or
+    /// created after the catalog was read.
     pub fn table(&self, name: &TableName) -> Option<&CatalogTable> {
         self.tables.get(name)?.as_ref()
     }
@@ -233,16 +237,17 @@ impl Catalog {
 
     /// The type with this schema and name in `pg_type`.
     ///
-    /// An empty schema means `pg_catalog`. pgoutput sends these two names. It is needed only for a type whose
-    /// OID does not exist any more.
+    /// An empty schema means `pg_catalog`. pgoutput sends both names. They are needed only if the type's OID
+    /// no longer exists.
     pub fn type_of_catalog_name(&self, schema: &str, name: &str) -> ColumnType {
         self.types.of_catalog_name(schema, name)
     }
 
     /// The type of a column whose plugin sends the type's name only.
     ///
-    /// The declared type has a modifier that the name may lack. It counts if the column has the type of this
-    /// name, and is the same as then. Another modifier could cut digits of the value. `past` is the table.
+    /// The name `sent` may lack the modifier, which the catalog has in the column's declared type. The
+    /// declared type is used only if it has this name, and if the column was not altered since. The modifier
+    /// of an altered column could cut digits of the value. `past` is the table.
     pub fn type_of_name(&self, past: Option<PastTable<'_>>, column: &str, sent: &str) -> ColumnType {
         let declared = past.and_then(|past| past.column(column)).filter(|declared| {
             declared.type_name == sent || self.types.name_alone(declared.type_oid).as_deref() == Some(sent)
@@ -254,8 +259,7 @@ impl Catalog {
 
     /// The type of a column whose plugin sends OID and name.
     ///
-    /// The plugin sends the OID of the type, and the type's name with the modifier. The name is that of the
-    /// base type if the type is a domain.
+    /// The name `sent` has the modifier. If the type is a domain, the name is that of its base type.
     pub fn type_of_oid_and_name(&self, oid: u32, sent: &str) -> ColumnType {
         self.types.of_oid_and_name(oid, sent)
     }

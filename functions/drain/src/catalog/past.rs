@@ -1,23 +1,23 @@
 //! Facts of the catalog that are valid for earlier rows.
 //!
 //! The catalog is read after the rows of the log were written. Each row of the catalog has the id of the
-//! transaction that wrote it. Its fact is valid for a row of the log if that transaction is earlier than the
-//! row's. The reason is that a change of a table's definition waits until the table's writers have ended.
+//! transaction that wrote it. Its fact is valid for a row of the log if that id precedes the id of the row's
+//! transaction. The reason: a change of a table's definition waits until the table's writers have ended.
 //!
-//! The rule depends on the catalog and the row's transaction only. So a row that is sent again has the same
-//! key, unless the table was altered in between: then it may have no key.
+//! The rule depends only on the catalog and on the row's transaction. So a row that is sent again has the
+//! same key. If the table was altered in between, the row may have no key.
 //!
-//! The rule is wrong in one case, because a transaction gets its id at its first write. Transaction 10 writes
-//! to another table. Transaction 11 writes to this table, and ends. Then transaction 10 alters this table.
-//! Its facts count as valid for the rows of transaction 11.
+//! The rule is wrong in one case, because a transaction receives its id at its first write. Transaction 10
+//! writes to another table. Transaction 11 writes to this table, and ends. Then transaction 10 alters this
+//! table. Its facts count as valid for the rows of transaction 11.
 
 use std::collections::HashMap;
 
 use super::{Catalog, CatalogColumn, CatalogTable};
 
-/// Transactions that wrote a table's rows of the catalog.
+/// Recent transactions that wrote the catalog's rows about a table.
 ///
-/// They may be later than rows of the log. With an empty list, the fact is older than every row of the log.
+/// They may be newer than rows of the log. If a list is empty, the fact is older than every row of the log.
 #[derive(Debug, Default, Clone)]
 pub struct RecentChanges {
     /// The transaction that created the table.
@@ -41,7 +41,7 @@ pub struct RecentChanges {
 }
 
 impl RecentChanges {
-    /// Whether every fact is older than every row.
+    /// Whether every fact is older than every row of the log.
     pub fn is_empty(&self) -> bool {
         self.transactions().next().is_none()
     }
@@ -61,26 +61,26 @@ impl RecentChanges {
     }
 }
 
-/// Whether a transaction got its id before another one. Ids have 32 bits and wrap around.
+/// Whether the id `xid` was assigned before `other`. Ids have 32 bits and wrap around.
 pub fn precedes(xid: u32, other: u32) -> bool {
     (xid.wrapping_sub(other) as i32) < 0
 }
 
-/// The transaction of the rows, and the transactions that wrote the catalog.
+/// Transaction of the current rows, and the transactions that wrote the catalog.
 #[derive(Debug, Default)]
 pub(super) struct ReadTransaction {
     /// Transactions that wrote the catalog, ordered by id.
     ///
-    /// They may be later than rows of the log.
+    /// They may be newer than rows of the log.
     recent: Vec<u32>,
-    /// The transaction of the rows; `None` before the first one.
+    /// The transaction of the current rows; `None` before the first one.
     xid: Option<u32>,
     generation: usize,
 }
 
 impl ReadTransaction {
     fn add(&mut self, xid: u32) {
-        // The ids are close together, so they can be ordered although ids wrap around.
+        // The ids are close to each other, so they have an order although ids wrap around.
         let place = self.recent.partition_point(|recent| precedes(*recent, xid));
         if self.recent.get(place) != Some(&xid) {
             self.recent.insert(place, xid);
@@ -89,7 +89,7 @@ impl ReadTransaction {
 
     /// Computes the number of the generation.
     ///
-    /// A table that is read later may add facts, so the number contains the count of all facts.
+    /// A table that is read later may add facts, so the number contains the count of their transactions.
     fn number_generation(&mut self) {
         let Some(xid) = self.xid else { return };
         let earlier = self.recent.partition_point(|recent| precedes(*recent, xid));
@@ -112,7 +112,7 @@ impl Catalog {
 
     /// The table with this OID, for rows whose description contains the OID.
     pub fn past_table(&self, oid: u32) -> Option<PastTable<'_>> {
-        // The name may have become that of another table since.
+        // A table that was read later may have the same name.
         let table = self
             .table(self.names.get(&oid)?)
             .filter(|table| table.oid == oid)?;
@@ -124,9 +124,9 @@ impl Catalog {
         })
     }
 
-    /// The table of this name when the row was written.
+    /// The table that had this name when the row was written.
     ///
-    /// `None` if another table may have had the name then.
+    /// `None` if another table may have had the name, or if the catalog has no table of this name.
     pub fn past_table_named(&self, name: &crate::base::table_name::TableName) -> Option<PastTable<'_>> {
         let past = PastTable {
             catalog: self,
@@ -142,9 +142,9 @@ impl Catalog {
     }
 }
 
-/// A table, with the facts that are valid for one transaction.
+/// A table, with the facts that are valid for the current transaction.
 ///
-/// It is the transaction that is being read.
+/// The current transaction is that of the rows that are being decoded.
 #[derive(Clone, Copy)]
 pub struct PastTable<'c> {
     catalog: &'c Catalog,
@@ -162,8 +162,8 @@ impl<'c> PastTable<'c> {
     /// Whether a fact that these transactions wrote is valid.
     ///
     /// A fact from the table's creation is valid for every row with the table's OID. A row with only the
-    /// table's name may be of an earlier table of that name. Then the fact is valid only if the row's
-    /// transaction is the creation or a later one.
+    /// table's name may belong to an earlier table of that name. For such a row, the fact is valid only if
+    /// the row's transaction created the table or is a later one.
     fn holds(&self, transactions: &[u32]) -> bool {
         let row = self.catalog.read.xid;
         transactions.iter().all(|xid| {
@@ -174,7 +174,7 @@ impl<'c> PastTable<'c> {
 
     /// The columns of the key when the row was written.
     ///
-    /// They are empty if the table may have had another key, or none.
+    /// Empty if the table may have had another key or no key.
     pub fn key(&self) -> &'c [String] {
         match self.holds(&self.table.recent.key) {
             true => &self.table.key,
@@ -184,7 +184,7 @@ impl<'c> PastTable<'c> {
 
     /// The columns of the primary key when the row was written.
     ///
-    /// They are empty if the primary key may have had other columns.
+    /// Empty if the primary key may have had other columns.
     pub fn primary_key(&self) -> &'c [String] {
         match self.holds(&self.table.recent.primary_key) {
             true => &self.table.primary_key,
@@ -192,15 +192,15 @@ impl<'c> PastTable<'c> {
         }
     }
 
-    /// Whether the replica identity was `full`.
+    /// Whether the replica identity was `full` when the row was written.
     pub fn is_full(&self) -> bool {
         self.table.identity_full && self.holds(&self.table.recent.identity)
     }
 
-    /// Whether the log holds nothing that identifies a row: see [`crate::change::Relation::is_insert_only`].
+    /// Whether the table had no replica identity: see [`crate::change::Relation::is_insert_only`].
     ///
-    /// `lacks_primary_key` is whether the row itself shows that there was no primary key. A dropped index
-    /// leaves no trace in the catalog, so a missing one proves nothing.
+    /// `lacks_primary_key` is true if the row itself shows that the table had no primary key. A missing index
+    /// in the catalog does not prove it, because the index may have been dropped.
     pub fn is_insert_only(&self, lacks_primary_key: bool) -> bool {
         let is_bare = match self.table.identity {
             'n' => true,
@@ -212,7 +212,7 @@ impl<'c> PastTable<'c> {
 
     /// Whether the catalog proves that the table had no primary key.
     ///
-    /// A primary key makes its columns `not null`, and they stay so when it is dropped.
+    /// A primary key makes its columns `not null`. They stay `not null` after it is dropped.
     fn never_had_primary_key(&self) -> bool {
         let recent = &self.table.recent;
         let is_unaltered = recent.columns.values().all(|xid| self.holds(&[*xid]));
@@ -221,9 +221,10 @@ impl<'c> PastTable<'c> {
 
     /// Whether an update without an old row left the key unchanged.
     ///
-    /// PostgreSQL logs the old values only of the replica identity's columns. So no index of the table may
-    /// have become the identity since. The identity may have been `nothing` if the table's row in `pg_class`
-    /// was written since, but every truncate writes that row, too.
+    /// PostgreSQL logs the old values only of the replica identity's columns. So the answer is false if an
+    /// index of the table was written since: it may have become the identity. The identity may also have been
+    /// `nothing`, if the table's row in `pg_class` was written since. That is not checked, because every
+    /// truncate writes that row, too.
     pub fn logs_key_changes(&self) -> bool {
         self.table.identity != 'n' && self.holds(&self.table.recent.indexes)
     }
@@ -233,9 +234,9 @@ impl<'c> PastTable<'c> {
         self.table.identity == 'i' && self.table.key.is_empty()
     }
 
-    /// The column of this name, if the table had it then.
+    /// The column of this name, if the table had it unaltered.
     ///
-    /// It had its present name and type.
+    /// `None` if the column was altered or added after the row was written.
     pub fn column(&self, name: &str) -> Option<&'c CatalogColumn> {
         let mut columns = self.table.columns.iter();
         columns
@@ -248,7 +249,7 @@ impl<'c> PastTable<'c> {
         self.column(name).is_some()
     }
 
-    /// Whether a column of the catalog is the same as then.
+    /// Whether a column was not altered after the row was written.
     fn is_unaltered(&self, column: &str) -> bool {
         let altered = self.table.recent.columns.get(column);
         altered.is_none_or(|xid| self.holds(&[*xid]))
@@ -259,7 +260,9 @@ impl<'c> PastTable<'c> {
         self.table.virtual_columns.iter().any(|column| column == name) && self.is_unaltered(name)
     }
 
-    /// Whether a null may replace a value that is in no log: the column is virtual, or may have been.
+    /// Whether the column of this name was virtual, or may have been.
+    ///
+    /// A null of this column may then replace a value that the log does not contain.
     pub fn may_be_virtual(&self, name: &str) -> bool {
         self.table.virtual_columns.iter().any(|column| column == name)
             || !self.has_column(name) && !self.kept_its_virtual_columns()
@@ -270,10 +273,11 @@ impl<'c> PastTable<'c> {
         !self.table.virtual_columns.is_empty() || !self.table.recent.is_empty()
     }
 
-    /// Whether the virtual columns are still the same, with the same names.
+    /// Whether the table had the same virtual columns, with the same names.
     ///
-    /// PostgreSQL 18 does not make a virtual column an ordinary one. So it would have been dropped or renamed
-    /// since. Without an altered column, the reason why the catalog lacks a column of the row is not known.
+    /// PostgreSQL 18 cannot turn a virtual column into an ordinary one. So any other virtual column was
+    /// dropped or renamed since. The answer is also false if no column was altered since: then nothing
+    /// explains why the catalog lacks a column of the row.
     fn kept_its_virtual_columns(&self) -> bool {
         let recent = &self.table.recent;
         let row = self.catalog.read.xid;
@@ -299,20 +303,21 @@ impl<'c> PastTable<'c> {
         if !key.is_empty() {
             return key.iter().all(|column| marked.contains(&column.as_str()));
         }
-        // The identity at the time of the row is unknown. It is whole if the server sent every column.
+        // The identity at the time of the row is unknown. The marked columns are certainly the whole identity
+        // if the server sent every column.
         let mut columns = self.table.columns.iter();
         self.holds(&self.table.recent.dropped) && columns.all(|column| sent.contains(&column.name.as_str()))
     }
 
     /// Whether it was a partitioned table when the row was written.
     ///
-    /// A table with rows cannot become one, but an earlier table may have had the name.
+    /// An ordinary table cannot become a partitioned one, but an earlier table may have had the name.
     pub fn is_partitioned(&self) -> bool {
         let created = self.table.recent.created;
         self.table.is_partitioned && created.is_none_or(|xid| self.holds(&[xid]))
     }
 
-    /// Its partitions with rows that existed when the row was written.
+    /// Its leaf partitions that existed when the row was written.
     pub fn partitions(&self) -> Vec<PastTable<'c>> {
         let partitions = self.table.partitions.iter();
         let known = partitions.filter_map(|oid| self.catalog.past_table(*oid));

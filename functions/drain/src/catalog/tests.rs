@@ -107,7 +107,7 @@ fn an_oid_decides_the_type_whatever_its_name_is() {
 }
 
 #[test]
-fn a_domain_of_itself_ends_the_search() {
+fn the_search_ends_for_a_domain_that_contains_itself() {
     let mut catalog = Catalog::default();
     catalog.insert_type(catalog_type(1, "d", "d", domain(2, -1, "d[]")));
     catalog.insert_type(catalog_type(2, "_d", "d[]", array(1, b',')));
@@ -115,7 +115,7 @@ fn a_domain_of_itself_ends_the_search() {
 }
 
 #[test]
-fn a_name_is_that_of_the_declared_type_or_else_of_the_type_that_is_printed_so() {
+fn a_name_means_the_declared_type_or_else_the_type_with_this_printed_name() {
     let catalog = catalog();
     let past = catalog.past_table_named(&TableName::new("public", "t"));
     for (column, sent, expected) in [
@@ -137,7 +137,7 @@ fn a_name_is_that_of_the_declared_type_or_else_of_the_type_that_is_printed_so() 
 }
 
 #[test]
-fn a_declared_modifier_does_not_count_for_rows_before_its_column_was_altered() {
+fn a_declared_modifier_is_not_used_for_rows_before_its_column_was_altered() {
     let mut catalog = catalog();
     let name = TableName::new("public", "t");
     let mut table = catalog.table(&name).unwrap().clone();
@@ -195,7 +195,7 @@ fn the_name_of_a_dropped_type_shows_whether_it_is_an_array() {
 }
 
 #[test]
-fn a_name_beside_an_oid_adds_the_modifier_and_decides_nothing() {
+fn a_name_adds_the_modifier_to_the_type_that_the_oid_identifies() {
     let catalog = catalog();
     for (oid, sent, name, kind) in [
         (1700, "numeric(10,4)", "numeric(10,4)", Type::Numeric(Some(4))),
@@ -253,7 +253,7 @@ fn a_partial_catalog_lacks_the_oids_that_were_not_read() {
 }
 
 #[test]
-fn a_name_is_that_of_a_table_until_a_view_takes_it() {
+fn a_name_is_that_of_a_table_before_it_is_that_of_a_view() {
     let view = TableName::new("public", "v");
     let mut catalog = Catalog::partial();
     catalog.insert_untracked(view.clone(), Lsn(100));
@@ -283,7 +283,7 @@ fn a_partitioned_table_is_insert_only_if_all_its_partitions_are() {
         let mut catalog = Catalog::default();
         catalog.insert(TableName::new("s", "bare"), keyed(2, &[]));
         catalog.insert(TableName::new("s", "keyed"), keyed(3, &["id"]));
-        // Nothing is known of the partition 4.
+        // The partition 4 was not read.
         assert_eq!(catalog.is_insert_only(&root), expected, "{:?}", root.partitions);
     }
 }

@@ -1,8 +1,7 @@
 //! Types that are not built in, as `pg_type` states them.
 //!
-//! The OID of a type decides. Names can be those of another type: of a type with the same name in another
-//! schema, or of one that was renamed. A name counts only where no OID was sent, or where the type was
-//! dropped.
+//! The OID identifies a type. A name may be ambiguous: a type of another schema may have the same name, and a
+//! type may have been renamed. So a name is used only if no OID was sent, or if the type was dropped.
 
 use std::collections::HashMap;
 
@@ -48,7 +47,9 @@ pub enum TypeForm {
     Other,
 }
 
-/// The most levels of domains and arrays that are resolved. The bound ends the search for every catalog.
+/// The most levels of domains and arrays that are resolved.
+///
+/// The bound ends the search even if the types of a catalog form a cycle.
 const MAX_LEVELS: usize = 64;
 
 /// The types of one database that are not built in.
@@ -145,7 +146,9 @@ impl TypeCatalog {
         })
     }
 
-    /// The type with this OID. `sent` is its name with its modifier, or that of its base type.
+    /// The type with this OID. `sent` is its name with its modifier.
+    ///
+    /// If the type is a domain, `sent` is the name of its base type.
     pub(super) fn of_oid_and_name(&self, oid: u32, sent: &str) -> ColumnType {
         let modifier = format_type::built_in_of_name(sent).map_or(-1, |(_, modifier)| modifier);
         let Some(resolved) = self.resolve(oid, modifier, MAX_LEVELS) else {
@@ -204,8 +207,8 @@ impl TypeCatalog {
         {
             return found;
         }
-        // The type was dropped, and nothing else shows whether it was an array. PostgreSQL names the type of
-        // an array after that of its elements, with an underscore before it.
+        // The type was dropped, so only its name shows whether it was an array. PostgreSQL names an array
+        // type after the type of its elements, with an underscore before that name.
         match name.strip_prefix('_') {
             Some(element) => unknown_array(&(format_type::of_catalog_name(schema, element) + "[]"), None),
             None => ColumnType::unknown(format_type::of_catalog_name(schema, name)),
@@ -223,9 +226,9 @@ impl TypeCatalog {
     }
 }
 
-/// An array type of which only the name is known.
+/// Array type whose name alone is known.
 ///
-/// `element` is the type of its elements, if that is known.
+/// `element` is the type of its elements, if it is known.
 fn unknown_array(name: &str, element: Option<ColumnType>) -> ColumnType {
     let element = element.map_or(Type::Text, |element| element.kind);
     ColumnType {
@@ -234,7 +237,7 @@ fn unknown_array(name: &str, element: Option<ColumnType>) -> ColumnType {
     }
 }
 
-/// The text inside the quotes of a name with one part.
+/// Text inside the quotes of a name that is one quoted identifier.
 ///
 /// `None` for another name.
 pub(crate) fn without_quotes(printed: &str) -> Option<&str> {

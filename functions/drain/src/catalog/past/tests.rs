@@ -95,7 +95,7 @@ fn a_fact_of_the_tables_creation_is_valid_for_every_row_of_its_oid() {
 }
 
 #[test]
-fn a_name_may_have_been_another_tables_before_the_creation() {
+fn another_table_may_have_had_the_name_before_the_creation() {
     let mut catalog = catalog();
     for (xid, is_valid) in [(9, false), (10, true), (11, true)] {
         catalog.begin_transaction(xid);
@@ -104,7 +104,7 @@ fn a_name_may_have_been_another_tables_before_the_creation() {
 }
 
 #[test]
-fn a_row_is_of_an_insert_only_table_if_nothing_can_have_identified_it() {
+fn a_table_was_insert_only_if_nothing_can_have_identified_its_rows() {
     // Identity, whether a column is not null, whether the row shows that there is no primary key.
     for (identity, has_not_null, lacks_primary_key, is_insert_only) in [
         ('n', true, false, true),
@@ -143,7 +143,7 @@ fn a_row_is_of_an_insert_only_table_if_nothing_can_have_identified_it() {
 }
 
 #[test]
-fn an_altered_column_may_have_been_that_of_a_primary_key() {
+fn an_altered_column_may_have_belonged_to_a_primary_key() {
     for recent in [
         RecentChanges {
             columns: [("a".to_owned(), 20)].into(),
