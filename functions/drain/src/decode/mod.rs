@@ -1,9 +1,9 @@
 //! Decoders from the rows of an output plugin to [`Item`]s.
 //!
-//! They are pure: a decoder remembers the tables that the server described, and nothing else.
+//! They are pure: a decoder's only state is the tables and types that earlier rows described.
 
-// The rows come from outside the program, so no index may be out of range and panic. Sums of offsets need no
-// such check: none exceeds the length of a row.
+// The rows are input from outside the program, so an index out of range must not cause a panic. Sums of
+// offsets need no such check: none exceeds the length of a row.
 #![warn(clippy::indexing_slicing, clippy::string_slice)]
 
 mod pgoutput;
@@ -23,9 +23,9 @@ use crate::catalog::Catalog;
 use crate::change::{Change, Datum, Item, Relation, Tuple};
 use crate::plugin::Plugin;
 
-/// Error for a row that its plugin does not write.
+/// Error: the syntax of a row is not that of its plugin.
 ///
-/// It names the place and the expected syntax, and never the values of the row.
+/// It contains the offset and the expected syntax, but no values of the row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{plugin} row of {length} bytes, at byte {at}: expected {expected}")]
 pub struct DecodeError {
@@ -51,9 +51,9 @@ pub enum Decoder {
 }
 
 impl Decoder {
-    /// A decoder that knows no table yet.
+    /// A decoder without tables.
     ///
-    /// Each peek describes its tables again, so each window starts with a new decoder.
+    /// The server describes the tables again in each peek, so each window starts with a new decoder.
     pub fn new(plugin: Plugin) -> Self {
         match plugin {
             Plugin::Pgoutput => Decoder::Pgoutput(pgoutput::PgoutputDecoder::default()),
@@ -64,7 +64,7 @@ impl Decoder {
 
     /// Whether this row commits its transaction.
     ///
-    /// The first bytes decide: the rest of the row is not decoded.
+    /// Only the first bytes are read.
     pub fn is_commit(&self, data: &[u8]) -> bool {
         data.starts_with(self.plugin().commit_mark())
     }
@@ -88,8 +88,8 @@ impl Decoder {
 
     /// Tables whose catalog information this row needs.
     ///
-    /// Empty for a row that cannot be decoded. The first bytes decide: the values are not decoded. pgoutput
-    /// needs this information only for the description of a table.
+    /// Empty for a row that cannot be decoded. The values of the row are not decoded. pgoutput needs this
+    /// information only for the description of a table.
     pub fn tables(&self, data: &[u8]) -> Vec<TableName> {
         match self {
             Decoder::Pgoutput(_) => pgoutput::described_table(data)
@@ -104,7 +104,7 @@ impl Decoder {
     /// OID of the table that this row describes.
     ///
     /// `None` for a row that describes no table, and for plugins other than pgoutput. The table may have
-    /// another name now. The server may also send a name that is out of date: that of a partitioned table
+    /// another name now. The server may also send an outdated name: the former name of a partitioned table
     /// that was renamed.
     pub fn table_oid(&self, data: &[u8]) -> Option<u32> {
         match self {
@@ -124,7 +124,7 @@ impl Decoder {
     /// Decodes one row of the peek; `lsn` is its `lsn` column.
     ///
     /// # Errors
-    /// The bytes are not what the plugin writes. No row is skipped: the caller stops before this row.
+    /// The syntax of the row is not that of the plugin. No row is skipped: the caller stops before this row.
     pub fn decode<'a>(
         &mut self,
         catalog: &Catalog,
@@ -141,7 +141,8 @@ impl Decoder {
 
 /// Whether a truncated table is a partitioned table.
 ///
-/// wal2json and test_decoding name it beside its partitions. It has no events of its own.
+/// wal2json and test_decoding send its truncate in addition to those of its partitions. It has no event of
+/// its own.
 fn is_partitioned(catalog: &Catalog, table: &TableName) -> bool {
     let past = catalog.past_table_named(table);
     past.is_some_and(|past| past.is_partitioned())
@@ -150,8 +151,8 @@ fn is_partitioned(catalog: &Catalog, table: &TableName) -> bool {
 /// Merges the old row of an update into the new row.
 ///
 /// Replaces the unchanged values of the new row by those of the old row. Returns the old row, or `None` if it
-/// only repeats the key of the new row. PostgreSQL sends such an old row if the key holds a large value.
-/// wal2json sends one with every update.
+/// only repeats the key of the new row. PostgreSQL sends such an old row if the key contains a large value.
+/// wal2json sends such an old row with every update.
 fn merge_old_row<'a>(relation: &Relation, old: Tuple<'a>, new: &mut Tuple<'a>) -> Option<Tuple<'a>> {
     let mut is_informative = false;
     for ((column, new), old) in relation.columns.iter().zip(new).zip(&old) {

@@ -1,29 +1,30 @@
 //! The shortened row, which the scanners of the plugins write.
 //!
-//! Values of the old row are replaced first, then those of the new row, until the row is small enough. Of
-//! each row, the largest values are first.
+//! Marks replace values until the row is small enough. The old row's values of more than 8 KiB are replaced
+//! first, then the values of both rows. In each group, the largest value is first.
 
-/// Least bytes of input with which a text scanner reads syntax.
+/// Bytes of input that a text scanner needs to read syntax.
 ///
-/// Less input suffices at the end of the row. The names of a column and of its type are shorter, including
-/// their quotes.
+/// At the end of the row, fewer bytes suffice. The names of a column and of its type have fewer bytes,
+/// including their quotes.
 pub(super) const LOOK_AHEAD: usize = 4096;
 
 /// Most bytes of a shortened row, without its large values.
 ///
-/// A table has at most 1600 columns. Their names, types and small values are fewer bytes, even in two images.
+/// A table has at most 1600 columns. Their names, types and small values have fewer bytes, even in two
+/// images.
 pub(super) const MAX_SYNTAX: usize = 8 << 20;
 
 /// Most bytes of a message's prefix that are kept.
 pub(super) const MAX_PREFIX: usize = 1 << 20;
 
-/// Bytes of values that a row keeps if there are column rules.
+/// Bytes of values that a row may always keep with column rules.
 const ROW_WITH_RULES: usize = 16 << 20;
 
-/// Most bytes of a value that may be in a key.
+/// Most bytes of an old value that is not replaced first.
 ///
-/// An index entry has at most a third of a page, so an index has few larger values (compressed ones). Without
-/// its key, an old row is useless.
+/// A smaller value may belong to the key, and an old row without its key is useless. An index entry has at
+/// most a third of a page, so only a compressed value can be in a key and have more bytes.
 const KEY_VALUE: usize = 8 << 10;
 
 /// Most bytes of a value that is never replaced: its mark is hardly shorter.
@@ -41,12 +42,14 @@ pub struct KeptBytes {
 impl KeptBytes {
     /// Bounds for a stream whose records have at most `record` bytes.
     ///
-    /// An envelope writes a value in at least half of the plugin's bytes, with few exceptions. So a larger
-    /// value exceeds the record. The exceptions are values that Debezium's form compresses, such as `bit
-    /// varying` as base64: they are replaced although the event might have room for them.
+    /// An envelope writes a value in at least half of the plugin's bytes, with few exceptions. So a value of
+    /// more than twice the record's bytes exceeds the record. The exceptions are values that Debezium's form
+    /// compresses, such as `bit varying` as base64: they are replaced although the event might have room for
+    /// them. A row may have two images, and its event may contain only one of them. So a row may keep twice
+    /// as many bytes as a value.
     ///
-    /// A row may have two images, of which the event may contain only one. So a row may keep twice as much.
-    /// With `has_column_rules`, an event may have few of the row's values, so it may keep 16 MiB.
+    /// With `has_column_rules`, an event may have few of the row's values. So the row may keep at least 16
+    /// MiB. In every case, a value has at most 16 MiB, and a row at most 24 MiB.
     pub fn for_record(record: usize, has_column_rules: bool) -> Self {
         let least = if has_column_rules { ROW_WITH_RULES } else { 0 };
         KeptBytes {
@@ -56,11 +59,13 @@ impl KeptBytes {
     }
 }
 
-/// Error: the plugin writes no such row.
+/// Error: the syntax of the row is not that of the plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MalformedRow;
 
-/// Appends the mark of a value that is replaced. The number is the length of the value in bytes.
+/// Function that appends the mark of a replaced value.
+///
+/// The number is the length of the value in bytes.
 pub(super) type WriteMark = fn(&mut Vec<u8>, usize);
 
 /// Scanner of one plugin's syntax.
@@ -78,7 +83,7 @@ pub(super) trait Scanner {
     fn finish(&mut self, row: &mut ShortRow) -> Result<(), MalformedRow>;
 }
 
-/// The part of a shortened row that is written so far.
+/// The part of a shortened row that was written so far.
 #[derive(Debug)]
 pub(super) struct ShortRow {
     pub(super) bytes: Vec<u8>,
@@ -98,7 +103,7 @@ pub(super) struct ShortRow {
 struct KeptValue {
     /// Index of the value's first byte in the row.
     ///
-    /// If the value has a header or quotes, the index is that of their first byte.
+    /// If the value has a header or quotes, it is the index of their first byte.
     start: usize,
     /// Bytes that the mark replaces.
     length: usize,
@@ -137,7 +142,7 @@ impl ShortRow {
         self.is_old = is_old;
     }
 
-    /// The bytes that are written so far.
+    /// The bytes that were written so far.
     pub(super) fn written(&self) -> &[u8] {
         &self.bytes
     }
@@ -169,7 +174,9 @@ impl ShortRow {
         }
     }
 
-    /// Begins a value. It is kept if it has at most `most` bytes; `header` then precedes them.
+    /// Begins a value. It is kept if it has at most `most` bytes.
+    ///
+    /// `header` precedes the bytes of a value that is kept.
     pub(super) fn begin(&mut self, header: &[u8], most: usize, mark: WriteMark) {
         self.open = Some(OpenValue {
             start: self.bytes.len(),
@@ -196,9 +203,10 @@ impl ShortRow {
         }
     }
 
-    /// Ends the open value. Returns false if it exceeded its limit, and was replaced.
+    /// Ends the open value. Returns false if its mark replaced it.
     ///
-    /// A later value may still cause its replacement.
+    /// A value is replaced at once if it exceeds its limit. A later value may still cause the replacement of
+    /// a value that was kept.
     pub(super) fn end(&mut self) -> Result<bool, MalformedRow> {
         let open = self.open.take().ok_or(MalformedRow)?;
         if !open.is_kept {
@@ -232,8 +240,8 @@ impl ShortRow {
 
     /// Replaces one kept value by its mark.
     ///
-    /// It is the largest value of the old row that has more than [`KEY_VALUE`], or else of both rows. Of
-    /// several largest values, the first is replaced.
+    /// It is the largest value of the old row, if that has more than [`KEY_VALUE`] bytes. Otherwise it is the
+    /// largest value of both rows. Of several largest values, the first is replaced.
     fn replace_one(&mut self) {
         let kept = self.kept.iter().enumerate();
         let first = kept.max_by_key(|(index, value)| {

@@ -5,9 +5,10 @@
 //! each value that was not kept. The plugin never writes this mark, and the decoder reads it as
 //! [`Datum::Oversize`](crate::change::Datum::Oversize).
 //!
-//! The values of the old row are replaced first, and of each row the largest, until the row is small enough.
-//! So an event omits the same columns as if its whole row had been read. Exceptions are values that an
-//! envelope writes in less than half of the plugin's bytes: see [`KeptBytes::for_record`].
+//! Values are replaced nearly in the order in which an envelope omits columns: see `short_row`. So an event
+//! omits the same columns as if its whole row had been read. There are two exceptions. An old value of at
+//! most 8 KiB may be kept although the envelope would omit it. A value may be replaced although the envelope
+//! writes it in less than half of the plugin's bytes: see [`KeptBytes::for_record`].
 
 #[cfg(test)]
 mod tests;
@@ -56,7 +57,9 @@ impl RowShortener {
         self.scan(false);
     }
 
-    /// The shortened row. An undecodable row becomes an empty row, which every decoder refuses.
+    /// The shortened row; empty if the row cannot be decoded.
+    ///
+    /// Every decoder refuses an empty row.
     pub fn finish(mut self) -> Vec<u8> {
         self.scan(true);
         let RowShortener { scanner, row, .. } = &mut self;

@@ -26,7 +26,9 @@ use crate::encode::{
 use captured::CapturedStatement;
 pub(super) use captured::{captured, rows_of};
 
-/// The fields of an event that its line needs. The other fields may have numbers beyond a double's range.
+/// Fields of an event that a test line contains.
+///
+/// The other fields may have numbers beyond a double's range.
 #[derive(serde::Deserialize)]
 struct DecodedHead {
     op: String,
@@ -65,7 +67,7 @@ fn lines(lsn: Lsn, item: &Item<'_>) -> Vec<String> {
         match op {
             "t" => format!("t {key}"),
             "m" => format!("m {key} {}", head.message.unwrap()["content"]),
-            // The text and not the parsed value: the order of the columns is part of the event.
+            // This is the text, not the parsed value: the order of the columns is part of the event.
             _ => format!(
                 "{op} {key} {}}}",
                 data.split(r#","source":{"version""#).next().unwrap()
@@ -138,7 +140,7 @@ fn events(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, item: &Item<'_
 
 /// Texts of a statement's events, from the rows of one plugin.
 ///
-/// An envelope with the form `form` writes the events.
+/// `form` is the form of the envelope.
 fn event_texts(
     plugin: Plugin,
     catalog: &Catalog,
@@ -147,7 +149,7 @@ fn event_texts(
 ) -> Vec<String> {
     let envelope = envelope(form);
     let mut decoder = Decoder::new(plugin);
-    // The end of the transaction does not matter here, and it is the same for all plugins.
+    // The end of the transaction is arbitrary here. It is the same for all plugins.
     let mut progress = envelope.begin(statement.transaction(), Lsn(u64::MAX));
     let mut texts = Vec::new();
     for (_, lsn, data) in statement.rows.iter().filter(|row| row.0 == plugin) {
@@ -179,9 +181,9 @@ impl CapturedStatement {
     }
 }
 
-/// Whether the plugin sends less for this statement than the others.
+/// Whether the plugin sends fewer values for this statement than the others.
 ///
-/// Its events then differ from theirs.
+/// Its events then differ from those of the others.
 fn sends_less(plugin: Plugin, statement: &str) -> bool {
     let parts: &[&str] = match plugin {
         // pgoutput does not send generated columns.
@@ -357,7 +359,7 @@ fn the_start_of_a_row_is_refused_or_decoded_and_never_panics() {
             // The long rows repeat one letter, so a sample of their lengths is enough.
             for end in (0..data.len()).step_by(1 + data.len() / 1000) {
                 let item = decoder.decode(&catalog, *lsn, &data[..end]);
-                // Only test_decoding has rows whose start is a row: pgoutput has lengths, and JSON has
+                // Only a cut row of test_decoding can be a valid row: pgoutput has lengths, and JSON has
                 // closing brackets.
                 assert!(plugin == Plugin::TestDecoding || item.is_err(), "{plugin} {end}");
                 if let Ok(item) = item {

@@ -78,7 +78,7 @@ fn assert_shortened(short: &Item<'_>, whole: &Item<'_>) -> usize {
         keys.into_iter()
             .any(|(_, datum)| matches!(datum, Datum::Oversize { .. }))
     };
-    // Nothing can be said of a row whose key is too large.
+    // A row whose key is too large is not compared.
     if short.iter().any(|tuple| is_lost(tuple)) {
         return 1;
     }
@@ -107,7 +107,7 @@ proptest! {
 
     /// The shortened row equals the row if every value is kept.
     ///
-    /// The size of the slices makes no difference.
+    /// The sizes of the slices make no difference.
     #[test]
     fn captured_rows_lose_only_values_that_are_too_large(
         sizes in prop::collection::vec(1usize..400, 1..5),
@@ -255,7 +255,7 @@ fn update(plugin: Plugin, old: &[String], new: &[String]) -> Vec<Vec<u8>> {
     }
 }
 
-/// A new value is kept, even if each old value is smaller.
+/// A new value is kept even if each old value is smaller.
 #[test]
 fn values_of_the_old_row_are_replaced_first() {
     let texts = |lengths: [usize; 4]| lengths.map(|length| "x".repeat(length));
@@ -355,7 +355,7 @@ fn a_message_loses_the_parts_that_are_too_large() {
 }
 
 #[test]
-fn what_no_plugin_writes_is_refused_in_bounded_memory() {
+fn a_malformed_row_is_refused_in_bounded_memory() {
     for plugin in Plugin::ALL {
         for start in [
             "",

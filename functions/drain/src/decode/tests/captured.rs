@@ -12,7 +12,7 @@ pub(in crate::decode) struct CapturedStatement {
     pub(super) expected: Vec<(Option<Plugin>, String)>,
 }
 
-/// The text with its repetitions `«a*9»` written out.
+/// The text with each repetition `«a*9»` replaced by `aaaaaaaaa`.
 fn expanded(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -30,7 +30,9 @@ fn decode_hex(digits: &str) -> Vec<u8> {
     hex::decode(expanded(digits)).unwrap()
 }
 
-/// The type of a line: its OID, schema, name and printed name; the base of a domain, the element of an array.
+/// The type of a line.
+///
+/// A line has OID, schema, name and printed name, then the base of a domain and the element of an array.
 fn catalog_type(line: &str) -> CatalogType {
     type TypeLine = (
         u32,
@@ -117,9 +119,7 @@ pub(in crate::decode) fn captured() -> (Catalog, Vec<CapturedStatement>) {
     (catalog, statements)
 }
 
-/// Adds the OID of a pgoutput description to the catalog.
-///
-/// The table of the catalog then has the OID with which pgoutput describes it.
+/// Copies the OID of a pgoutput description to the catalog's table.
 fn add_oid(catalog: &mut Catalog, row: &[u8]) {
     let Some((oid, names)) = row.strip_prefix(b"R").and_then(|row| row.split_first_chunk()) else {
         return;

@@ -1,4 +1,4 @@
-//! The tables of a row are known before it is decoded.
+//! Tests of the tables that a row names before it is decoded.
 
 use super::*;
 
