@@ -90,7 +90,7 @@ impl Wal2jsonDecoder {
     /// The bytes are not a row of format version 2.
     pub(super) fn decode<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
         match self.decode_json(catalog, data) {
-            // The name of a type may be the error: wal2json writes some of them without escapes.
+            // The cause may be the name of a type: wal2json writes some of these names without escapes.
             Err(error) => match escape_type_names(data) {
                 Some(escaped) => self.decode_json(catalog, &escaped).map(Item::into_owned),
                 None => Err(error),
@@ -128,7 +128,7 @@ impl Wal2jsonDecoder {
         }
     }
 
-    /// The change of a row. `dropped` are nulls that are no longer in it.
+    /// The change of a row. `dropped` are the nulls that were removed from it.
     fn change<'a>(
         &mut self,
         catalog: &Catalog,
@@ -197,7 +197,7 @@ pub(super) fn table(data: &[u8]) -> Option<TableName> {
     Some(TableName::new(schema, name))
 }
 
-/// JSON string at the start of a text, and the rest.
+/// JSON string at the start of `data`, and the rest of `data`.
 fn string(data: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     let mut strings = serde_json::Deserializer::from_slice(data).into_iter::<Cow<'_, str>>();
     let string = strings.next()?.ok()?;
@@ -215,10 +215,10 @@ fn decode_error(data: &[u8], at: usize, expected: &'static str) -> DecodeError {
 
 impl<'a> JsonRow<'a> {
     fn parse(data: &'a [u8]) -> Result<Self, DecodeError> {
-        // The input is bytes, because a message's content may be other than UTF-8: see `MessageContent`.
+        // The input is bytes, because a message's content need not be UTF-8: see `MessageContent`.
         let row: JsonRow<'a> = serde_json::from_slice(data).map_err(|e| match std::str::from_utf8(data) {
             Err(e) => decode_error(data, e.valid_up_to(), "UTF-8 text"),
-            // A row is one line, so the column is the byte.
+            // A row is one line, so the column of the error is the number of the byte, counted from 1.
             Ok(_) => {
                 let at = e.column().saturating_sub(1);
                 decode_error(data, at, "a JSON object of format version 2")
@@ -299,7 +299,7 @@ fn datum<'a>(kind: &Type, value: Option<&'a RawValue>) -> Option<Datum<'a>> {
     }))
 }
 
-/// The OID of a type. wal2json writes it as a number of 32 bits with a sign.
+/// The OID of a type. wal2json writes it as a signed number of 32 bits.
 fn type_oid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let number = i64::deserialize(deserializer)?;
     let oid = i32::try_from(number).map(i32::cast_unsigned);

@@ -29,7 +29,7 @@ pub(super) struct RelationCache {
 }
 
 impl RelationCache {
-    /// The table in the shape of this row.
+    /// The table as this row and the catalog describe it.
     ///
     /// The relation of an update also has the columns that the row may have omitted.
     pub(super) fn relation(
@@ -103,7 +103,7 @@ impl RowShape {
 
 /// Name and type of a column, as the row has them.
 ///
-/// An untouched large value has its type in the old row only.
+/// If an update omits a large value, only the old row has the column and its type.
 #[derive(Debug)]
 struct ColumnShape {
     name: String,
@@ -143,7 +143,7 @@ pub(super) struct RowDescription<'r, 'a> {
     /// The columns of an update's old row.
     pub(super) identity: &'r [JsonColumn<'a>],
     pub(super) primary_key: &'r [JsonColumn<'a>],
-    /// Nulls that are not in `columns` and `identity`.
+    /// Nulls that were removed from `columns` and `identity`.
     pub(super) dropped: DroppedNulls,
 }
 
@@ -201,9 +201,10 @@ impl RowDescription<'_, '_> {
 
     /// The names of the key's columns.
     ///
-    /// The row has its primary key, and its old row has the columns of the replica identity. Only an insert
-    /// does not show an identity other than the primary key. The catalog has it, if it held at that time. If
-    /// the identity is an index that is newer or was dropped, the primary key may not be the key.
+    /// Each row contains the columns of the primary key, and an old row contains those of the replica
+    /// identity. An insert has no old row, so it does not show an identity other than the primary key. For an
+    /// insert, the catalog has this identity, if the fact is valid for the row. If the identity is an index
+    /// that was created later, or that was dropped, the primary key need not be the key.
     fn key<'k>(&'k self, past: Option<PastTable<'k>>, table: Option<&CatalogTable>) -> Vec<&'k str> {
         fn names<'k>(columns: &'k [JsonColumn<'_>]) -> Vec<&'k str> {
             columns.iter().map(|column| &*column.name).collect()
@@ -212,7 +213,7 @@ impl RowDescription<'_, '_> {
         let is_whole =
             !self.dropped.identity_lacks_one && columns.iter().all(|column| identity.contains(column));
         if !identity.is_empty() && !is_whole {
-            // An old row that is not the whole row is the key.
+            // An old row that is not the whole row has only the columns of the key.
             return identity;
         }
         let sent = if identity.is_empty() { columns } else { identity };
@@ -229,8 +230,8 @@ impl RowDescription<'_, '_> {
             let is_lost = past.is_some_and(|past| past.lost_its_identity());
             return if is_lost { Vec::new() } else { key.clone() };
         }
-        // The table has a key, but the old row lacks it. So the old row is not the whole row: it is the
-        // replica identity.
+        // The table has a key, but the old row lacks it. So the old row is not the whole row: its columns are
+        // those of the replica identity.
         if self.action == JsonAction::Delete && candidates.iter().any(|key| !key.is_empty()) {
             return sent;
         }
@@ -248,8 +249,8 @@ fn column_type(catalog: &Catalog, past: Option<PastTable<'_>>, column: &JsonColu
 
 /// Adds the columns of `more` that `columns` lacks, in table order.
 ///
-/// Both lists are in table order. A new column is placed before the column that follows it in `more`. So the
-/// columns of a key have the same order whichever of them a row omits.
+/// Both lists are in table order. A new column is inserted before the column that follows it in `more`. So
+/// the columns of a key always have the same order, whichever of them a row omits.
 fn merge(columns: &mut Vec<Column>, more: impl DoubleEndedIterator<Item = Column>) {
     let mut index = columns.len();
     for column in more.rev() {

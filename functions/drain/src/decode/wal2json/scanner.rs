@@ -61,7 +61,7 @@ impl Scanner for Wal2jsonScanner {
 
 /// Reads the next part between strings and values.
 ///
-/// If a string or a value follows, reads its beginning instead.
+/// If a string or a value is next, reads its beginning instead.
 fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), MalformedRow> {
     let is_text = input.first() == Some(&b'"');
     // The identity follows the columns.

@@ -101,7 +101,7 @@ fn begin_and_commit_both_hold_the_end_of_the_commit_record() {
 }
 
 #[test]
-fn an_old_row_that_is_not_the_whole_row_is_the_key_whatever_the_catalog_holds() {
+fn the_columns_of_an_old_row_that_is_not_whole_are_the_key_whatever_the_catalog_contains() {
     for catalog in [catalog(&["a"], &[]), catalog(&["gone"], &[]), Catalog::default()] {
         let (relation, old, _) = change(&catalog, &row("U", &[A, B, C], &[B, C], "a"));
         assert_eq!((key(&relation), old), (vec!["b", "c"], None));
@@ -130,7 +130,7 @@ fn the_key_of_a_whole_old_row_is_the_catalogs_or_else_the_primary_key() {
 }
 
 #[test]
-fn a_type_that_changed_in_the_old_row_only_is_the_new_one() {
+fn a_type_that_only_the_old_row_has_is_that_of_this_row() {
     let mut decoder = Wal2jsonDecoder::default();
     let rows = [
         (r#""bytea","value":"6869""#, r"\\x6869"),
@@ -165,9 +165,9 @@ fn the_primary_key_is_not_the_key_if_the_identity_is_an_index_that_was_dropped()
     assert_eq!(key(&relation), ["b", "c"]);
 }
 
-/// A primary key that was dropped after the row was written.
+/// The primary key was dropped after the row was written.
 ///
-/// The row still has it, and the catalog does not.
+/// The row contains it, and the catalog does not.
 #[test]
 fn a_row_with_a_primary_key_is_not_of_an_insert_only_table() {
     let mut catalog = Catalog::default();
@@ -374,7 +374,9 @@ fn a_value_is_decoded_although_the_schema_of_its_type_needs_quotes() {
     assert_eq!(new[4], Datum::Null);
 }
 
-/// wal2json 2.5 wrote these names, but for the last one: it is that of a type with a modifier.
+/// wal2json 2.5 wrote these names, except the last one.
+///
+/// The last one is the name of a type with a modifier.
 #[test]
 fn a_name_is_escaped_once_wherever_its_quotes_are() {
     let names = [
@@ -403,9 +405,9 @@ fn a_name_is_escaped_once_wherever_its_quotes_are() {
 
 /// Names and OIDs of types as wal2json writes them.
 ///
-/// It writes the name of the enum `"boolean"` as that of the built-in type. It writes OIDs with a sign.
+/// It writes the same name for the enum `"boolean"` and for the built-in type. It writes OIDs with a sign.
 #[test]
-fn the_oid_of_a_type_decides_where_its_name_is_that_of_another_type() {
+fn the_oid_identifies_a_type_that_has_the_name_of_another_type() {
     let decode = |oid: &str| {
         let row = format!(
             r#"{{"action":"I","schema":"s","table":"t","columns":[
@@ -462,7 +464,7 @@ fn a_row_is_decoded_although_the_quotes_of_a_type_name_break_its_json() {
 }
 
 #[test]
-fn a_truncate_of_a_partitioned_table_is_none() {
+fn a_truncate_of_a_partitioned_table_has_no_table() {
     let mut catalog = Catalog::default();
     let table = CatalogTable {
         is_partitioned: true,

@@ -1,15 +1,16 @@
 //! Repair of wal2json rows whose type names lack escapes.
 //!
-//! wal2json writes a name that begins with a quote as `format_type` prints it, except the name of an array.
-//! For the type `"My app".status` the row has `"type":"My app".status`, which is not JSON.
+//! If a name begins with a quote, wal2json writes it without escapes, as `format_type` prints it. The names
+//! of arrays are an exception. For the type `"My app".status`, the row contains `"type":"My app".status`,
+//! which is not JSON.
 
 /// Texts that follow the name of a type in a row.
 const FOLLOWERS: [&[u8]; 3] = [br#","typeoid":"#, br#","value":"#, b"}"];
 
 /// Row with escapes in the names of its types.
 ///
-/// `None` if no name needs an escape. The mark before a name cannot be part of a value: in a value, every
-/// quote has a backslash before it.
+/// `None` if no name needs an escape. The text `"type":` before a name cannot be part of a value: in a value,
+/// every quote has a backslash before it.
 pub(super) fn escape_type_names(data: &[u8]) -> Option<Vec<u8>> {
     const MARK: &[u8] = br#""type":"#;
     let (mut out, mut rest, mut is_changed) = (Vec::with_capacity(data.len() + 16), data, false);
@@ -42,8 +43,9 @@ pub(super) fn escape_type_names(data: &[u8]) -> Option<Vec<u8>> {
 
 /// Whether the name at the start of `text` has escapes.
 ///
-/// An example is `"app.\"Mood\""`. wal2json escapes a name that begins without a quote, and that of an array.
-/// A name with a backslash and no escape is no such name: an identifier with a backslash has quotes.
+/// An example is `"app.\"Mood\""`. wal2json escapes a name that begins without a quote, and the name of an
+/// array. A name without escapes may contain a backslash, too, such as `"a\"`. Read as a JSON string, such a
+/// name does not end before one of [`FOLLOWERS`].
 fn is_escaped(text: &[u8]) -> bool {
     let length = json_string_length(text);
     length != quoted_length(text) && length.is_some_and(|length| is_end(text, length))
@@ -66,10 +68,10 @@ pub(super) fn type_name(text: &[u8]) -> Option<(&[u8], usize)> {
     }
 }
 
-/// Length of a type's name without the quotes of a JSON string.
+/// Length of a type's name that wal2json wrote without escapes.
 ///
 /// An example is `"My app".status`. wal2json writes a name in this form if it begins with a quote and is not
-/// that of an array. Returns `None` for another name.
+/// the name of an array. Returns `None` for another name.
 fn raw_name_length(text: &[u8]) -> Option<usize> {
     let mut length = quoted_length(text)?;
     if text.get(length) == Some(&b'.') {

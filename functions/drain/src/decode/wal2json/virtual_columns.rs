@@ -4,9 +4,9 @@ use super::{JsonColumn, JsonRow};
 use crate::base::table_name::TableName;
 use crate::catalog::{Catalog, PastTable};
 
-/// The smallest OID of a type that a user can replace (`FirstUnpinnedObjectId`).
+/// The smallest OID of a type that is not pinned (`FirstUnpinnedObjectId`).
 ///
-/// PostgreSQL 18 refuses these types for virtual columns.
+/// PostgreSQL 18 refuses types with this OID or a larger one for virtual columns.
 const FIRST_UNPINNED_OID: u32 = 12_000;
 
 /// Nulls that were dropped from a row.
@@ -14,16 +14,17 @@ const FIRST_UNPINNED_OID: u32 = 12_000;
 pub(super) struct DroppedNulls {
     /// Whether one of them may be a value: the null of an ordinary column.
     pub(super) may_be_values: bool,
-    /// Whether the old row did not have one of the new row.
+    /// Whether the old row lacked one of the new row's dropped nulls.
     ///
     /// Then the old row is not the whole row, and its columns are the key.
     pub(super) identity_lacks_one: bool,
 }
 
-/// Drops the nulls of virtual columns. Such a null stands for a value that no log has.
+/// Drops the nulls of virtual columns.
 ///
-/// The catalog does not show whether a column that was dropped or renamed since was virtual. Its null is
-/// dropped, too, unless another fact proves that the column was ordinary.
+/// Such a null replaces a value that the log does not contain. The catalog does not show whether a column
+/// was virtual if it was dropped or renamed since. Its null is dropped, too, unless another fact proves
+/// that the column was ordinary.
 pub(super) fn drop_virtual_columns(catalog: &Catalog, row: &mut JsonRow<'_>) -> DroppedNulls {
     let mut dropped = DroppedNulls::default();
     let (Some(schema), Some(table)) = (&row.schema, &row.table) else {
@@ -65,7 +66,7 @@ fn may_be_virtual(past: Option<PastTable<'_>>, column: &JsonColumn<'_>) -> bool 
         && past.is_none_or(|past| past.may_be_virtual(&column.name))
 }
 
-/// Whether the other row of an update has a value here.
+/// Whether the other row of an update has a value for `column`.
 ///
 /// Then the column is not virtual.
 fn has_value(other: &[JsonColumn<'_>], column: &JsonColumn<'_>) -> bool {
@@ -92,7 +93,7 @@ mod tests {
         catalog
     }
 
-    /// Catalog of a row of transaction 19, with the table `s.t`.
+    /// Catalog with the table `s.t`, for rows of transaction 19.
     ///
     /// Transaction 20 altered the columns in `altered`. If `dropped` is set, that transaction dropped
     /// another column.
@@ -120,7 +121,7 @@ mod tests {
         catalog
     }
 
-    /// The columns that an insert of `id`, and of nulls, still has.
+    /// Columns of a decoded insert that had `id` and nulls.
     fn columns_of_insert(catalog: &Catalog, nulls: &[&str]) -> (Vec<String>, ColumnCoverage) {
         let nulls = nulls.iter().map(|name| (*name, NULL));
         let new: Vec<_> = [("id", ONE)].into_iter().chain(nulls).collect();
@@ -147,7 +148,7 @@ mod tests {
                 "swapped",
                 catalog(&["id", "h", "g", "n"], &["h"], &["h", "g"], None),
             ),
-            // An earlier transaction that ended later dropped it: see `crate::catalog::past`.
+            // The dropping transaction has a smaller id and ended later: see `crate::catalog::past`.
             ("unexplained", catalog(&["id", "n"], &[], &[], Some(18))),
         ] {
             let (names, coverage) = columns_of_insert(&catalog, &["g", "n"]);
@@ -187,7 +188,7 @@ mod tests {
         assert_eq!(relation.columns.len(), 1);
     }
 
-    /// The identity of that time is an index that was dropped since.
+    /// The replica identity was an index, which was dropped later.
     #[test]
     fn an_old_row_without_the_null_is_the_key() {
         let catalog = catalog(&["id"], &[], &[], Some(20));
@@ -209,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Two rows with the same columns: one has all of its table, and the other lost one.
+    /// Two rows keep the same columns: one is complete, and the other lost a column.
     #[test]
     fn a_row_that_lost_a_column_does_not_describe_its_table() {
         let catalog = catalog(&["id"], &[], &[], Some(20));
