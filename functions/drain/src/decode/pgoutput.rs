@@ -28,7 +28,7 @@ pub struct PgoutputDecoder {
     ///
     /// The keys are the OIDs of the types. A domain has the names of its base type.
     types: HashMap<u32, (String, String)>,
-    /// An empty tuple with the memory of a former one.
+    /// Empty tuple whose memory the next row reuses.
     spare: Tuple<'static>,
 }
 
@@ -132,7 +132,7 @@ impl PgoutputDecoder {
     /// Table of a row, with its OID.
     ///
     /// Reads the OID from the row, and returns it with the table that the server described. The descriptions
-    /// before the row determine which partition wrote it.
+    /// before the row show which partition the row belongs to.
     fn row_table(&mut self, reader: &mut ByteReader<'_>) -> Result<(u32, Arc<Relation>), DecodeError> {
         let start = *reader;
         let oid = reader.u32()?;
@@ -148,10 +148,10 @@ impl PgoutputDecoder {
         relation.ok_or_else(|| reader.expected("a table that the server described"))
     }
 
-    /// An old row after its mark.
+    /// Reads an old row, after its mark.
     ///
-    /// A null in it is a null only if the table logs whole rows. In all other rows it replaces a value that
-    /// the log does not hold.
+    /// A null of an old row is a value only if the table logs whole rows. Otherwise pgoutput sends a null in
+    /// place of each value that the log does not contain.
     fn old_tuple<'a>(
         &self,
         oid: u32,
@@ -204,7 +204,7 @@ impl PgoutputDecoder {
         Ok(Column::new(name.to_owned(), column_type, is_marked))
     }
 
-    /// The type with this OID and this modifier. The names that the server sent count if it was dropped.
+    /// The type with this OID and modifier. A dropped type is found by the names that the server sent.
     fn column_type(&self, catalog: &Catalog, oid: u32, modifier: i32) -> ColumnType {
         catalog
             .type_of_oid(oid, modifier)
@@ -260,7 +260,7 @@ impl<'a> ByteReader<'a> {
     }
 
     fn begin(&mut self) -> Result<Item<'a>, DecodeError> {
-        // This is the start of the commit record. The commit message holds its end.
+        // This is the start of the commit record. The commit message contains the end of the record.
         let _commit_start = self.u64()?;
         let commit_time = self.time()?;
         Ok(Item::Begin {
@@ -322,8 +322,8 @@ impl<'a> ByteReader<'a> {
 
     /// Capacity of a list for `count` elements of at least `bytes_each` bytes.
     ///
-    /// The rest of the message bounds it: a row may claim any count, and memory for it could exhaust the
-    /// function.
+    /// The rest of the message bounds the capacity. A malformed message may contain any count, and a list of
+    /// that capacity could exhaust the function's memory.
     fn capacity(&self, count: usize, bytes_each: usize) -> usize {
         count.min(self.data.len().saturating_sub(self.at) / bytes_each)
     }
@@ -356,7 +356,7 @@ impl<'a> ByteReader<'a> {
 
     /// Time in µs since 1970-01-01 UTC.
     ///
-    /// The message counts the µs from PostgreSQL's epoch instead.
+    /// The message contains µs since PostgreSQL's epoch, 2000-01-01.
     fn time(&mut self) -> Result<i64, DecodeError> {
         self.array()
             .map(i64::from_be_bytes)
@@ -371,7 +371,7 @@ impl<'a> ByteReader<'a> {
         })
     }
 
-    /// A string before its closing zero byte.
+    /// A string; a zero byte ends it in the message.
     fn str(&mut self) -> Result<&'a str, DecodeError> {
         let rest = self.data.get(self.at..).unwrap_or_default();
         let length = rest

@@ -2,12 +2,12 @@
 //!
 //! **Partitions.** With `publish_via_partition_root`, a row has the OID and the columns of a partitioned
 //! table, and its old row has the values that the *partition* logs. The server describes the partitioned
-//! table and then the partition, directly before the first row of that partition. So the partitions that have
-//! written rows are known, with their replica identities of that time. Those of the catalog count, too: a
-//! row must have the same key if it is read again from a later place.
+//! table and then the partition, directly before the first row of that partition. So each partition with rows
+//! is known, with its replica identity of that time. The partitions of the catalog are used, too: otherwise a
+//! row could have another key if a later peek starts after the descriptions of other partitions.
 //!
 //! **Keys.** A key must be in every old row, must not change without an old row, and must be unique in the
-//! whole table. A row for which this is not certain has no key.
+//! whole table. A row has no key if one of these conditions is not certain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::change::{Column, Datum, Relation, Tuple};
 #[derive(Debug, Default)]
 pub(super) struct RelationTables {
     tables: FxHashMap<u32, RelationTable>,
-    /// OIDs of the tables that were described since the last row.
+    /// OIDs of the tables that were described after the last row.
     since_row: Vec<u32>,
     /// Version of all descriptions and known partitions.
     ///
@@ -39,11 +39,12 @@ pub(super) struct RelationTable {
     ///
     /// `None` if it has no table of this OID.
     is_partitioned: Option<bool>,
-    /// Columns that decide a row's partition; `None` if unknown.
+    /// Columns that determine a row's partition; `None` if unknown.
     partition_columns: Option<Vec<String>>,
     /// Partitions that may have written rows of this table, by OID.
     ///
-    /// They have the identity of the catalog, until the server describes them.
+    /// The value is the partition's identity in the catalog. It is `None` for a partition whose description
+    /// preceded a row: the identity of the description is used instead.
     partitions: BTreeMap<u32, Option<RowIdentity>>,
     /// The table with other keys, for rows of partitions.
     variants: Vec<Arc<Relation>>,
@@ -63,7 +64,7 @@ struct RowIdentity {
     /// Whether there was no replica identity when the row was written: the server refused updates and
     /// deletes.
     is_insert_only: bool,
-    /// Whether there is none now, as far as it is known.
+    /// Whether the description or the present catalog shows no replica identity.
     is_bare: bool,
     /// The columns of the key; may be empty.
     key: BTreeSet<String>,
@@ -83,7 +84,7 @@ impl RowIdentity {
         let (marked, sent) = (names(|is_marked| is_marked), names(|_| true));
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let is_whole = past.is_none_or(|past| past.is_whole_identity(identity == b'd', &marked, &sent));
-        // Without the catalog, the columns of the identity may be columns that the server does not send.
+        // Without the catalog, the identity may consist of columns that the server does not send.
         let is_known_bare = match identity {
             b'n' => true,
             b'f' => false,
@@ -126,7 +127,7 @@ impl RowIdentity {
     }
 }
 
-/// Columns of a key; empty unless the server sends all.
+/// Columns of a key; empty unless the server sends all of them.
 fn sent_columns(key: &[String], relation: &Relation) -> BTreeSet<String> {
     let is_whole = relation.column_indexes(key).iter().all(Option::is_some);
     let columns = key.iter().filter(|_| is_whole);
@@ -225,7 +226,7 @@ impl RelationTables {
         self.tables.get(&oid).map(|table| Arc::clone(&table.relation))
     }
 
-    /// Records which partition wrote the next row.
+    /// Records which partition the next row belongs to.
     ///
     /// The next row has the OID `oid`.
     pub(super) fn begin_row(&mut self, oid: u32) {
@@ -235,8 +236,8 @@ impl RelationTables {
         let described = std::mem::take(&mut self.since_row);
         let is_partitioned = |oid: &u32| self.tables.get(oid)?.is_partitioned;
         let last_pair = described.len().saturating_sub(2);
-        // If a transaction is resumed, rows between two descriptions are missing. So two neighbours in this
-        // list may be any two tables.
+        // In a resumed transaction, rows between two descriptions are missing. So two neighbours in this list
+        // may be any two tables.
         let neighbours = described.iter().copied().zip(described.iter().copied().skip(1));
         let pairs: Vec<(u32, u32)> = neighbours
             .enumerate()
@@ -255,15 +256,17 @@ impl RelationTables {
         }
     }
 
-    /// Notes a truncate: the tables that were described before it are its own.
+    /// Forgets the tables that were described before a truncate.
+    ///
+    /// They are the truncated tables, and not a root with its partition.
     pub(super) fn end_truncate(&mut self) {
         self.since_row.clear();
     }
 
-    /// Whether a null of an old row is a null. `is_whole` is whether the server marked the row as whole.
+    /// Whether a null of an old row is a value.
     ///
-    /// The mark follows the replica identity of the partitioned table, and the values follow that of the
-    /// partition.
+    /// `is_whole` is true if the server marked the row as whole. The mark depends on the replica identity of
+    /// the partitioned table, but the values depend on that of the partition.
     pub(super) fn logs_whole_rows(&self, oid: u32, is_whole: bool) -> bool {
         let mut partitions = self.partitions(oid).peekable();
         match partitions.peek() {
@@ -292,8 +295,8 @@ impl RelationTables {
 
     /// Key of a partition, if an old row consists of this key.
     ///
-    /// Otherwise empty. Also empty if any partition logs whole rows: the nulls of such a row look like values
-    /// that are not logged.
+    /// Otherwise empty. Also empty if any partition logs whole rows: a null of such a row looks like a value
+    /// that is not logged.
     fn key_of_partition(&self, oid: u32, old: &Tuple<'_>) -> BTreeSet<String> {
         let Some(table) = self
             .tables

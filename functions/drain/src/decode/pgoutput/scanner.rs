@@ -31,7 +31,7 @@ enum MessagePlace {
     ///
     /// An image has the old or the new values of the row.
     Image,
-    /// Before a value, with the number of remaining columns, its own included.
+    /// Before a value, with the number of remaining columns, including its own.
     Columns(u16),
     /// In a value: the numbers of its remaining bytes and of the columns after it.
     Value(usize, u16),
@@ -122,8 +122,8 @@ fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
 
 /// Copies the kind of a value, and its length if any.
 ///
-/// The kinds n (null) and u (unchanged) have no length. `left` is the number of remaining columns, this one
-/// included.
+/// The kinds n (null) and u (unchanged) have no length. `left` is the number of remaining columns, including
+/// this one.
 fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step, MalformedRow> {
     let columns = left.saturating_sub(1);
     if matches!(kind, b'n' | b'u') {
@@ -159,8 +159,8 @@ fn length_after(input: &[u8], before: usize) -> Option<usize> {
 
 /// Copies the next part of a value.
 ///
-/// `left` is the number of the value's remaining bytes, and `columns` that of the columns after it. Once the
-/// value exceeds its limit, nothing of it is kept.
+/// `left` is the number of the value's remaining bytes. `columns` is the number of columns after it. If the
+/// value exceeds its limit, none of its bytes are kept.
 fn value(
     input: &[u8],
     left: usize,
@@ -178,7 +178,7 @@ fn value(
 
 /// Copies the next part of a logical message's prefix.
 ///
-/// The prefix ends before a zero byte. Once it exceeds its limit, nothing of it is kept.
+/// The prefix ends before a zero byte. If it exceeds its limit, none of its bytes are kept.
 fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(MessagePlace, usize), MalformedRow> {
     let Some(length) = input.iter().position(|byte| *byte == 0) else {
         row.value(input);
@@ -210,7 +210,7 @@ fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow
 
 /// Copies the next part of a logical message's content.
 ///
-/// `left` is the number of its remaining bytes. Once the content exceeds its limit, nothing of it is kept.
+/// `left` is the number of its remaining bytes. If the content exceeds its limit, none of its bytes are kept.
 fn content(input: &[u8], left: usize, row: &mut ShortRow) -> Result<(MessagePlace, usize), MalformedRow> {
     let length = left.min(input.len());
     row.value(input.get(..length).unwrap_or_default());

@@ -36,7 +36,7 @@ fn table(catalog: &Catalog, oid: u32, identity: u8, marked: &[&str]) -> Relation
     RelationTable::new(relation, identity, catalog.past_table(oid))
 }
 
-/// The root, then each partition with a row of it.
+/// Tables after the description of each partition and a row of it.
 fn described(root: (u8, &[&str]), partitions: &[(u8, &[&str])]) -> RelationTables {
     let (catalog, mut tables) = (catalog(), RelationTables::default());
     for (oid, (identity, marked)) in (10..).zip(partitions) {
@@ -47,7 +47,7 @@ fn described(root: (u8, &[&str]), partitions: &[(u8, &[&str])]) -> RelationTable
     tables
 }
 
-/// The key of a row. `held` are the columns of its old row.
+/// The key of a row. `held` are the columns that its old row has.
 fn key(tables: &mut RelationTables, held: Option<&[&str]>) -> String {
     let datum = |name: &str, held: &[&str]| match held.contains(&name) {
         true => Datum::Text("1".into()),
@@ -65,21 +65,21 @@ const ID: &[&str] = &["id"];
 const CODE: &[&str] = &["code"];
 
 #[test]
-fn the_key_of_the_partitions_is_that_of_a_root_without_one() {
+fn a_root_without_a_key_has_the_key_of_its_partitions() {
     let mut tables = described((b'd', &[]), &[(b'd', ID), (b'i', ID)]);
     assert_eq!(key(&mut tables, None), "id");
     assert_eq!(key(&mut tables, Some(ID)), "id");
 }
 
 #[test]
-fn a_key_of_partitions_that_does_not_tell_the_partition_is_none() {
+fn a_key_of_partitions_that_does_not_determine_the_partition_is_not_used() {
     let mut tables = described((b'd', &[]), &[(b'd', CODE), (b'd', CODE)]);
     assert_eq!(key(&mut tables, None), "");
     assert_eq!(key(&mut tables, Some(CODE)), "");
 }
 
 #[test]
-fn a_root_key_that_a_partition_does_not_log_is_none() {
+fn a_root_key_that_a_partition_does_not_log_is_not_used() {
     let mut tables = described((b'd', ID), &[(b'd', ID)]);
     assert_eq!(key(&mut tables, Some(ID)), "id");
     let mut tables = described((b'd', ID), &[(b'd', ID), (b'i', CODE)]);
@@ -109,7 +109,7 @@ fn a_whole_old_row_with_nulls_does_not_have_the_key_of_another_partition() {
     }
 }
 
-/// An identity column that is not sent is not marked either.
+/// The server does not mark identity columns that it does not send.
 #[test]
 fn a_table_that_was_dropped_is_insert_only_if_its_identity_is_nothing() {
     let mut catalog = catalog();
@@ -133,7 +133,7 @@ fn a_table_that_was_dropped_is_insert_only_if_its_identity_is_nothing() {
 }
 
 #[test]
-fn a_null_of_an_old_row_is_certain_if_every_partition_logs_whole_rows() {
+fn a_null_of_an_old_row_is_a_value_if_every_partition_logs_whole_rows() {
     for (partitions, is_certain) in [
         (&[(b'f', ALL)][..], true),
         (&[(b'f', ALL), (b'n', &[])], true),
@@ -151,9 +151,9 @@ fn a_null_of_an_old_row_is_certain_if_every_partition_logs_whole_rows() {
     }
 }
 
-/// A dropped key of a partition leaves its columns `not null`.
+/// Key columns stay `not null` after the key is dropped.
 ///
-/// So a partition that has no key now may have had one when the row was written.
+/// So a partition without a key may have had one when the row was written.
 #[test]
 fn a_partition_that_may_have_lost_its_key_was_not_insert_only() {
     for (identity, has_not_null, is_insert_only) in [
@@ -239,7 +239,7 @@ fn an_ordinary_table_has_no_partitions_although_rows_of_another_were_omitted() {
 }
 
 #[test]
-fn a_root_has_no_partition_of_omitted_rows_of_another_table() {
+fn a_described_table_whose_rows_were_omitted_is_not_a_partition_of_the_root() {
     let (catalog, mut tables) = (catalog(), RelationTables::default());
     for (oid, marked) in [(ROOT, ID), (10, ID), (30, &[][..])] {
         tables.insert(oid, table(&catalog, oid, b'd', marked));
