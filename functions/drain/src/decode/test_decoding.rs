@@ -1,7 +1,7 @@
 //! Decoder of test_decoding, whose rows are text for human readers; for troubleshooting.
 //!
-//! test_decoding sends no keys, and tables by their names only. The catalog has the keys, as far as it is
-//! certain that they held when the row was written. Other rows have no key.
+//! test_decoding sends no keys, and only the names of tables. A key is that of the catalog, if it was
+//! certainly valid when the row was written. Other rows have no key.
 
 mod catalog_facts;
 pub(super) mod scanner;
@@ -39,7 +39,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     }
 }
 
-/// The tables of a row; none for a row that has none.
+/// The tables that a row names; may be empty.
 pub(super) fn tables(data: &[u8]) -> Vec<TableName> {
     let mut reader = TextReader { data, at: 0 };
     match reader.skip("table ") {
@@ -135,7 +135,7 @@ impl<'a> TextReader<'a> {
         } else if self.skip("UPDATE:") {
             self.update(catalog, table)
         } else if self.skip("DELETE:") {
-            // Without a replica identity the row has no values: only the delete itself is known.
+            // Without a replica identity, the row has no values.
             let old = with_bit_lengths(catalog, table, None, self.values("")?);
             let old = with_nulls(catalog, table, old);
             let (relation, old) = row(catalog, table, old, key(catalog, table), ColumnCoverage::Row);
@@ -199,9 +199,9 @@ impl<'a> TextReader<'a> {
 
     /// The prefix and the content of a message: `prefix, sz: 4 content:abcd`.
     ///
-    /// Neither has quotes, and both may contain the separator. The separator is the one whose size is that of
-    /// the rest. If several fit, the first is taken: the content rather than the prefix then contains the
-    /// text of a row.
+    /// Neither has quotes, and both may contain the separator `, sz: 4 content:`. The true separator has the
+    /// size of the remaining bytes. If several separators fit, the first one is used: a content is more
+    /// likely to contain the text of another message than a prefix is.
     fn prefix_and_content(&mut self) -> Result<(&'a str, &'a [u8]), DecodeError> {
         let rest = self.rest();
         let windows = rest.windows(SIZE.len()).enumerate();
@@ -221,9 +221,9 @@ impl<'a> TextReader<'a> {
         Err(self.expected("a prefix, and content of the given size"))
     }
 
-    /// Text up to the closing quote.
+    /// Reads text up to the closing quote.
     ///
-    /// The reader is after the opening quote. A doubled quote is one quote of the text.
+    /// The reader is after the opening quote. A doubled quote means one quote in the text.
     fn quoted(&mut self, quote: u8) -> Result<Cow<'a, str>, DecodeError> {
         let mut text = Cow::Borrowed("");
         loop {
@@ -304,7 +304,7 @@ impl<'a> TextReader<'a> {
     /// The values of a new row.
     ///
     /// # Errors
-    /// The row has no values. An event without values would say that the row is empty.
+    /// The row has no values. Its event would look like that of an empty row.
     fn new_row(&mut self) -> Result<Vec<ColumnValue<'a>>, DecodeError> {
         if self.rest() == b" (no-tuple-data)" {
             return Err(self.expected("the new row"));
@@ -317,7 +317,7 @@ impl<'a> TextReader<'a> {
     /// `end` is skipped; an empty `end` is the end of the row.
     fn values(&mut self, end: &str) -> Result<Vec<ColumnValue<'a>>, DecodeError> {
         let mut values = Vec::new();
-        // This text cannot be the start of a column: a column's name would have quotes.
+        // No column can begin with this text: such a column name would have quotes.
         self.skip(" (no-tuple-data)");
         while !(if end.is_empty() {
             self.rest().is_empty()
@@ -341,7 +341,7 @@ impl<'a> TextReader<'a> {
         Ok(values)
     }
 
-    /// A value that was not kept.
+    /// The value that the mark `text` of the shortener replaced.
     fn oversize(&self, text: &str) -> Result<Datum<'a>, DecodeError> {
         let bytes = text.strip_prefix(OVERSIZE).and_then(|bytes| bytes.parse().ok());
         let bytes = bytes.ok_or_else(|| self.expected("the length of a value"))?;

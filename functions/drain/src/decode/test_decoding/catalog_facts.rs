@@ -1,6 +1,6 @@
 //! Facts that the catalog adds to a row of test_decoding.
 //!
-//! These are the key, the nulls that the row omits, and the modifiers of types. A fact counts only if it was
+//! These are the key, the nulls that the row omits, and the modifiers of types. A fact is used only if it was
 //! valid when the row was written.
 
 use std::borrow::Cow;
@@ -50,7 +50,7 @@ pub(super) fn relation(
     }
 }
 
-/// A row as its table and its values. The table has the columns of the row.
+/// Table and values of a row. The table has the columns of the row.
 pub(super) fn row<'a>(
     catalog: &Catalog,
     table: &TableName,
@@ -74,8 +74,8 @@ pub(super) fn key<'c>(catalog: &'c Catalog, name: &TableName) -> &'c [String] {
 
 /// The columns that identify an updated row. `old` is its old row, if the server sent one.
 ///
-/// An old row without the key is that of another replica identity. Without an old row, the key is the same as
-/// before only if PostgreSQL would have logged its change.
+/// An old row without the key belongs to another replica identity, so the catalog's key is not used. Without
+/// an old row, the key is used only if PostgreSQL would have logged a change of it.
 pub(super) fn key_of_update<'c>(
     catalog: &'c Catalog,
     name: &TableName,
@@ -95,8 +95,8 @@ pub(super) fn key_of_update<'c>(
 
 /// New row without the nulls of virtual columns, and its coverage.
 ///
-/// Such a null stands for a value that no log has. A column of the old row is not virtual, so its null is a
-/// value.
+/// Such a null replaces a value that the log does not contain. A column of the old row is not virtual, so its
+/// null is a value.
 pub(super) fn without_virtual<'a>(
     catalog: &Catalog,
     name: &TableName,
@@ -113,7 +113,7 @@ pub(super) fn without_virtual<'a>(
         values.retain(|value| {
             let is_kept = value.datum != Datum::Null || !may_be_virtual(&value.name);
             if !is_kept && past.is_none_or(|past| !past.is_virtual(&value.name)) {
-                // It may be the null of an ordinary column, which the row then lacks.
+                // The dropped null may be the value of an ordinary column. The row then lacks that column.
                 coverage = ColumnCoverage::Row;
             }
             is_kept
@@ -124,9 +124,9 @@ pub(super) fn without_virtual<'a>(
 
 /// Values of a row, with the lengths of their `bit` types.
 ///
-/// The lengths are in the names of the types. test_decoding prints `bit` for `bit(1)`. The catalog has the
-/// length, but only of the present column. A value of `bit(n)` has n digits, so it shows the length of its
-/// time. `old` is the old row: a column that is null in one of the two rows may have a value in the other.
+/// test_decoding prints `bit` for each `bit(n)`. The length is added to the name of the type. The catalog has
+/// the length of the present column only. But a value of `bit(n)` has n digits, so it shows the length at the
+/// time of the change. `old` is the old row: a column may be null in one row and have a value in the other.
 pub(super) fn with_bit_lengths<'a>(
     catalog: &Catalog,
     name: &TableName,
@@ -136,7 +136,7 @@ pub(super) fn with_bit_lengths<'a>(
     for value in &mut values {
         let (element, brackets) = format_type::split_brackets(&value.type_name);
         let past = || catalog.past_table_named(name);
-        // A column of the catalog may be a `bit` of any length, whose name has quotes.
+        // The catalog has the type of such a column. The type may be `"bit"`, whose values have any length.
         if element != "bit" || past().is_some_and(|past| past.has_column(&value.name)) {
             continue;
         }
@@ -163,16 +163,16 @@ fn bit_length(datum: &Datum<'_>) -> Option<usize> {
 
 /// Whether a column that an old row omits is null. `past` is the table.
 ///
-/// test_decoding omits the nulls of an old row, and all columns that the replica identity does not have. So
-/// the identity must have been `full`.
+/// test_decoding omits the nulls of an old row, and all columns outside the replica identity. So an omitted
+/// column is certainly null only if the identity was `full`.
 fn is_null(past: Option<PastTable<'_>>, column: &str) -> bool {
     past.is_some_and(|past| past.is_full() && past.has_column(column) && !past.may_be_virtual(column))
 }
 
 /// Old row of a delete, with its nulls if it is whole.
 ///
-/// Only the catalog holds the columns then, so the nulls are added only if the catalog still has every column
-/// of the row, in the same order.
+/// Only the catalog has the columns that the row omits. So the nulls are added only if the catalog still has
+/// every column of the row, in the same order.
 pub(super) fn with_nulls<'a>(
     catalog: &Catalog,
     name: &TableName,
@@ -180,7 +180,7 @@ pub(super) fn with_nulls<'a>(
 ) -> Vec<ColumnValue<'a>> {
     let past = catalog.past_table_named(name).filter(PastTable::is_full);
     let columns = past.map(|past| past.now().columns.as_slice()).unwrap_or_default();
-    // A column that was renamed since may have the name of another one. The row is then in another order.
+    // A column that was renamed later may have the former name of another column. The order then differs.
     let mut places = columns.iter();
     let is_in_order = |value: &ColumnValue<'_>| places.any(|column| column.name == value.name);
     if values.is_empty() || !values.iter().all(is_in_order) {

@@ -21,7 +21,9 @@ pub(super) const MESSAGE: &str = "message: transactional: ";
 /// Precedes the size of a message's content.
 pub(super) const SIZE: &[u8] = b", sz: ";
 
-/// Most bytes from the end of a message's prefix to its content: two texts, with the size between them.
+/// Most bytes from the end of a message's prefix to its content.
+///
+/// They are two texts, with the size between them.
 const SEPARATOR: usize = 64;
 
 /// Scanner of one row.
@@ -88,7 +90,7 @@ impl TestDecodingScanner {
 
     /// Reads a column up to its value.
     ///
-    /// If the text before an image follows instead, such as ` new-tuple:`, reads that text.
+    /// If the text before an image is next instead, such as ` new-tuple:`, reads that text.
     fn column(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let mut reader = TextReader { data: input, at: 0 };
         let is_old = reader.skip(" old-key:");
@@ -147,7 +149,8 @@ impl TestDecodingScanner {
         if end.is_some() {
             row.end()?;
             self.state = TextPlace::Column;
-            // A result of 0 would ask for more input, so an empty value is read with the next column.
+            // The result 0 would mean that more input is needed. So an empty value is read with the next
+            // column.
             return if length == 0 {
                 self.column(input, row)
             } else {

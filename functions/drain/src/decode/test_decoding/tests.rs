@@ -32,7 +32,7 @@ fn message(data: &str) -> (String, String) {
     )
 }
 
-/// Names, types and values of an insert into `s.t`.
+/// Names and values of an insert into `s.t`.
 fn insert(values: &str) -> Vec<(String, String)> {
     let row = format!("table s.t: INSERT:{values}");
     let Item::Change(Change::Insert { relation, new }) = decode(&row).unwrap() else {
@@ -248,7 +248,7 @@ fn a_whole_old_row_has_nulls_for_the_columns_that_it_omits() {
 }
 
 #[test]
-fn a_row_before_a_change_of_its_table_has_neither_the_key_nor_the_nulls_of_the_catalog() {
+fn a_row_before_an_alteration_of_its_table_has_neither_the_key_nor_the_nulls_of_the_catalog() {
     let mut catalog = Catalog::default();
     let table = CatalogTable {
         key: vec!["n".into()],
@@ -338,7 +338,7 @@ fn types_of(catalog: &Catalog, row: &str) -> Vec<Type> {
 }
 
 #[test]
-fn the_digits_of_a_bit_are_its_length_where_the_catalog_lacks_the_column() {
+fn the_number_of_digits_is_the_length_of_a_bit_if_the_catalog_lacks_the_column() {
     let bits = |length| Type::Bits(length);
     let list = |length| Type::Array(Box::new(Type::Bits(length)), COMMA);
     for (row, kinds) in [
@@ -392,7 +392,7 @@ fn the_catalog_has_the_length_of_a_bit_unless_the_column_is_newer_than_the_row()
 }
 
 #[test]
-fn an_old_row_of_columns_whose_names_others_have_now_keeps_its_values() {
+fn an_old_row_keeps_its_values_if_other_columns_have_its_column_names_now() {
     let mut catalog = Catalog::default();
     let column = |name: &str| CatalogColumn {
         name: name.into(),
@@ -401,7 +401,7 @@ fn an_old_row_of_columns_whose_names_others_have_now_keeps_its_values() {
         type_name: "integer".into(),
         toastable: false,
     };
-    // They were `id`, `region` and `v`.
+    // Their names were `id`, `region` and `v` when the row was written.
     let table = CatalogTable {
         identity_full: true,
         columns: ["renamed", "region", "id"].map(column).into(),
