@@ -91,10 +91,10 @@ pub struct CatalogTable {
     pub virtual_columns: Vec<String>,
     /// Whether it is a partitioned table.
     pub is_partitioned: bool,
-    /// Columns of the partition key, for a partitioned table.
+    /// Columns that determine a row's partition, for a partitioned table.
     ///
-    /// They are the columns of all levels. `None` for any other table, and if a partition key has an
-    /// expression.
+    /// They are the columns of all levels. `None` for any other table, and if an expression determines the
+    /// partition.
     pub partition_columns: Option<Vec<String>>,
     /// OIDs of its leaf partitions, which store its rows.
     pub partitions: Vec<u32>,

@@ -9,7 +9,7 @@
 //!
 //! The rule is wrong in one case, because a transaction receives its id at its first write. Transaction 10
 //! writes to another table. Transaction 11 writes to this table, and ends. Then transaction 10 alters this
-//! table. Its facts count as valid for the rows of transaction 11.
+//! table. By the rule, its facts are valid for the rows of transaction 11.
 
 use std::collections::HashMap;
 
@@ -329,7 +329,7 @@ impl<'c> PastTable<'c> {
         existed.collect()
     }
 
-    /// The partition keys' columns of all levels; `None` if they are unknown.
+    /// The columns that determine a row's partition; `None` if unknown.
     pub fn partition_columns(&self) -> Option<&'c [String]> {
         let columns = self.table.partition_columns.as_deref()?;
         columns

@@ -101,7 +101,7 @@ impl TypeCatalog {
 
     /// The type with this OID and modifier.
     ///
-    /// `None` if the catalog does not hold it.
+    /// `None` if the catalog does not contain it.
     pub(super) fn of_oid(&self, oid: u32, modifier: i32) -> Option<ColumnType> {
         self.resolve(oid, modifier, MAX_LEVELS)
     }

@@ -172,7 +172,7 @@ pub struct Message<'a> {
     pub prefix: Cow<'a, str>,
     /// The content; it may be bytes that are not text.
     pub content: Cow<'a, [u8]>,
-    /// The parts that an event omits, because no record can hold them.
+    /// The parts that an event omits, because they exceed every record.
     pub omitted: MessageParts,
 }
 

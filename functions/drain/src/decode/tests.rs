@@ -3,7 +3,7 @@
 //! One server wrote the rows of all plugins. Each decoder yields the same events in each envelope. No row
 //! makes a decoder panic.
 //!
-//! `tests/captured.txt` holds the rows. PostgreSQL 15.18 and wal2json 2.5 wrote them, with the options of
+//! `tests/captured.txt` has the rows. PostgreSQL 15.18 and wal2json 2.5 wrote them, with the options of
 //! `plugin.rs` and the session settings of `postgres/connection.rs`. The file starts with the catalog. Then
 //! each statement has the rows of the three plugins, and their events: `=` for all plugins, `=plugin` for
 //! one. Rows of pgoutput are hex. Rows of the others are text, or `hex …` if they are not text. Only the

@@ -61,7 +61,7 @@ fn expected(result: Result<Item<'_>, DecodeError>) -> (usize, &'static str) {
 }
 
 #[test]
-fn the_commit_holds_the_end_of_the_commit_record_and_the_begin_does_not() {
+fn the_commit_has_the_end_of_the_commit_record_and_the_begin_does_not() {
     let rows = rows_of(Plugin::Pgoutput, "insert into numbers");
     let items: Vec<_> = rows
         .iter()
@@ -131,7 +131,7 @@ fn an_old_key_has_absent_columns_and_a_whole_old_row_has_nulls() {
 
 #[test]
 fn an_old_row_that_only_repeats_the_key_is_dropped() {
-    // PostgreSQL sends such an old row if the key holds a large value. The new row then omits that value.
+    // PostgreSQL sends such an old row if the key contains a large value. The new row then omits that value.
     let mut decoder = PgoutputDecoder::default();
     decode(&mut decoder, &relation(b'd', 25)).unwrap();
     let old = row(b'K', &[&text(b"1"), b"n"]);
@@ -188,7 +188,7 @@ fn type_message(oid: u32, schema: &str, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_oid_of_a_type_decides_and_its_names_count_only_if_it_was_dropped() {
+fn the_oid_identifies_a_type_and_its_names_are_used_only_if_it_was_dropped() {
     let mut catalog = Catalog::default();
     for (oid, name, form) in [
         (20_000, "_lead", TypeForm::Other),

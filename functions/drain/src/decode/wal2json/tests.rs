@@ -78,7 +78,7 @@ const B: (&str, &str) = ("b", r#""2""#);
 const C: (&str, &str) = ("c", r#""3""#);
 
 #[test]
-fn begin_and_commit_both_hold_the_end_of_the_commit_record() {
+fn begin_and_commit_both_have_the_end_of_the_commit_record() {
     let rows = rows_of(Plugin::Wal2json, "insert into numbers");
     let items: Vec<_> = [&rows[0], &rows[2]]
         .iter()
@@ -253,7 +253,7 @@ fn a_bytea_has_its_prefix_whether_or_not_the_row_has_it() {
 }
 
 #[test]
-fn a_message_may_hold_bytes_that_are_not_text_and_a_row_may_not() {
+fn a_message_may_contain_bytes_that_are_not_text_and_a_row_may_not() {
     let message =
         b"{\"action\":\"M\",\"xid\":null,\"transactional\":false,\"prefix\":\"p\",\"content\":\"\xff\\n\"}";
     let Item::Message(message) = Wal2jsonDecoder::default()

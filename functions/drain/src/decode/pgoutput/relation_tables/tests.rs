@@ -239,7 +239,7 @@ fn an_ordinary_table_has_no_partitions_although_rows_of_another_were_omitted() {
 }
 
 #[test]
-fn a_described_table_whose_rows_were_omitted_is_not_a_partition_of_the_root() {
+fn a_table_that_is_described_after_a_partition_is_not_a_partition_of_the_root() {
     let (catalog, mut tables) = (catalog(), RelationTables::default());
     for (oid, marked) in [(ROOT, ID), (10, ID), (30, &[][..])] {
         tables.insert(oid, table(&catalog, oid, b'd', marked));
