@@ -1,4 +1,4 @@
-# Each target installs the tools that it lacks, and prints a line for each.
+# Each target installs its missing tools, and prints a line for each of them.
 # Requirements: Rust by rustup, make, and on Debian root or sudo for the packages.
 
 .DEFAULT_GOAL := help
@@ -19,11 +19,11 @@ export SAM_CLI_TELEMETRY := 0
 CROSS := PATH="$(CURDIR)/.tools/build/bin:$$PATH"
 SAM := .tools/aws/bin/sam
 EVENT ?= events/status.json
-# The stack: its name, region and parameters are in deploy/ENV.toml. Not taken from the environment, where ENV may be
-# the start file of a shell.
+# The stack: its name, region and parameters are in deploy/ENV.toml. Not read from the environment: a shell may use a
+# variable ENV for its start file.
 ENV := default
 SETTINGS := deploy/$(ENV).toml
-# Empty, unless ENV was given with the command. An exported STACK is then refused, because it names another stack.
+# Empty, unless the command line has ENV. An exported STACK is then refused, because it names another stack.
 GIVEN_ENV := $(if $(filter command,$(origin ENV)),$(ENV))
 # Architecture of the function, by Lambda's name: arm64 or x86_64. The template deploys arm64.
 ARCH ?= arm64
@@ -43,12 +43,12 @@ demo: tools-rust tools-demo ## drain a PostgreSQL into a local Kinesis, and comp
 	@cargo build --locked --workspace --bins
 	@PLUGIN=$(PLUGIN) SCENARIO=$(SCENARIO) target/debug/play demo
 
-# The scenario has PostgreSQL of several versions, and a consumer in Python.
+# The scenario uses PostgreSQL of several versions, and a consumer in Python.
 demo: $(if $(filter consolidate,$(SCENARIO)),tools-postgres tools-examples)
 
 # Standard output has the changes only, so that `make -s try ENVELOPE=debezium | jq` works. The installers of tools
 # print, so they are no prerequisites here.
-try: ## print the changes of your PostgreSQL (PGHOST PGDATABASE PGUSER PGPASSWORD; ENVELOPE TABLES BACKFILL PLUGIN)
+try: ## print the changes of your PostgreSQL (PGHOST, PGDATABASE, PGUSER, PGPASSWORD, ENVELOPE, TABLES, BACKFILL, PLUGIN)
 	@{ scripts/rust.sh; command -v psql >/dev/null || scripts/debian.sh postgresql-client; } >&2
 	@cargo build --locked --workspace --bins >&2
 	@target/debug/play try
@@ -56,21 +56,21 @@ try: ## print the changes of your PostgreSQL (PGHOST PGDATABASE PGUSER PGPASSWOR
 # Each scenario creates a database of 300 files. In memory that takes a sixth less time. So the servers run in
 # memory if 8 GB are free.
 test: export SERVERS_IN ?= $(shell df --output=avail -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "/dev/shm" }')
-test: tools-rust tools-demo tools-postgres tools-consumers tools-stack ## all tests, on a real PostgreSQL and with the real binary
+test: tools-rust tools-demo tools-postgres tools-consumers tools-stack ## run all tests but those of examples, on a real PostgreSQL and with the real binary
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace
 
-# What `make test` leaves out: the libraries are large, and KCL waits long.
-examples: tools-rust tools-demo tools-consumers tools-kcl tools-flink tools-spark ## run those of KCL, Flink and Spark
+# `make test` does not run these: the libraries are large, and KCL waits long.
+examples: tools-rust tools-demo tools-consumers tools-kcl tools-flink tools-spark ## run the example consumers with KCL, Flink and Spark
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --test scenarios -- --ignored
 
-lint: tools-rust ## format and clippy: what to run while you write
+lint: tools-rust ## check the format, and run clippy: before each commit
 	cargo fmt --all --check
 	cargo fmt --manifest-path functions/drain/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-static: tools-check tools-checkov tools-sql tools-examples ## the checks that compile nothing (ADVISORY_DB)
+static: tools-check tools-checkov tools-sql tools-examples ## run the checks that compile nothing (ADVISORY_DB)
 	python3 scripts/module_order.py
 	python3 scripts/code_rules.py
 	@for patch in tests/mutants/*.patch; do git apply --check "$$patch" || exit 1; done; echo "each mutant applies"
@@ -85,7 +85,7 @@ static: tools-check tools-checkov tools-sql tools-examples ## the checks that co
 	.tools/checkov/bin/checkov --file template.yaml examples/cluster.yaml examples/consumers/*/*.yaml --framework cloudformation --skip-download --compact --quiet
 
 # In this order: .ci/run builds the binaries while the first checks run, and cargo would wait for that build.
-check: static lint ## the gate: all checks that need no server
+check: static lint ## run all checks that need no server
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
 advisories: tools-rust tools-check ## report known vulnerabilities of dependencies (fetches the RustSec database; ADVISORY_DB=folder is a copy)
@@ -96,12 +96,12 @@ build: tools-rust tools-build ## build the function for deployment: target/lambd
 		--flatten drain --lambda-dir "$(CURDIR)/target/lambda/$(ARCH)"
 	@python3 scripts/artefact.py target/lambda/$(ARCH)/bootstrap $(ARCH)
 
-release: tools-rust tools-build ## build what is released into target/release-VERSION: zips, licences, SBOM, checksums
+release: tools-rust tools-build ## build the files of a release in target/release-VERSION: zips, licences, SBOM, checksums
 	$(MAKE) build ARCH=arm64
 	$(MAKE) build ARCH=x86_64
 	@.tools/build/bin/python scripts/release.py target/lambda
 
-# Built with the profile of a deployment, so the first build takes some minutes.
+# It uses the profile of a deployment, so the first build takes some minutes.
 bench: tools-rust tools-demo tools-conformance ## compare with other programs in rounds; drain a stream with limits (PARTS, ROUNDS)
 	cargo build --locked --release --workspace --bins
 	@target/release/play bench
@@ -114,7 +114,7 @@ storm: tools-rust tools-demo ## drain 200,000 events into a stream with every fa
 	cargo build --locked --workspace --bins
 	@target/debug/play storm
 
-huge: tools-rust tools-demo ## drain one transaction of 1.1 GB by invocations of a minute (MEGABYTES, VALUE_MEGABYTES, DEADLINE, MEMORY, PLUGIN, AGGREGATION)
+huge: tools-rust tools-demo ## drain one transaction of 1.1 GB in invocations of a minute (MEGABYTES, VALUE_MEGABYTES, DEADLINE, MEMORY, PLUGIN, AGGREGATION)
 	cargo build --locked --workspace --bins
 	@target/debug/play huge
 
@@ -122,11 +122,11 @@ dashboard: tools-rust tools-demo tools-dashboard ## draw the dashboard from a ru
 	cargo build --locked --workspace --bins
 	@target/debug/play dashboard | .tools/dashboard/bin/python -B tests/dashboard_picture.py docs/dashboard.svg $${PERIOD:-3}
 
-breaker: tools-rust tools-demo tools-postgres ## drain while every part fails at random, and count lost changes (SEEDS=10, FIRST_SEED=1, PARALLEL=4)
+breaker: tools-rust tools-demo tools-postgres ## drain while parts fail at random, and count lost changes (SEEDS=10, FIRST_SEED=1, PARALLEL=4)
 	cargo build --locked --workspace --bins
 	@target/debug/play breaker
 
-backfill: tools-rust tools-demo tools-postgres ## backfill 2,000,000 rows beside writers, kills and failovers, and compare (SEEDS=5, ROWS, FIRST_SEED=1, PARALLEL=1)
+backfill: tools-rust tools-demo tools-postgres ## backfill 2,000,000 rows during writes, kills and failovers, and compare (SEEDS=5, ROWS, FIRST_SEED=1, PARALLEL=1)
 	cargo build --locked --workspace --bins
 	@target/debug/play backfill
 
@@ -135,7 +135,7 @@ tables: tools-rust tools-demo tools-postgres ## compare rows and keys of random 
 	cargo build --locked --workspace --bins
 	@target/debug/play tables
 
-fuzz: tools-rust tools-fuzz ## fuzz a decoder (TARGET=pgoutput wal2json test_decoding checkpoint or event, SECONDS=60)
+fuzz: tools-rust tools-fuzz ## fuzz a decoder, the checkpoint or the event (TARGET=pgoutput, wal2json, test_decoding, checkpoint or event; SECONDS=60)
 	@scripts/fuzz.sh $(TARGET) $(SECONDS)
 
 mutants: tools-rust tools-demo ## check that the scenarios catch each deliberate fault (docs/hazards.md; MUTANTS="03 12")
@@ -152,11 +152,11 @@ plan: tools-check ## show what a drain of the deployed function would send now (
 	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json $(SETTINGS) $(GIVEN_ENV) \
 		| python3 scripts/plan.py
 
-certs: tools-check ## replace the certificate authorities of RDS that the function carries (BUNDLE=global-bundle.pem)
+certs: tools-check ## replace the certificate authorities of RDS that the function contains (BUNDLE=global-bundle.pem)
 	@.tools/aws/bin/python scripts/certs.py "$(BUNDLE)"
 
 # A zip needs no compiler.
-deploy: $(SETTINGS) tools-check $(if $(ZIP),,tools-rust tools-build) ## create or update the stack of deploy/ENV.toml (ENV, ZIP=of a release, GUIDED=1 asks)
+deploy: $(SETTINGS) tools-check $(if $(ZIP),,tools-rust tools-build) ## create or update the stack of deploy/ENV.toml (ENV, ZIP=file of a release, GUIDED=1 asks for parameters)
 	@python3 scripts/check_settings.py $(SETTINGS) $(if $(GUIDED),--guided)
 ifdef ZIP
 	@python3 scripts/zip_template.py "$(ZIP)" .aws-sam/zip/template.yaml
@@ -185,10 +185,10 @@ example: tools-rust tools-check tools-build ## deploy a cluster with sample tabl
 		--capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND --confirm-changeset \
 		$(if $(REGION),--region $(REGION)) $(if $(EMAIL),--parameter-overrides AlarmEmail=$(EMAIL))
 
-clean: ## remove what was built and installed in this folder
+clean: ## remove all builds and tools from this folder
 	rm -rf target .aws-sam .run .tools
 
-tools: tools-check tools-checkov tools-sql tools-examples ## install what check and test need
+tools: tools-check tools-checkov tools-sql tools-examples ## install the tools of check and test
 tools: tools-demo tools-postgres tools-consumers tools-stack
 
 tools-rust:

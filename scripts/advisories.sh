@@ -14,8 +14,8 @@ fi
 root=target/advisories database=target/advisories/advisory-db-3157b0e258782691
 mkdir -p "$database/.git"
 ln -sfn "$(cd "$copy/crates" && pwd -P)" "$database/crates"
-# cargo-deny refuses a copy whose last fetch is older than three months. How old is acceptable without network
-# is the operator's decision, so the date is printed instead.
+# cargo-deny refuses a copy whose last fetch is older than three months. Without network access, the operator
+# decides which age is acceptable. So this script prints the date instead.
 touch "$database/.git/FETCH_HEAD"
 sed "s|^\[advisories\]|&\ndb-path = \"$PWD/$root\"|" deny.toml >"$root/deny.toml"
 echo "advisories of $(git -C "$copy" log -1 --format=%cs 2>/dev/null || echo "an unknown date"), in $copy"

@@ -1,7 +1,7 @@
-"""Check a bundle of certificate authorities, and put it in place of the ones that the function carries.
+"""Replace the certificate authorities that the function contains by those of a checked bundle.
 
 `make certs BUNDLE=global-bundle.pem`. The bundle is a PEM file, such as the one that AWS publishes for Amazon RDS.
-Each certificate must be one of an authority. Expired ones are left out. If anything is wrong, nothing is replaced.
+Each certificate must be that of an authority. Expired certificates are left out. If a check fails, nothing is replaced.
 """
 
 import datetime
@@ -68,7 +68,7 @@ def replaced(path: pathlib.Path, pattern: str, text: str) -> str:
 
 def main() -> int:
     if len(sys.argv) != 2 or not sys.argv[1]:
-        sys.exit("give the bundle: make certs BUNDLE=global-bundle.pem")
+        sys.exit("BUNDLE is missing: make certs BUNDLE=global-bundle.pem")
     certificates = read(sys.argv[1])
     blocks = [HEAD]
     for it in certificates:

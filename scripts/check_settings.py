@@ -14,7 +14,7 @@ from stack import stack_settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 EXAMPLE = PROJECT / "deploy" / "example.toml"
-# Values of the example that are nobody's. Its DbName and SlotName may be right.
+# Parameters whose value in the example is never valid. The example's DbName and SlotName may be valid.
 PLACEHOLDERS = ("DbHost", "DbResourceId", "SubnetIds", "SecurityGroupIds", "AlarmEmail")
 
 
@@ -37,7 +37,7 @@ def mistakes(file: Path) -> list[str]:
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            found.append(f"the template has no parameter {name}{f': {near[0]} is meant?' if near else ''}")
+            found.append(f"the template has no parameter {name}{f'. Did you mean {near[0]}?' if near else ''}")
         elif isinstance(value, bool):
             found.append(f'{name} needs quotes: {name} = "{str(value).lower()}"')
         elif name in PLACEHOLDERS and value == example.get(name):
@@ -46,7 +46,7 @@ def mistakes(file: Path) -> list[str]:
 
 
 def place(settings: dict, environment: dict) -> tuple[str | None, str]:
-    """Region and profile of a deploy. For SAM, those of the file take precedence. The region may be unknown."""
+    """Region and profile of a deploy. As in SAM, those of the file take precedence. The region may be unknown."""
     # SAM reads AWS_DEFAULT_REGION, as boto3 does, and not AWS_REGION.
     region = settings.get("region") or environment.get("AWS_DEFAULT_REGION")
     return region, settings.get("profile") or environment.get("AWS_PROFILE") or "default"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check the rules of the Rust code that rustfmt and clippy do not know, and print what was counted.
+"""Check the rules of the Rust code that rustfmt and clippy do not check, and print the counts.
 
 - A file has at most 500 lines, and a line of a comment at most 110 columns.
 - A function has at most 60 lines, unless it is a table: TABLES names those.

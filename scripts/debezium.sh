@@ -1,13 +1,13 @@
 #!/bin/sh
-# debezium.sh FOLDER VERSION SHA256: Debezium Server of this version, whose archive has this checksum.
-# Does nothing when it is there already.
+# debezium.sh FOLDER VERSION SHA256: installs Debezium Server. Its archive must have this checksum. Does
+# nothing if it is installed.
 set -eu
 folder=$1 version=$2 sha256=$3
 
 want="$version $sha256"
 [ "$(cat "$folder/.made-of" 2>/dev/null)" = "$want" ] && exit 0
 
-echo "installing Debezium Server $version into $folder (800 MB are fetched, 450 MB are kept)"
+echo "installing Debezium Server $version into $folder (fetches 800 MB, keeps 450 MB)"
 rm -rf "$folder"
 mkdir -p "$folder"
 # Version 2.10 of the plugin copies an archive without its parent's project file, which was not published.
@@ -18,5 +18,5 @@ echo "$sha256  $archive" | sha256sum --check --quiet
 # Connectors of other databases are left out.
 tar -xzf "$archive" -C "$folder" --strip-components=1 --wildcards '*-runner.jar' 'debezium-server/lib/*'
 rm -f "$archive"
-# Last, so that an interrupted run is not taken for a finished one.
+# The last step: after an interrupted run the file is missing.
 echo "$want" >"$folder/.made-of"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs those of the named Debian packages that are missing. Without a missing package it prints nothing
-# and needs no network.
+# debian.sh PACKAGE …: installs those of these Debian packages that are missing. If none is missing, it prints
+# nothing and needs no network.
 set -eu
 
 missing=
@@ -45,7 +45,7 @@ apt() {
 # shellcheck disable=SC2086 # one word for each package
 if ! { apt update && apt install --no-install-recommends --no-upgrade $missing; }; then
     tail -n 20 "$log" >&2
-    echo "apt-get could not install$missing. The end of its log is above, all of it is in $log" >&2
+    echo "apt-get could not install$missing. The end of its log is above. The whole log is in $log" >&2
     exit 1
 fi
 rm -f "$log"

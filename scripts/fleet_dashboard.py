@@ -1,6 +1,6 @@
 """Print the body of one CloudWatch dashboard for all stacks of deploy/*.toml, except the example.
 
-fleet_dashboard.py [FILE …]: other files than these. One line of each graph is one stack.
+fleet_dashboard.py [FILE …] reads these files instead. Each stack is a line in each graph.
 """
 
 import json

@@ -1,6 +1,6 @@
 #!/bin/sh
-# fuzz.sh TARGET SECONDS: fuzzes a target of functions/drain/fuzz. It starts from the committed inputs and
-# from those that earlier runs found. It writes an input that fails into a file, and prints its name.
+# fuzz.sh TARGET SECONDS: fuzzes a target of functions/drain/fuzz. The first inputs are the committed ones and
+# those that earlier runs found. An input that fails is written into a file, and the run prints the file's name.
 set -eu
 cd "${0%/*}/.."
 target=$1

@@ -1,9 +1,9 @@
 """Sends an event to the deployed function, and prints its answer.
 
-Usage: invoke.py EVENT SETTINGS [ENV]. EVENT is a file, or the JSON itself. `sam remote invoke` gives up after a minute,
-and sends the event again. This waits as long as the function may run, and sends the event once.
-The stack, its region and its profile are those of SETTINGS, deploy/NAME.toml. STACK names a stack without a file. ENV
-is the NAME of SETTINGS, if the user gave it.
+Usage: invoke.py EVENT SETTINGS [ENV]. EVENT is a file, or the JSON itself. `sam remote invoke` stops waiting after a
+minute, and sends the event again. This script waits as long as the function may run, and sends the event once.
+The stack, its region and its profile are those of SETTINGS, deploy/NAME.toml. The variable STACK names a stack without
+a file. ENV is the NAME of SETTINGS, if the command line of make has it.
 """
 
 import json
@@ -35,11 +35,11 @@ class Target(NamedTuple):
 
 
 def target(file: Path, given_env: str, environment: Mapping[str, str]) -> Target:
-    """The stack that the event is for. Exits if there is none, or if two are named."""
+    """The stack that receives the event. Exits if no stack or two stacks are named."""
     stack = environment.get("STACK")
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
     if stack and given_env:
-        # An exported STACK is easily forgotten, and the event may be a teardown.
+        # A user easily forgets an exported STACK, and the event may be a teardown.
         sys.exit(f"two stacks: STACK is {stack}, and ENV={given_env} is that of {file}. Nothing was sent. Run "
                  "`unset STACK`, or leave out ENV")
     if stack:
@@ -55,7 +55,7 @@ def target(file: Path, given_env: str, environment: Mapping[str, str]) -> Target
 
 
 def read_event(argument: str) -> str:
-    """The event's JSON. Exits if it is none."""
+    """The event's JSON. Exits if the text is not JSON."""
     try:
         event = argument if argument.lstrip().startswith("{") else Path(argument).read_text()
         json.loads(event)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Check the order of modules: no module of the function imports one above it, and there is no circle.
+"""Check the order of modules: no module of the function imports a module above it, and there is no circle.
 
 ARCHITECTURE.md states the order of the top-level modules in a fenced block marked `module-order`: one group a line,
 from top to bottom. A module may import every module of the lines below. Modules of one line do not import each other.
 
-Inside of a folder the order is not stated. There, two modules must not import each other, directly or by others. A
-module and the modules in its folder belong together, and may import each other.
+Inside of a folder the order is not stated. There, two modules must not import each other, directly or through others. A
+module and the modules in its folder may import each other.
 
-The crate of the fuzz targets includes modules by path. It must include what they import, too: nothing else builds it
-before somebody fuzzes.
+The crate of the fuzz targets includes modules by path. It must also include the modules that these import. No other
+check builds that crate.
 
 Unit tests (`tests.rs`, `mod tests`) are not checked. Aliases of a module, globs, and names that lib.rs re-exports are
 not followed.

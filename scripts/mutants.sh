@@ -11,8 +11,8 @@ rm -rf "$copy" "$logs"
 mkdir -p "$copy" "$logs"
 git archive HEAD | tar -x -C "$copy"
 
-# A target folder of its own: an interrupted run must not leave a mutant as the function's binary. `touch`,
-# because this folder may have a newer binary than the source of the commit.
+# The target folder is separate: an interrupted run must not leave a mutant as the function's binary. The
+# folder may have a binary that is newer than the source of the commit. So `touch` makes the source newer.
 touch "$copy"/functions/drain/src/{lib,main}.rs
 build() {
     (cd "$copy" && CARGO_TARGET_DIR="$root/target/mutants/target" \
@@ -65,7 +65,7 @@ for patch in "${patches[@]}"; do
     if [ "$result" != caught ]; then missed=1; fi
     git apply --directory="$copy" --reverse "$patch"
     printf "$format" "$(field Hazard "$patch")" "${name#*-}" "$result" "$scenario"
-    # The failed assertion shows whether the fault was the cause. A slow machine fails a scenario, too.
+    # The failed assertion shows whether the fault was the cause. A scenario also fails on a slow machine.
     grep -A 2 -m 1 '^panicked' "$logs/$name" | cut -c 1-160 | sed 's/^/          /' || true
 done
 echo "the logs of the scenarios are in $logs"

@@ -1,7 +1,7 @@
 """Crates that are linked into the function: their licence texts (NOTICES) and a bill of materials (CycloneDX).
 
-Made from cargo's own answers and from the sources that cargo fetched. The tools for this are published as sources
-only, and take minutes to build.
+Their source is the output of cargo, and the crates that cargo fetched. Existing tools for this task are published as
+sources only, and take minutes to build.
 """
 
 import json

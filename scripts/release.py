@@ -20,7 +20,7 @@ ARCHITECTURES = ("arm64", "x86_64")
 
 
 def write_zip(path: Path, binary: bytes) -> None:
-    """A zip as Lambda wants it: an executable `bootstrap` at the root.
+    """Write a zip for Lambda: an executable `bootstrap` at the root.
 
     Zopfli takes half a minute for a binary. Its zip is 3 % smaller than that of zlib, and unpacks as fast.
     """

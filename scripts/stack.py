@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def stack_settings(file: Path) -> dict:
-    """The settings of `sam deploy` in the file; none if it does not exist.
+    """The settings of `sam deploy` in the file; empty if it does not exist.
 
     A file without a `stack_name` has the stack spillway-NAME, so that a copied file cannot change another stack.
     """
@@ -18,7 +18,7 @@ def stack_settings(file: Path) -> dict:
     try:
         default = tomllib.loads(file.read_text()).get("default", {})
     except tomllib.TOMLDecodeError as error:
-        sys.exit(f'{file}: {error}. A line is NAME = "value", with the quotes')
+        sys.exit(f'{file}: {error}. A line has the form NAME = "value", with the quotes')
     merged = {"stack_name": f"spillway-{file.stem}"}
     for command in ("global", "deploy"):
         merged.update(default.get(command, {}).get("parameters", {}))

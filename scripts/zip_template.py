@@ -1,4 +1,4 @@
-"""Write a copy of template.yaml that deploys the function of a zip, instead of one that `sam build` built.
+"""Write a copy of template.yaml that deploys the function of a zip, without `sam build`.
 
 zip_template.py ZIP OUTPUT. The architecture is that of the zip's `bootstrap`. Paths of other code become absolute,
 since OUTPUT may be in another folder.
@@ -12,14 +12,14 @@ from pathlib import Path
 
 from artefact import architecture
 
-# What `sam build` needs, and what a zip replaces. Each occurs once.
+# Lines that `sam build` needs, and that a zip replaces. Each occurs once.
 BUILD = "      BuildMethod: rust-cargolambda\n"
 CODE = "      CodeUri: functions/drain\n"
 ARCHITECTURE = "      Architectures: [arm64]\n"
 
 
 def zip_architecture(path: Path) -> str:
-    """Lambda's name of the zip's architecture. Exits if the zip holds no function for Lambda."""
+    """Lambda's name of the zip's architecture. Exits if the zip contains no function for Lambda."""
     if not path.is_file():
         sys.exit(f"ZIP: there is no file {path}")
     try:

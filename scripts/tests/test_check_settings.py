@@ -31,7 +31,7 @@ class CheckSettings(unittest.TestCase):
 
     def test_an_unknown_name_is_reported_with_the_nearest_one(self):
         found = self.found_in('SlotNam = "orders"')
-        self.assertEqual(found, ["the template has no parameter SlotNam: SlotName is meant?"])
+        self.assertEqual(found, ["the template has no parameter SlotNam. Did you mean SlotName?"])
 
     def test_a_boolean_needs_quotes(self):
         found = self.found_in("CreateStream = false")
