@@ -19,9 +19,8 @@ const TYPES: &str = include_str!("types.sql");
 
 /// The tables and materialized views with these names or OIDs.
 ///
-/// $1 has the schemas and $2 the names: the first name belongs to the first schema, and so on. $3 has the
-/// OIDs. The partitions of a partitioned table are included: their replica identities decide which columns
-/// its old rows have.
+/// $1 are schemas and $2 are names, in pairs. $3 are OIDs. The partitions of a partitioned table are
+/// included, because their replica identities decide which columns its old rows have.
 const NAMED: &str = "
     named(oid) as (
       select c.oid
@@ -49,8 +48,8 @@ const ALL: &str = "
 
 /// The keys and columns of the relations that [`NAMED`] or [`ALL`] selects.
 ///
-/// Unlogged tables are included, since they may have been logged before. Object ids below 16384 are those of
-/// the tables that `initdb` creates.
+/// Unlogged tables are included, since they may have been logged before. The tables that `initdb` creates
+/// have object ids below 16384.
 const COLUMNS: &str = "
     , youngest_schemas as (
       select oid, xmin
@@ -90,19 +89,20 @@ const COLUMNS: &str = "
            array(select i.xmin::text::int8
                  from pg_index i where i.indrelid = c.oid and i.indisprimary) as primary_xids,
            c.row_xid::text::int8 as identity_xid,
-           -- A rename, and nothing that is as common, rewrites the row type.
+           -- A rename of the table rewrites this row. All other commands that rewrite it are rare.
            (select t.xmin::text::int8 from pg_type t where t.oid = c.reltype) as name_xid,
            -- A rename of the schema rewrites its row. So does a grant on it, which is more common.
            n.xmin::text::int8 as schema_xid,
            n.nspacl is not null as has_grants,
-           -- If the name was that of another table, this table is in a schema whose row is young, too.
+           -- Before a rename of the schema, another table may have had this name. The schema of that table
+           -- was renamed, too, so its row is young.
            (select y.xmin::text::int8
             from youngest_schemas y
             join pg_class namesake on namesake.relnamespace = y.oid and namesake.relname = c.relname
             where y.oid <> c.relnamespace
             order by age(y.xmin) < 0, age(y.xmin)
             limit 1) as namesake_xid,
-           -- The system columns are written once.
+           -- The creation of the table writes the rows of its system columns. No other command does.
            (select ctid_column.xmin::text::int8
             from pg_attribute ctid_column
             where ctid_column.attrelid = c.oid and ctid_column.attnum = -1) as created_xid,
@@ -141,7 +141,7 @@ const COLUMNS: &str = "
              array_agg(atttypid order by attnum),
              array_agg(atttypmod order by attnum),
              array_agg(format_type(atttypid, atttypmod) order by attnum),
-             -- Also with `set storage plain`: older values stay out of line.
+             -- The column's storage does not count: after `set storage plain`, older values stay out of line.
              array_agg(attlen = -1 and attgenerated <> 'v' order by attnum),
              array_agg(xmin::text::int8 order by attnum),
              array_agg(attgenerated = 'v' order by attnum),
@@ -167,14 +167,14 @@ pub(super) struct CatalogHorizon {
     oldest: Option<u32>,
 }
 
-/// Smaller ids are not those of transactions (`FirstNormalTransactionId`).
+/// The smallest id of an ordinary transaction (`FirstNormalTransactionId`).
 const FIRST_NORMAL: u32 = 3;
 
 impl CatalogHorizon {
     /// Whether the writer of a visible catalog row may be recent.
     ///
     /// A recent transaction may be newer than rows of the slot. `next` was the next transaction's id when the
-    /// catalog was read. A writer precedes it, unless the catalog row is so old that it is frozen.
+    /// catalog was read. The writer's id precedes `next`; otherwise the catalog row is old and frozen.
     fn is_recent(self, xid: u32, next: u32) -> bool {
         let is_frozen = xid < FIRST_NORMAL || !precedes(xid, next);
         self.has_slot && !is_frozen && self.oldest.is_none_or(|oldest| !precedes(xid, oldest))
@@ -202,8 +202,8 @@ pub(super) enum UntrackedKind {
 
 /// A catalog without tables, of the session's database.
 ///
-/// With a slot, it is for the slot's rows, and its facts may be newer than a row. Without a slot, it
-/// describes the present, and no fact counts as newer than a row.
+/// With a slot, the catalog describes the tables of the slot's rows. A fact may then be newer than a row.
+/// Without a slot, the catalog describes the present, and no fact counts as newer than a row.
 ///
 /// # Errors
 /// The query failed.
@@ -225,7 +225,8 @@ pub(super) async fn partial(
 
 /// Adds tables and their types to the catalog.
 ///
-/// Returns the requested relations that are no tables of a user. In the catalog, no table has their names.
+/// Returns the requested relations that are not users' tables. The catalog has their names as those of
+/// missing tables.
 ///
 /// # Errors
 /// A query failed.
@@ -271,7 +272,8 @@ pub(super) async fn add_tables(
         catalog.insert_missing(name.clone());
         untracked.push(UntrackedRelation { name, kind });
     }
-    // Rows of a table that was dropped, renamed or altered since may have types that no column has now.
+    // A table may have been dropped, renamed or altered since. Its older rows may have types that no column
+    // has now.
     is_altered |= match request {
         TableRequest::Named { names, .. } => names.iter().any(|name| catalog.table(name).is_none()),
         TableRequest::All => false,
@@ -372,7 +374,7 @@ fn catalog_table(row: &PgRow, horizon: CatalogHorizon) -> CatalogTable {
 
 /// The recent transactions that wrote catalog rows of a table.
 ///
-/// They may be newer than rows of the log.
+/// These transactions may be newer than rows of the log.
 fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentChanges {
     // A snapshot has ids of 64 bits. The rows of the catalog have only the lower 32 bits.
     let next: &str = row.get("next_xid");

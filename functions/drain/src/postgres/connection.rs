@@ -24,9 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Settings that bound the lifetime of a statement, transaction or session.
 ///
-/// They end those that outlive the invocation. The role or the database may have shorter ones, which would
-/// break a peek whose stream is slow. A session in a transaction is not idle for `idle_session_timeout` (from
-/// PostgreSQL 14 on), and it holds locks. `transaction_timeout` exists from 17 on.
+/// The server then ends a session that outlives the invocation. The role or the database may have shorter
+/// limits, which would break a peek whose stream is slow. `idle_session_timeout` (from PostgreSQL 14 on) does
+/// not end a session inside a transaction, which holds locks. `transaction_timeout` exists from 17 on.
 const LIFETIME_SETTINGS: [&str; 4] = [
     "statement_timeout",
     "transaction_timeout",
@@ -36,13 +36,13 @@ const LIFETIME_SETTINGS: [&str; 4] = [
 
 /// Settings of every session, by name and value.
 ///
-/// They change the text that the plugins write, or the time that a session survives its client. Without
+/// They determine the text that the plugins write, and how long a session outlives its client. Without
 /// warnings, a skipped publication would not be noticed. A setting that the server's version does not have is
-/// left out.
+/// not set.
 const SETTINGS: [(&str, &str); 16] = [
-    // These two change the names of types, and values of types such as regclass. With this path, a name is
-    // the same as in a session with PostgreSQL's defaults. Settings of the role or the database have no
-    // effect on it.
+    // These two change the names of types, and values of types such as regclass. With this path, names are
+    // printed as in a session with PostgreSQL's defaults. Settings of the role or the database then have no
+    // effect.
     ("quote_all_identifiers", "off"),
     ("search_path", "public"),
     ("datestyle", "ISO, YMD"),
@@ -64,7 +64,7 @@ const SETTINGS: [(&str, &str); 16] = [
     ("client_connection_check_interval", "2s"),
 ];
 
-/// A session, which can cancel its own query.
+/// A session that can cancel its own statement.
 pub(crate) struct Session {
     /// The client of the connection.
     pub client: Client,
@@ -92,8 +92,8 @@ impl Session {
 
     /// Runs a short statement for a late cancel to hit.
     ///
-    /// A cancel may arrive after the end of the statement that it was meant for. It then hits the next
-    /// statement: this one, if it arrives within 50 ms.
+    /// A cancel may arrive after its statement has ended. The server then cancels the session's next
+    /// statement. That is this statement, if the cancel arrives within 50 ms.
     pub(crate) async fn outlast_cancel(&self) {
         let _ = self.client.simple_query("select pg_sleep(0.05)").await;
     }
@@ -254,7 +254,9 @@ impl Connector {
         }
     }
 
-    /// The error of a connection that was not opened. `is_ready` says whether the login had begun.
+    /// The error of a connection that was not opened.
+    ///
+    /// `is_ready`: the connection has no TLS, or its TLS handshake succeeded, so the login had begun.
     fn connect_error(&self, error: tokio_postgres::Error, is_ready: bool) -> SlotError {
         match error.code().cloned() {
             Some(state) => self.login_error(&state, Box::new(error)),
@@ -264,8 +266,9 @@ impl Connector {
 
     /// The error of a connection that failed before PostgreSQL sent a SQLSTATE.
     ///
-    /// The type of the cause distinguishes the errors. A refusal of TLS and a refusal of the login have the
-    /// same type. A server that refuses TLS does so before the login (tokio-postgres, `connect_tls`).
+    /// The type of the cause distinguishes most errors. A refusal of TLS and a refusal of the login have the
+    /// same type. `is_ready` distinguishes these two: a server refuses TLS before the login (tokio-postgres,
+    /// `connect_tls`).
     fn handshake_error(&self, error: tokio_postgres::Error, is_ready: bool) -> SlotError {
         let host = self.database.host.clone();
         let cause = std::error::Error::source(&error);
@@ -292,8 +295,8 @@ impl Connector {
         let host = self.database.host.clone();
         match *state {
             SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-                // A server that requires TLS has no entry in pg_hba.conf for a connection without it. Its
-                // SQLSTATE is also that of a role that may not log in.
+                // The pg_hba.conf of a server that requires TLS has no entry for a connection without TLS.
+                // The SQLSTATE of this refusal is also that of a role that may not log in.
                 let lacks_tls = self.database.tls == SslMode::Disable
                     && *state == SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
                 let hint = match self.database.auth {
@@ -316,8 +319,8 @@ impl Connector {
                 source,
             },
             SqlState::CANNOT_CONNECT_NOW => SlotError::Starting { host, source },
-            // The next tick can connect after a restart, or when connections are free. A missing privilege
-            // stays.
+            // A later tick can connect after a restart, or when a connection is free. A missing privilege
+            // needs the operator.
             _ => SlotError::Failed {
                 host,
                 doing: "connecting",
@@ -339,14 +342,14 @@ async fn serve_connection<S, T>(
 {
     loop {
         match std::future::poll_fn(|context| connection.poll_message(context)).await {
-            // Before the rows that the server sent after it are passed on.
+            // The warning is recorded before the rows that follow it are passed on.
             Some(Ok(AsyncMessage::Notice(notice))) => {
                 skipped.observe(&notice);
                 notices.add(notice.message());
             }
             Some(Ok(_)) => {}
             // A caller that waits for an answer gets the error "connection closed", without the cause. So the
-            // log has it.
+            // cause is logged here.
             Some(Err(error)) => {
                 tracing::warn!(error = %error, "a connection to PostgreSQL broke");
                 return;

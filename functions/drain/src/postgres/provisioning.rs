@@ -45,12 +45,14 @@ pub(crate) async fn check_replication_right(
 
 /// Creates a publication of the role's tables that `patterns` match.
 ///
-/// The role owns these tables. Empty `patterns` match all. Returns the number of its tables.
+/// The role owns these tables. Empty `patterns` match all. Returns the number of listed tables.
 ///
 /// PostgreSQL refuses updates and deletes of a published table without a replica identity. So the publication
-/// lists only tables that have one. Without `only`, it would also have the tables that inherit from these. A
-/// partitioned table publishes its partitions. So a partition is listed only if its partitioned table is not.
-/// If `patterns` name a partitioned table, its changes have its name, and so match the pattern.
+/// lists only tables that have one. `only` excludes the tables that inherit from a listed table. A
+/// publication of a partitioned table includes its partitions. So a partition is listed only if its
+/// partitioned table is not. If `patterns` match a partitioned table, the publication has
+/// `publish_via_partition_root`. The changes then have the name of the partitioned table, which the pattern
+/// matches.
 ///
 /// # Errors
 /// A query failed, for example because the role may not create objects in the database.
@@ -91,12 +93,12 @@ pub(crate) async fn create_publication(
     Ok(tables.len())
 }
 
-/// Permanent tables of the role whose old rows are identified.
+/// Permanent tables of the role that have a replica identity.
 ///
-/// Their updates and deletes log the identity of the row. `roots` are the tables that a table is a partition
-/// of, on all levels. The rows of a partitioned table have the identities of its partitions. A new partition
-/// only inherits the primary key. So a partitioned table needs one, even if all its partitions have a replica
-/// identity today.
+/// `roots` are the partitioned tables above a partition, on all levels. The rows of a partitioned table are
+/// logged with the replica identities of its partitions, so each partition needs one. A new partition
+/// inherits only the primary key. So the partitioned table needs a primary key, even if all its partitions
+/// have a replica identity today.
 const PUBLISHABLE_TABLES: &str = "
     with recursive identified as materialized (
       select c.oid
@@ -133,14 +135,16 @@ const PUBLISHABLE_TABLES: &str = "
           and c.oid not in (select u.root from unsafe u) end
     order by format('%I.%I', n.nspname, c.relname)";
 
-/// Creates the slot. From PostgreSQL 17 on it is a failover slot: standbys keep a copy that survives their
-/// promotion.
+/// Creates the slot.
 ///
-/// The server waits for every transaction that has written, for at most the session's `lock_timeout`.
+/// From PostgreSQL 17 on, it is a failover slot: standbys keep a copy that survives their promotion.
+///
+/// The server waits until each open transaction that has written ends. It waits for each of them for at most
+/// the session's `lock_timeout`.
 ///
 /// # Errors
-/// [`SlotError::CreationWaits`] names the oldest of these transactions. Other errors name the server's
-/// refusal.
+/// [`SlotError::CreationWaits`] names the process of the oldest of these transactions. Other errors have the
+/// server's refusal.
 pub(crate) async fn create_slot(
     connector: &Connector,
     session: &Session,

@@ -13,8 +13,8 @@ pub(crate) async fn oldest_transaction(
     connector: &Connector,
     session: &Session,
 ) -> Result<Option<OldestTransaction>, SlotError> {
-    // Every role may read the locks. Only members of pg_monitor may read when a transaction began. A prepared
-    // transaction has no process, and every role may read when it was prepared.
+    // Every role may read the locks. Only members of pg_monitor may read the start of another role's
+    // transaction. A prepared transaction has no process, and every role may read when it was prepared.
     let row = session
         .client
         .query_opt(

@@ -20,7 +20,7 @@ pub(crate) struct Inspection {
 }
 
 impl Inspection {
-    /// What the slot lags behind, and what the server retains for it.
+    /// The slot's lag, and the log that the server retains for it.
     pub(crate) fn figures(&self) -> SlotFigures {
         let slot = self.slot.as_ref();
         let bytes_since = |lsn: Lsn| self.server.flush.bytes_since(lsn);
@@ -208,6 +208,8 @@ pub(crate) struct StandbyInfo {
     /// Whether the role may read their positions.
     pub(crate) visible: bool,
     /// The highest position that a standby has flushed to disk.
+    ///
+    /// If `synchronous_standby_names` is set, asynchronous standbys do not count.
     pub(crate) flushed: Option<Lsn>,
     /// Whether `synchronous_standby_names` is set, so that commits wait for standbys.
     pub(crate) synchronous: bool,
@@ -217,11 +219,11 @@ impl StandbyInfo {
     /// Position up to which a standby has the log.
     ///
     /// The log up to this position survives the loss of this server. The position is `None` if no standby has
-    /// acknowledged one, or if the role may not read it. It is zero instead if no standby has acknowledged
-    /// one, and commits wait for standbys or a position is `required`.
+    /// acknowledged a position, or if the role may not read the positions. It is zero if no standby has
+    /// acknowledged a position, and either commits wait for standbys or a position is `required`.
     ///
     /// # Errors
-    /// The position is `required` and unknown: the reason, and whether the reason may pass by itself.
+    /// The position is `required` and unknown: the reason, and whether the error is transient.
     pub(crate) fn acknowledged(&self, required: bool) -> Result<Option<Lsn>, (&'static str, bool)> {
         match (self.visible, self.flushed) {
             (true, Some(lsn)) => Ok(Some(lsn)),
@@ -230,8 +232,7 @@ impl StandbyInfo {
                 "the role may not read the positions of the standbys: grant pg_monitor to it",
                 false,
             )),
-            // Commits wait, and no standby has acknowledged any position. So no part of the log is known to
-            // survive.
+            // No standby has acknowledged any position. So no part of the log is known to survive.
             (true, None) if required || self.synchronous => Ok(Some(Lsn::ZERO)),
             (false, _) if self.synchronous && self.count == 0 => Ok(Some(Lsn::ZERO)),
             _ => Ok(None),
@@ -259,7 +260,7 @@ pub(crate) async fn standbys(connector: &Connector, session: &Session) -> Result
     })
 }
 
-/// The physical standbys. Subscribers and base backups are none.
+/// The physical standbys, without logical subscribers and base backups.
 ///
 /// A role without the right to read the positions sees null in every column but the process id.
 const STANDBYS: &str = "
@@ -302,11 +303,11 @@ pub(crate) async fn awaited_standbys(
     Ok(lsn.map(|lsn| Lsn(lsn.into())))
 }
 
-/// A standby's slot for which the server lets `slot` read no further.
+/// An unused slot of a standby that stops the reading of `slot`.
 ///
-/// `synchronized_standby_slots` lists it. It is missing, invalid or not in use, so no standby reads it. Its
-/// position is not after that of `slot`. `None` if there is no such slot, or if `slot` has confirmed the
-/// whole log.
+/// `synchronized_standby_slots` lists the standby's slot. No standby reads it: it is missing, invalid or not
+/// in use. Its position is at or before that of `slot`. `None` if there is no such slot of a standby, or if
+/// `slot` has confirmed the whole log.
 ///
 /// # Errors
 /// The query failed.
@@ -422,7 +423,9 @@ pub(crate) async fn published_tables(
     Ok(row.get("count"))
 }
 
-/// Identity of the running server: another server has another, and so has this one after a restart.
+/// Identity of the running server.
+///
+/// It differs from server to server, and changes when a server restarts.
 ///
 /// # Errors
 /// The query failed.

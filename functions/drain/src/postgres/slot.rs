@@ -59,18 +59,20 @@ pub(crate) struct PgSlot<'c> {
     standby_ack: StandbyAck,
     /// Limits for the kept values of rows too large for memory.
     kept: KeptBytes,
-    /// Positions since which materialized views have their names.
+    /// Positions from which on materialized views have their names.
     ///
-    /// The key of a view is its object id and the transaction that named it.
+    /// The key is the view's object id and the transaction that named the view.
     pub(super) view_names: Vec<((u32, String), Lsn)>,
     /// The transactions whose rows the slot can still send.
     ///
-    /// The value is that of the last [`Slot::catalog`].
+    /// [`Slot::catalog`] sets it.
     horizon: CatalogHorizon,
 }
 
 impl<'c> PgSlot<'c> {
-    /// The slot whose lock `control` holds. `kept` limits the kept values of large rows.
+    /// The slot whose lock the session `control` holds.
+    ///
+    /// `kept` limits the kept values of large rows.
     ///
     /// # Errors
     /// A publication is missing: from PostgreSQL 18 on, pgoutput would skip its changes.
@@ -117,7 +119,7 @@ impl<'c> PgSlot<'c> {
     async fn open_reader(&self) -> Result<Session, SlotError> {
         let (connector, control) = (self.connector, &self.control);
         let reader = connector.connect().await?;
-        // The writer's host name may have changed its address between the two connections. The lock and the
+        // A failover between the two connections may change the address of the host name. The lock and the
         // rows would then belong to different servers.
         if server::instance(connector, control).await? != server::instance(connector, &reader).await? {
             return Err(SlotError::TwoServers);
@@ -171,9 +173,9 @@ impl<'c> PgSlot<'c> {
         }
     }
 
-    /// Sets the longest time of a statement in the session.
+    /// Sets the session's `statement_timeout`.
     ///
-    /// It is a whole number of milliseconds, at least one: 0 would mean no limit.
+    /// The value is a whole number of milliseconds, at least one: 0 would mean no limit.
     pub(super) async fn set_timeout(
         &self,
         session: &Session,
@@ -237,10 +239,11 @@ async fn prepare_reader(reader: &Session, encoding: &str) -> Result<(), tokio_po
     // While the stream is slow, the drain does not read the rows of a peek. With a timeout, the server would
     // close the connection then.
     reader.client.batch_execute("set tcp_user_timeout = 0").await?;
-    // A peek joins each row with its slices. To keep their results, the server would hash each row.
+    // A peek joins each row with its slices. To cache the result of this join, the server would hash each
+    // row.
     reader.client.batch_execute("set enable_memoize = off").await?;
-    // In a database with this encoding, text is any bytes. The server would refuse to send bytes that are not
-    // UTF-8, and the whole window with them.
+    // In a database with this encoding, text may have any bytes. To a client with UTF-8, the server refuses
+    // to send other bytes, and the peek of the whole window fails.
     if encoding == "SQL_ASCII" {
         let raw = "set client_encoding to sql_ascii";
         reader.client.batch_execute(raw).await?;
@@ -349,8 +352,8 @@ impl Slot for PgSlot<'_> {
     }
 
     async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<CommitRows, SlotError> {
-        // The first peek has decoded its whole window and its rows are in transit, so the slot is free for
-        // this one.
+        // The first peek has decoded its whole window, and only its rows are in transit. So the slot is free
+        // for this second peek.
         let mark = self.plugin.commit_mark();
         let length = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
         let rows = self

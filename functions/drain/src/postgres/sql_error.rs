@@ -20,8 +20,8 @@ pub(super) fn table_refusal(
     error: tokio_postgres::Error,
 ) -> Result<String, SlotError> {
     let message = message(&error);
-    // A sort needs more disk than `temp_file_limit` allows, or a file of the table is gone. Both belong to
-    // transient classes, but do not pass by themselves. Only this table has the problem.
+    // A sort needs more disk than `temp_file_limit` allows, or a file of the table is missing. Both SQLSTATEs
+    // belong to transient classes, but a retry does not help. Only this table has the problem.
     let is_of_table = matches!(
         error.code(),
         Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED | &SqlState::UNDEFINED_FILE)
@@ -114,8 +114,8 @@ const CONFIRMED: &str = "select confirmed_flush_lsn from pg_replication_slots wh
 impl SlotContext<'_> {
     /// The error of a window with a skipped publication.
     ///
-    /// A publication did not exist at one of the window's changes. Asks the server for the slot's position,
-    /// through `session`.
+    /// A publication did not exist at one of the window's changes. `session` reads the slot's position for
+    /// the error.
     pub(crate) async fn publication_skipped(&self, session: &Session, source: BoxError) -> SlotError {
         match session.client.query_one(CONFIRMED, &[&self.slot]).await {
             Ok(row) => SlotError::PublicationSkipped {
@@ -139,7 +139,7 @@ impl SlotContext<'_> {
                 doing,
                 source: Box::new(error),
             },
-            // A row of the plugin has at most 1 GB, as every value has.
+            // A row of the plugin has at most 1 GB, the limit of every value in PostgreSQL.
             Some(&SqlState::PROGRAM_LIMIT_EXCEEDED) => SlotError::RowOverServerLimit {
                 slot,
                 source: Box::new(error),
@@ -150,8 +150,8 @@ impl SlotContext<'_> {
 
     /// The error of a failed statement; it names an unmet requirement.
     ///
-    /// Asks the server through `session` which requirement is not met. If all are met, or the server does not
-    /// answer, the error names none.
+    /// `session` reads which requirement is not met. If all are met, or this query fails, the error names
+    /// none.
     pub(crate) async fn explained(
         &self,
         session: &Session,
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_lacks_what_its_sqlstate_and_the_server_state() {
+    fn the_sqlstate_and_the_server_show_the_unmet_requirement() {
         let met = Requirements {
             may_replicate: true,
             has_slot: true,

@@ -6,8 +6,8 @@ use crate::ports::BoxError;
 
 /// Whether the same statement may succeed later.
 ///
-/// An error without a SQLSTATE means that the connection broke, which passes. Otherwise the class of the
-/// SQLSTATE decides (PostgreSQL documentation, "PostgreSQL Error Codes"):
+/// An error without a SQLSTATE means that the connection broke, which is transient. Otherwise the class of
+/// the SQLSTATE decides (PostgreSQL documentation, "PostgreSQL Error Codes"):
 /// - 08: the connection broke. 40: the server rolled the transaction back.
 /// - 53 and 58: the server lacked a resource, or the system below it failed.
 /// - 55: the statement gave up waiting for a lock, or an object was not in the required state.
@@ -36,9 +36,9 @@ pub(crate) fn is_cancelled(error: &tokio_postgres::Error) -> bool {
 
 /// PostgreSQL's message about a failed statement, without values of a row.
 ///
-/// A message that may hold a value is left out. Messages of the classes 22 (data exception) and 23
-/// (constraint violation) quote values, and P0 is an error that a function raises with a text of its own. The
-/// server's own log has the message.
+/// A message that may contain a value is left out. Messages of the classes 22 (data exception) and 23
+/// (constraint violation) quote values. Class P0 is an error that a function raises, with a text of its own.
+/// The server's own log has the message.
 pub(crate) fn message(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         None => error.to_string(),
@@ -49,7 +49,7 @@ pub(crate) fn message(error: &tokio_postgres::Error) -> String {
 
 /// The error as a cause, without values of a row.
 ///
-/// A message that may hold a value is left out: see [`message`].
+/// A message that may contain a value is left out: see [`message`].
 pub(crate) fn cause(error: tokio_postgres::Error) -> BoxError {
     match error.code() {
         Some(state) if may_quote_values(state) => left_out(state).into(),

@@ -1,8 +1,8 @@
 //! Reads chunks and single rows of the tables on a PostgreSQL server.
 //!
-//! Every statement only reads, except the one that writes the watermark. The strongest lock on a table is
-//! ACCESS SHARE: inserts, updates and deletes never wait for it. A truncate does, and most forms of `alter
-//! table`.
+//! Every statement only reads, except the statement that writes the watermark. The strongest lock on a table
+//! is ACCESS SHARE. Inserts, updates and deletes never wait for this lock. A truncate and most forms of
+//! `alter table` wait for it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -22,23 +22,24 @@ use crate::ports::{ChunkBounds, ChunkRead, SlotError, TableSource};
 
 /// Begins a read-only transaction with one snapshot.
 ///
-/// It waits for a lock for at most two seconds. A query fails if row security would hide rows from it.
+/// A statement waits for a lock for at most two seconds. A query fails if row security would hide rows from
+/// it.
 const BEGIN: &str = "begin isolation level repeatable read read only; \
      set local lock_timeout = '2s'; set local row_security = off";
 
-/// Gives the transaction the search path of the role and the database.
+/// Sets the transaction's search path to that of role and database.
 ///
-/// The session has another one: see its settings. The condition of a request may name functions and operators
-/// of any schema in the path of the role, such as those of an extension.
+/// The session's settings have another path. The condition of a request may name functions and operators of
+/// any schema in the role's path, such as those of an extension.
 const DEFAULT_PATH: &str = "set local search_path to default";
 
-/// Longest wait until the change that moved a row is visible.
+/// Longest wait until the change of a row's key is visible.
 const VISIBILITY_TIME: Duration = Duration::from_secs(1);
 
 /// The open transactions with a writer's lock on the table $1.$2.
 ///
-/// A transaction with such a lock on a partition of the table counts, too. A transaction that writes to a
-/// table, or truncates it, keeps its lock until its changes are visible. Every role may read `pg_locks`.
+/// A transaction with such a lock on a partition of the table counts, too. A transaction that writes to or
+/// truncates a table holds its lock until its changes are visible. Every role may read `pg_locks`.
 const WRITERS: &str = "
     with recursive t(oid) as (
       select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -56,9 +57,9 @@ const WRITERS: &str = "
 
 /// Query for a rewrite or replacement of table $1.$2 since the snapshot.
 ///
-/// The object id of the table is $3. The snapshot is that of the transaction. The snapshot decides what the
-/// catalog's tables show. The functions `to_regclass` and `pg_relation_filenode` return the present state
-/// instead, so a difference between the two is a later change.
+/// The object id of the table is $3. The snapshot is that of the transaction. A query of the catalog's tables
+/// returns their state in the snapshot. The functions `to_regclass` and `pg_relation_filenode` return the
+/// present state. So a difference between the two is a later change.
 const IS_REWRITTEN: &str = "
     with recursive t(oid) as (
       select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -76,7 +77,8 @@ const IS_REWRITTEN: &str = "
 /// Checks the query of a table's chunks without reading a row.
 ///
 /// # Errors
-/// The outer error: the server cannot be asked. The inner error: the reason why this query is refused.
+/// The outer error: a statement failed for another reason than the table. The inner error: the reason why
+/// this query is refused.
 pub(crate) async fn check_query(
     connector: &Connector,
     session: &Session,
@@ -101,8 +103,8 @@ pub(crate) async fn check_query(
 
 /// Runs an `EXPLAIN` statement. Returns `false` if it has parameters.
 ///
-/// The extended protocol accepts only one statement. So the request's condition cannot add another. It
-/// accepts parameters, whose values would be missing.
+/// The extended protocol accepts only one statement. So the request's condition cannot add another statement.
+/// The condition may have parameters, but there are no values for them.
 async fn explain(session: &Session, sql: &str) -> Result<bool, tokio_postgres::Error> {
     let statement = session.client.prepare(sql).await?;
     if !statement.params().is_empty() {
@@ -184,8 +186,8 @@ impl TableSource for PgSlot<'_> {
             client.batch_execute(BEGIN).await.map_err(failed)?;
             let lookup = self.visible_row(table, request).await;
             client.batch_execute("rollback").await.map_err(failed)?;
-            // A commit is in the log a moment before other sessions see it. If the commit waits for a
-            // standby, this takes longer.
+            // A commit is in the log a moment before other sessions see it. The delay is longer if the commit
+            // waits for a standby.
             match lookup? {
                 Some(lookup) => return Ok(lookup),
                 None if began.elapsed() < VISIBILITY_TIME => tokio::time::sleep(VISIBILITY_TIME / 50).await,
@@ -235,7 +237,7 @@ impl SessionRead {
 enum ChunkReadError {
     /// The server refused or ended the query.
     Query(tokio_postgres::Error),
-    /// The server could not be asked.
+    /// A preparing statement failed: the check for a rewrite, or the snapshot.
     Slot(SlotError),
 }
 
@@ -319,7 +321,7 @@ impl PgSlot<'_> {
         bounds: ChunkBounds,
         delivered: &mut BTreeSet<u32>,
     ) -> Result<SessionRead, ChunkReadError> {
-        // Planning takes the lock of a reader, so no other session can rewrite the table from now on. A
+        // Planning locks the table with ACCESS SHARE, so no other session can rewrite it from now on. A
         // rewrite between the snapshot and this lock would hide all rows from the snapshot.
         reader
             .client
@@ -361,8 +363,7 @@ impl PgSlot<'_> {
                 Err(error) => return Err(error.into()),
             };
             if rows.len() as u64 >= bounds.rows {
-                // The query ends by itself after this row. A cancel could be late, and cancel the next
-                // statement.
+                // The query ends by itself after this row. A late cancel could cancel the next statement.
                 while lines.try_next().await?.is_some() {}
                 return Ok(SessionRead::idle(ChunkRead::Rows { rows, more: true }));
             }

@@ -1,8 +1,8 @@
--- The types that are not built in, and the types that they consist of. $1 are the OIDs of more types: those
--- of columns.
+-- The types that are not built in, and the types that they consist of. $1 are the OIDs of further types,
+-- those of columns.
 --
--- Each table has a type for its rows, and an array of that. A database with many tables would have twice as
--- many of them. They are read only where a column has such a type.
+-- Each table has a row type, and an array type of it. A database with many tables has twice as many of these
+-- types. They are read only if a column has such a type.
 with recursive t(oid) as (
   -- The planner expects few elements of an array, so it looks up each type by its OID.
   select o.oid
@@ -34,7 +34,7 @@ select
   case when y.typtype = 'd' then y.typbasetype end as base,
   y.typtypmod as base_modifier,
   format_type(y.typbasetype, y.typtypmod) as base_name,
-  -- An array is what the function array_out prints. It separates the elements by their type's delimiter.
+  -- An array is a type that array_out prints. array_out separates the elements by their type's delimiter.
   e.oid as element,
   e.typdelim as delimiter
 from t

@@ -13,7 +13,8 @@ use crate::rules::column_rules::{ColumnAction, ColumnRule};
 
 /// The tables whose changes the slot sends.
 ///
-/// If $2, these are the tables of the publications $1. Otherwise they are all that hold rows.
+/// If $2 is true, they are the tables of the publications $1. If $2 is false, they are all permanent tables
+/// of users that store rows.
 pub(super) const SENT: &str = "
     with sent as materialized (
       select c.oid, n.nspname::text as schema, c.relname::text as name
@@ -28,7 +29,7 @@ pub(super) const SENT: &str = "
 
 /// The sent tables that a rule matches, with the rule's place.
 ///
-/// Patterns of `like` for schemas, tables and columns are $3, $4 and $5; $6 is whether they omit.
+/// $3, $4 and $5 are the `like` patterns of schemas, tables and columns. $6 states whether a rule omits.
 const MATCHING_TABLES: &str = "
     rules as materialized (
       select r.schema, r.name, r.column_name, r.omits, r.place
@@ -40,7 +41,8 @@ const MATCHING_TABLES: &str = "
 
 /// The places of the rules that match no column.
 ///
-/// Each place has a similar column, if one differs in the case of letters only.
+/// The `similar_…` columns name a column that differs from the rule only in the case of letters, if there is
+/// one.
 const UNMATCHED_RULES: &str = "
     select r.place as place,
            exists (select from matching m where m.place = r.place) as has_table,
@@ -57,9 +59,10 @@ const UNMATCHED_RULES: &str = "
       where m.place = r.place and a.attname like m.column_name)
     order by r.place";
 
-/// The columns that a rule omits from the key of a table: the replica identity, or else the primary key.
+/// The columns that a rule omits from the key of a table.
 ///
-/// An `int2vector` counts from 0. Columns of `include` follow those of the key.
+/// The key is the index of the replica identity, or else the primary key. The indexes of an `int2vector`
+/// begin at 0. The columns of `include` follow those of the key.
 const OMITTED_KEYS: &str = "
     select distinct m.schema as schema, m.name as name, a.attname::text as column_name
     from matching m
@@ -98,9 +101,9 @@ impl RuleArrays {
     }
 }
 
-/// Sentences about rules without a column and about lost keys.
+/// Sentences about rules without a column and about omitted key columns.
 ///
-/// Each rule that matches no column has one sentence. So does each table whose key a rule removes.
+/// There is one sentence for each rule that matches no column, and one for each key column that a rule omits.
 ///
 /// # Errors
 /// A query failed.
@@ -163,7 +166,7 @@ fn unmatched(rules: &[ColumnRule], row: &PgRow) -> Option<String> {
     Some(format!("COLUMN_RULES: {rule} {why}"))
 }
 
-/// The sentence of a table whose key loses a column.
+/// The sentence of a key column that a rule omits.
 fn omitted_key(_: &[ColumnRule], row: &PgRow) -> Option<String> {
     let table = table_name(row);
     let column: String = row.get("column_name");

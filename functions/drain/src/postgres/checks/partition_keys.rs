@@ -1,6 +1,7 @@
 //! Problems of the entries of `PARTITION_KEYS`.
 //!
-//! They concern entries that match nothing, and tables whose old rows lack the columns of their entry.
+//! They concern entries that match no table, tables whose old rows lack the columns of their entry, and
+//! tables without a key.
 
 use std::collections::HashSet;
 
@@ -17,10 +18,11 @@ use crate::rules::pattern::{TableColumns, TablePattern, matches_any};
 
 /// The sent tables with the first entry that matches each.
 ///
-/// A table is listed only if events have all columns of its entry. Patterns of `like` are $3 and $4, a column
-/// is $5, and the place of its entry is $6. The rules of `COLUMN_RULES` are $7 to $10. A partitioned table is
-/// logged with the replica identities of its partitions. `missing` is a column that the old rows of `lacking`
-/// do not have. A table without a key has `is_whole` if its old rows are whole.
+/// A table is listed only if events have all columns of its entry. $3 and $4 are the `like` patterns of
+/// schema and table, $5 is a column, and $6 is the place of its entry. The rules of `COLUMN_RULES` are $7 to
+/// $10. A partitioned table is logged with the replica identities of its partitions. The old rows of the
+/// table or partition `lacking` do not have the column `missing`. `is_whole` states whether old rows have all
+/// columns.
 const PARTITIONED_TABLES: &str = "
     entries as materialized (
       select e.schema, e.name, e.column_name, e.place
@@ -31,7 +33,7 @@ const PARTITIONED_TABLES: &str = "
       from unnest($7::text[], $8::text[], $9::text[], $10::bool[]) r(schema, name, column_name, omits)),
     published as materialized (
       select p.schemaname::text as schema, p.tablename::text as name,
-             to_jsonb(p) -> 'attnames' as columns -- PostgreSQL 14 has no lists of columns
+             to_jsonb(p) -> 'attnames' as columns -- PostgreSQL 14 has no column lists
       from pg_publication_tables p where $2 and p.pubname = any($1)),
     chosen as materialized (
       select s.oid, s.schema, s.name, min(e.place) as place
@@ -65,7 +67,8 @@ const PARTITIONED_TABLES: &str = "
     left join pg_index k on k.indrelid = l.relid
       and case c.relreplident when 'i' then k.indisreplident else k.indisprimary end
     cross join lateral (
-      -- An int2vector counts from 0. The columns of `include` follow those of the key, and are not logged.
+      -- The indexes of an int2vector begin at 0. The columns of `include` follow those of the key, and are
+      -- not logged.
       select c.relreplident <> 'f'
         and not coalesce(a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1]), false)) lacks(it)
     group by t.oid, t.schema, t.name, t.place
@@ -82,8 +85,8 @@ pub(crate) struct SentColumns<'a> {
 
 /// Sentences about the problems of `PARTITION_KEYS`.
 ///
-/// There is one for each entry that no table has. There is one for each table whose deletes cannot have the
-/// partition key of its entry.
+/// There is one for each entry that no sent table has. There is one for each table whose deletes cannot have
+/// the partition key of its entry, and one for each table without a key whose old rows are complete.
 ///
 /// # Errors
 /// The query failed.
@@ -146,7 +149,7 @@ pub(crate) async fn partition_key_problems(
     Ok(problems)
 }
 
-/// The sentence about a table whose rows lack columns of its entry.
+/// The sentence about a table whose entry does not suit its rows.
 fn incomplete_sentence(table: &TableName, row: &PgRow) -> Option<String> {
     let (has_key, is_whole): (bool, bool) = (row.get("has_key"), row.get("is_whole"));
     let missing: Option<String> = row.get("missing");

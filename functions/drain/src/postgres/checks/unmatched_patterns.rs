@@ -11,9 +11,9 @@ use crate::rules::pattern::TablePattern;
 /// The patterns that match none of the tables that are sent.
 ///
 /// The result has the places of the patterns, and the similar tables that the database has instead. Exact
-/// names are $2, $3 and their places $4. Patterns of `like` are $5, $6 and their places $7. If $8, only the
-/// tables of the publications $1 count. Otherwise all permanent tables that hold rows do. A partitioned table
-/// is reported if its changes have the names of its partitions.
+/// names are $2 and $3, with their places $4. `like` patterns are $5 and $6, with their places $7. If $8 is
+/// true, only the tables of the publications $1 count. If $8 is false, all permanent tables that store rows
+/// count. A partitioned table is reported if its changes have the names of its partitions.
 const UNMATCHED: &str = "
     with tables as materialized (
       select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind as kind,

@@ -1,10 +1,15 @@
-//! The server's warnings: those of an invocation are counted, and one kind of a session stops a peek.
+//! The server's warnings.
+//!
+//! All warnings of an invocation are counted. A warning about a skipped publication also stops the peek of
+//! its session.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_postgres::error::{DbError, SqlState};
 
-/// Most distinct warnings that are logged. A server that warns about every row must not fill the log.
+/// Maximum number of distinct warnings that are logged.
+///
+/// A server that warns about every row must not fill the function's log.
 const MOST_LOGGED: usize = 20;
 
 /// The server's warnings in all sessions of an invocation.
@@ -37,8 +42,8 @@ impl Notices {
 /// The last warning of a session that pgoutput skipped a publication.
 ///
 /// A change may be older than its publication. Up to PostgreSQL 17, the peek then fails. From 18 on, pgoutput
-/// only warns, and omits the change. The warning has the SQLSTATE 55000 (run on 18.4). No
-/// other warning of a peek has it.
+/// only warns, and omits the change. The warning has the SQLSTATE 55000 (run on 18.4). No other warning of a
+/// peek has this SQLSTATE.
 #[derive(Debug, Default, Clone)]
 pub(in crate::postgres) struct SkippedPublication(Arc<Mutex<Option<DbError>>>);
 
@@ -50,7 +55,9 @@ impl SkippedPublication {
         }
     }
 
-    /// Takes the warning, if the session received one since the last call.
+    /// Removes and returns the warning.
+    ///
+    /// `None` if the session received none since the last call.
     pub(in crate::postgres) fn take(&self) -> Option<DbError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

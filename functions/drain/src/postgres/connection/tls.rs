@@ -25,7 +25,7 @@ use crate::ports::{BoxError, SlotError};
 
 /// The certificate authorities of Amazon RDS.
 ///
-/// Each region has its own. `certs/README.md` lists the regions and the last days.
+/// Each region has its own authorities. `certs/README.md` lists the regions and the first expiry.
 const RDS_AUTHORITIES: &[u8] = include_bytes!("../../../certs/rds-global-bundle.pem");
 
 /// The client's TLS settings for the database's `sslmode` and certificates.
@@ -168,7 +168,7 @@ pub(super) fn is_tls_error(cause: &(dyn std::error::Error + 'static)) -> bool {
 
 /// Connector of rustls with typed errors.
 ///
-/// It also records the end of its handshake.
+/// It also records that a handshake succeeded.
 #[derive(Clone)]
 pub(super) struct TrackedTls<T = MakeRustlsConnect> {
     inner: T,

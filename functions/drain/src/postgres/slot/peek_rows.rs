@@ -1,4 +1,6 @@
-//! The rows of a peek. Rows that are too large for the memory arrive in slices, and are shortened.
+//! The rows of a peek.
+//!
+//! Rows that are too large for memory arrive in slices, and are shortened.
 
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
@@ -25,7 +27,9 @@ pub(crate) struct PgPeekRows {
     first_commits: CommitRows,
     /// The first row after them, until it is read.
     first: Option<CopiedRow>,
-    /// The row of which some slices were read. It stays here when a call is cancelled.
+    /// The row of which some slices were read.
+    ///
+    /// It is a field, so a cancelled call does not lose it.
     sliced: Option<SlicedRow>,
     plugin: Plugin,
     kept: KeptBytes,
@@ -78,7 +82,8 @@ impl PeekRows for PgPeekRows {
             let Some(row) = row else {
                 return Ok(None);
             };
-            // The row comes again at its place. Taken as a row here, it would end another transaction.
+            // A first commit is repeated in the order of the log. Between other rows, it would end another
+            // transaction.
             if row.commit_of.is_some() {
                 return Err(self.malformed());
             }
@@ -90,9 +95,10 @@ impl PeekRows for PgPeekRows {
 }
 
 impl PgPeekRows {
-    /// The rows of a copy of `plugin`'s rows. `first` is its first message. `slot` and `host` are for errors.
+    /// The rows of a copy of `plugin`'s rows, after the first commits.
     ///
-    /// It reads the commit rows that precede all other rows.
+    /// `first` is the first message of the copy. `slot` and `host` are for errors. The commit rows that
+    /// precede all other rows are read here.
     ///
     /// # Errors
     /// The connection failed, or the messages are not those of such a copy.
@@ -122,8 +128,8 @@ impl PgPeekRows {
             rows.first_commits.insert(xid, (lsn, data));
             rows.first = rows.next_copied().await?;
         }
-        // Each of these commits comes again. Without them, the window would look empty, and its changes would
-        // be lost.
+        // Each first commit is repeated among the other rows. A copy without other rows would look like an
+        // empty window, and the changes of the window would be lost.
         match rows.first.is_none() && !rows.first_commits.is_empty() {
             true => Err(rows.malformed()),
             false => Ok(rows),
@@ -167,9 +173,9 @@ impl PgPeekRows {
         }
     }
 
-    /// The row that is complete with this row of the copy.
+    /// The row of the peek that this row of the copy completes.
     ///
-    /// `None` if the row of the copy is a slice, and others follow.
+    /// `None` if the row of the copy is a slice, and other slices follow.
     fn whole(&mut self, row: CopiedRow) -> Option<PgPeekRow> {
         let CopiedRow {
             lsn,
@@ -198,8 +204,8 @@ impl PgPeekRows {
 
 /// A row of a peek.
 ///
-/// Its data is in the buffer that it was received in, unless the row was too large. Then it is the kept part
-/// of the row.
+/// The data of a row that was too large is the kept part of the row. Other data is in the buffer in which it
+/// was received.
 pub(crate) struct PgPeekRow {
     /// The row's `lsn` column.
     lsn: Lsn,
@@ -320,8 +326,9 @@ mod tests {
         assert_eq!(without_header(Bytes::from_static(b"")), None);
     }
 
-    /// The first commits and the rows of a copy of these rows: each an LSN, data, and its transaction if it
-    /// is a first commit.
+    /// The first commits and the other rows of a copy.
+    ///
+    /// Each of `rows` has an LSN and data, and a first commit also has its transaction.
     async fn copied(rows: &[(u64, &[u8], Option<u32>)]) -> Result<(CommitRows, Vec<Vec<u8>>), SlotError> {
         let row = |(lsn, data, commit_of): &(u64, &[u8], Option<u32>)| {
             let commit_of = commit_of.map(u32::to_be_bytes);
@@ -350,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn first_commits_precede_the_rows_and_come_again() {
+    async fn first_commits_precede_the_rows_and_are_repeated() {
         let (commits, rows) = copied(&[
             (9, b"C of 7", Some(7)),
             (19, b"C of 8", Some(8)),

@@ -5,29 +5,32 @@ use postgres_protocol::escape::escape_literal;
 use crate::base::window_sizing::{SentPrefix, Window};
 use crate::plugin::{ChangeMark, Plugin};
 
-/// Most commit rows that precede the other rows of a peek.
+/// Maximum number of first commits, which precede the rows of a peek.
 ///
-/// The first pass stops after this number of commits. If there are fewer, it reads the whole result, which
-/// costs about a twentieth of the decoding. A large transaction after more commits is decoded twice.
+/// The first pass stops after this number of commits. If the window has fewer commits, the first pass reads
+/// the whole result, which costs about a twentieth of the decoding. A large transaction is decoded twice if
+/// at least this number of commits precedes its own.
 const FIRST_COMMITS: usize = 1_000;
 
 /// A copy of the rows of a window, in the binary format.
 ///
-/// Compared with a query, `COPY` saves the client an allocation and several look-ups for each row. It takes
-/// no parameters, so the values are literals. `options` are those of the plugin, names and values in turn.
+/// Compared with a query, `COPY` saves the client an allocation and several look-ups for each row. It accepts
+/// no parameters, so the values are literals. `options` are those of the plugin: a name, its value, the next
+/// name, and so on.
 ///
 /// Each row has four columns: `lsn`, `data`, `oversize_bytes`, and `commit_of`. A row of more than 4 MiB
-/// arrives in slices of 1 MiB, each with the length of the whole row in `oversize_bytes`, which is otherwise
-/// null. The slices are joined to their row. The join is lateral, so it can only be a nested loop, which
-/// keeps the order of both. `offset 0` keeps the subquery apart, so its condition is checked once for a row,
-/// and a small row costs no call of `generate_series`.
+/// arrives in slices of 1 MiB. In each slice, `oversize_bytes` is the length of the whole row; otherwise it
+/// is null. The query joins the slices to their row. The join is lateral, so it can only be a nested loop,
+/// which preserves the order of the rows and of their slices. Because of `offset 0`, the planner does not
+/// merge the subquery into the query. So the condition is checked once for a row, and a small row costs no
+/// call of `generate_series`.
 ///
-/// With wal2json, a begin row has the end of the commit record. With the other plugins, the first commit
-/// rows are sent twice: before all other rows, and at their place. Those sent before have their transaction's
-/// id in `commit_of`, which is null for all other rows. So the server decodes a large transaction only once:
-/// see [`in_two_passes`].
+/// With wal2json, a begin row has the end of the commit record. With the other plugins, the first commit rows
+/// are sent twice: before all other rows, and again in the order of the log. The first copy has its
+/// transaction's id in `commit_of`, which is null in all other rows. So the server decodes a large
+/// transaction only once: see [`in_two_passes`].
 ///
-/// The changes of the window's sent prefix are left out. The rows that describe tables stay.
+/// The query omits the changes of the window's sent prefix. It includes the rows that describe tables.
 pub(super) fn copy_peek<'o>(
     slot: &str,
     window: Window,
@@ -85,7 +88,7 @@ fn in_two_passes(peek: &str, condition: &str, commit_mark: &[u8]) -> String {
     )
 }
 
-/// The condition that leaves out the changes that were sent before.
+/// The condition that omits the changes that were sent before.
 fn without_sent(SentPrefix { xid, before }: SentPrefix, mark: ChangeMark) -> String {
     let bytes = mark
         .bytes
@@ -120,8 +123,8 @@ pub(super) const ROWS_WITH_TEXT: &str = "
 
 /// Advances slot $2 to $1, if the log on disk reaches $1.
 ///
-/// Without this guard, PostgreSQL would advance to the log's end instead. If the log was set back, that is
-/// not the log that was read.
+/// Without this condition, PostgreSQL would advance to the end of a log that does not reach $1. Such a log
+/// has lost its former end. Its present end may have changes that were not read.
 pub(super) const ADVANCE: &str = "
     select case when pg_current_wal_flush_lsn() >= $1 then
              (select end_lsn from pg_replication_slot_advance($2, $1)) end as end_lsn";

@@ -3,14 +3,15 @@
 //! `refresh materialized view concurrently` and `create materialized view` write rows to the log. wal2json
 //! and test_decoding send them like rows of a table, with the name only. A table may have had the name
 //! before. A row of that table must be sent, and a row of the view must not. The order of commits
-//! distinguishes them: a table is renamed or dropped only after its writers have ended, and then the view can
-//! get the name.
+//! distinguishes the two. A table is renamed or dropped only after its writers have ended. Only then can the
+//! view get the name.
 //!
 //! The view's row in `pg_type` has the id of the naming transaction as its `xmin`. `refresh` does not change
-//! that row. A rename, a move to another schema and a new owner change it. A rename of the schema changes its
-//! row in `pg_namespace`. So does a grant on it: it counts only if a schema whose row is young, too, has a
-//! relation of the view's name. The log's rows from before such a change are sent, because the catalog does
-//! not show whether they belong to the view.
+//! that row. A rename, a move to another schema and a new owner change it. A rename of the schema changes the
+//! schema's row in `pg_namespace`. A grant on the schema changes that row, too. So a change of a schema with
+//! grants counts only if another schema, whose row is also young, has a relation of the view's name. The
+//! log's rows from before such a change are sent, because the catalog does not show whether they belong to
+//! the view.
 
 use std::time::{Duration, Instant};
 
@@ -27,19 +28,20 @@ const SEARCH_TIME: Duration = Duration::from_secs(10);
 
 /// Longest wait for the flush of the log.
 ///
-/// The wait ends when the log is on disk up to the position at which the catalog was read.
+/// The log must be on disk up to the position at which the catalog was read.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
 /// The transaction that named the materialized view $1.
 ///
-/// It is the one that named the view's schema, if that is later.
+/// If the transaction that named the view's schema is later, it is that one.
 ///
-/// Another column states whether the slot $2 has confirmed it. All transactions before `catalog_xmin` ended
-/// before the slot's position. Ids wrap around: an id that is two billion transactions old has a negative
-/// age.
+/// The column `is_confirmed` states whether the slot $2 has confirmed the transaction. All transactions
+/// before `catalog_xmin` ended before the slot's position. Ids wrap around: an id that is two billion
+/// transactions old has a negative age.
 ///
-/// After a record that ends with its page, the position for the next record is after the header of the next
-/// page. No flush reaches that position before another record is written, so it is the page's beginning here.
+/// If the last record ends at the end of its page, the server's insert position is after the header of the
+/// next page. No flush reaches that position before another record is written. So `insert_lsn` is then the
+/// beginning of that page.
 const NAMING: &str = "
     select named.xid::text as xid,
            coalesce(age(named.xid) not between 0 and age(s.catalog_xmin), false) as is_confirmed,
@@ -65,10 +67,10 @@ const NAMING: &str = "
 
 /// The commit of the transaction $2 in the unconfirmed log.
 ///
-/// The log is that of the slot $1, with the plugin's options $3. The commit row has the largest LSN of its
-/// transaction. $2 may be the id of a subtransaction, which no plugin shows. The id of its transaction is
-/// smaller. So the view has its name after the last commit of the transactions with smaller ids, at the
-/// latest.
+/// The log is that of the slot $1, read with the plugin's options $3. The commit row has the largest LSN of
+/// its transaction. $2 may be the id of a subtransaction, which no plugin shows. The id of its top-level
+/// transaction is smaller. So the view has its name at the latest after the last commit of the transactions
+/// with smaller ids.
 const NAMING_COMMIT: &str = "
     select max(p.lsn) filter (where p.xid = $2::text::xid) as commit_lsn,
            max(p.lsn) filter (where p.xid <> '0'::xid and age(p.xid) >= age($2::text::xid)) as latest_lsn
@@ -123,7 +125,7 @@ impl PgSlot<'_> {
 
     /// Waits until the log is on disk up to a position.
     ///
-    /// Returns `false` if this takes longer than [`FLUSH_TIME`]. A commit may be visible before it is on
+    /// Returns `false` if the flush takes longer than [`FLUSH_TIME`]. A commit may be visible before it is on
     /// disk. A peek does not show such a commit.
     async fn is_flushed(&self, lsn: Lsn) -> Result<bool, SlotError> {
         let began = Instant::now();

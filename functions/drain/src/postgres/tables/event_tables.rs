@@ -6,9 +6,11 @@ use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::rows::table_name;
 
-/// If $2, the tables of the publications $1. `publish_via_partition_root` decides whether these are
-/// partitioned tables or their partitions. Otherwise all permanent tables of users, and
-/// partitions in place of their partitioned table, which stores no rows.
+/// The tables that events name.
+///
+/// If $2 is true, they are the tables of the publications $1. `publish_via_partition_root` decides whether
+/// these are partitioned tables or their partitions. If $2 is false, they are all permanent tables of users
+/// that store rows. A partitioned table stores no rows, so its partitions are listed instead.
 const EVENT_TABLES: &str = "
     select distinct p.schemaname::text as schema, p.tablename::text as name
     from pg_publication_tables p
@@ -20,9 +22,7 @@ const EVENT_TABLES: &str = "
     where not $2 and c.relkind = 'r' and c.relpersistence = 'p' and c.oid >= 16384
     order by schema, name";
 
-/// The tables whose changes the slot sends, by their event names.
-///
-/// The names are those that the rows of the slot have.
+/// The tables whose changes the slot sends, named as in its rows.
 ///
 /// # Errors
 /// The query failed.

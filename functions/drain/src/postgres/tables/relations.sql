@@ -1,13 +1,15 @@
--- The relations of the names $1 and $2, schemas and names in pairs. `listed` is relation_list.sql.
+-- The relations with the given names. $1 are schemas and $2 are names, in pairs. `listed` is
+-- relation_list.sql.
 --
 -- The key_… columns describe the best index to read a relation by: unique, valid, not deferrable, not
 -- partial, not over expressions, and over not-null columns only. Among those, the index of the replica
 -- identity is the best one, because updates always log its old key. A not-null constraint that is not
 -- validated does not count: rows may still be null.
 --
--- An index that is not a B-tree has no order to read by: such is the GiST index of a key without overlaps
--- (PostgreSQL 18). It stays the best index even so. If it is the replica identity, the log does not have the
--- old key of another index, and a changed row of that key could not be found.
+-- Only a B-tree has an order to read by. The GiST index of a key without overlaps (PostgreSQL 18) has none.
+-- If such an index is the best one, the relation has no key here, and no other index replaces it. If it is
+-- the replica identity, the log does not have the old key of another index. A changed row could then not be
+-- found by that key.
 select
   l.schema,
   l.name,
@@ -34,7 +36,7 @@ select
 from unnest($1::text[], $2::text[]) w(schema, name)
 join pg_namespace n on n.nspname = w.schema
 join pg_class c on c.relnamespace = n.oid and c.relname = w.name
--- By the oid, which has an index: the list has the names as text.
+-- Joined by oid, which has an index. `listed` has the names as text, for which there is no index.
 join listed l on l.oid = c.oid
 cross join lateral (
   select
@@ -50,8 +52,8 @@ cross join lateral (
       where oc.oid = k.class and am.amoppurpose = 's' and am.amopstrategy in (1, 3, 4, 5)) order by k.place),
     array_agg(
       case when k.coll <> a.attcollation then format('%I.%I', cn.nspname, co.collname) end order by k.place),
-    -- The operators of these types accept an oid or any record. A literal without a type would be read as one,
-    -- and the text of a regclass or of a row is not.
+    -- The operators of these types accept an oid or any record. The server would parse a literal without a
+    -- type as an oid or a record, and refuse the text of a regclass or of a row.
     array_agg((
       select format('%I.%I', tn.nspname, t.typname)
       from pg_opclass oc

@@ -32,7 +32,7 @@ const RELATIONS: &str = concat!(
 
 /// The partitions below the relations $1, without keys and columns.
 ///
-/// The relations are given by object ids.
+/// $1 are object ids.
 const PARTITIONS: &str = concat!(
     "with recursive listed as (\n",
     include_str!("relation_list.sql"),
@@ -46,8 +46,8 @@ const PARTITIONS: &str = concat!(
 
 /// The tables of the publications $1 with the given names.
 ///
-/// The names are $2 and $3, schemas and names in pairs. The view has the columns and the row filter of a
-/// table from PostgreSQL 15 on. The columns of a table without any are null.
+/// $2 are schemas and $3 are names, in pairs. From PostgreSQL 15 on, the view `pg_publication_tables` has the
+/// columns and the row filter of a table. For a table without columns, the view's list of columns is null.
 const PUBLISHED_TABLES: &str = "
     select t.schemaname::text as schema,
            t.tablename::text as name,
@@ -121,7 +121,8 @@ impl SchemaSource<'_> {
             }
             false => None,
         };
-        // The schema is that of the present, so every fact is as old as any row.
+        // The schema describes the present. So the catalog is read without a slot, and no fact counts as
+        // newer than a row.
         let (mut catalog, horizon) = catalog::partial(self.connector, self.session, None).await?;
         let request = TableRequest::Named {
             names: names.to_vec(),
@@ -246,9 +247,9 @@ fn column_infos(row: &PgRow) -> Vec<ColumnInfo> {
 
 /// The tables that the publications contain.
 ///
-/// A table may be in several publications. Then it is published with the columns of each, and with each row
-/// that one of their filters accepts. A publication without a column list or a filter publishes all columns
-/// or all rows.
+/// A table may be in several publications. It is then published with the columns of all of them, and with
+/// each row that one of their filters accepts. A publication without a column list publishes all columns. One
+/// without a filter publishes all rows.
 fn publication_infos(rows: &[PgRow]) -> BTreeMap<TableName, PublicationInfo> {
     let mut published: BTreeMap<TableName, PublicationInfo> = BTreeMap::new();
     for row in rows {
@@ -265,7 +266,7 @@ fn publication_infos(rows: &[PgRow]) -> BTreeMap<TableName, PublicationInfo> {
     published
 }
 
-/// Both lists in one; `None`, which means all, when either is `None`.
+/// Both lists in one. `None` means all: the result is `None` if either list is `None`.
 fn both(first: Option<Vec<String>>, second: Option<Vec<String>>) -> Option<Vec<String>> {
     first.zip(second).map(|(first, second)| [first, second].concat())
 }

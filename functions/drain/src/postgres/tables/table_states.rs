@@ -9,8 +9,8 @@ use crate::rules::sent_tables::{SendState, TableState};
 
 /// The tables of the database, and whether they are sent.
 ///
-/// If $2, the tables of the publications $1 are sent, and their partitions. So are partitioned tables with
-/// such a partition. Otherwise all logged tables are sent.
+/// If $2 is true, the tables of the publications $1 and their partitions are sent. A partitioned table with a
+/// published partition is sent, too. If $2 is false, all logged tables are sent.
 const TABLE_STATES: &str = "
     with recursive published as materialized (
       select distinct p.schemaname, p.tablename from pg_publication_tables p where $2 and p.pubname = any($1)),
