@@ -156,10 +156,10 @@ fn incomplete_sentence(table: &TableName, row: &PgRow) -> Option<String> {
     match missing.zip(row.get::<_, Option<String>>("lacking")) {
         Some((column, lacking)) if has_key => Some(format!(
             "PARTITION_KEYS: the replica identity of {lacking} lacks column {column}, so deletes have the \
-             partition key of their own key: alter table {lacking} replica identity full"
+             partition key of the row's own key: alter table {lacking} replica identity full"
         )),
         _ if !has_key && is_whole => Some(format!(
-            "PARTITION_KEYS: {table} has no key, so its rows keep the order of the table: add a primary key"
+            "PARTITION_KEYS: {table} has no key, so its events have the table's partition key: add a primary key"
         )),
         _ => None,
     }
