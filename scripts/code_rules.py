@@ -16,10 +16,10 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-MOST_FILE_LINES = 500
-MOST_FUNCTION_LINES = 60
-MOST_COLUMNS = 110
-MOST_WORDS = 12
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+MAX_COLUMNS = 110
+MAX_WORDS = 12
 
 # Code whose type names must differ from each other.
 NAMESPACES = ("functions/drain/src", "tests")
@@ -87,17 +87,17 @@ def problems(path: str, text: str) -> list[str]:
     """A sentence for each place where a file breaks a rule."""
     lines = text.splitlines()
     wrong = []
-    if len(lines) > MOST_FILE_LINES:
-        wrong.append(f"{path}: {len(lines)} lines are more than {MOST_FILE_LINES}")
+    if len(lines) > MAX_FILE_LINES:
+        wrong.append(f"{path}: {len(lines)} lines are more than {MAX_FILE_LINES}")
     for start, name, count in functions(lines):
-        if count > MOST_FUNCTION_LINES and name not in TABLES.get(path, ()):
-            wrong.append(f"{path}:{start + 1}: {name} has {count} lines, which are more than {MOST_FUNCTION_LINES}")
+        if count > MAX_FUNCTION_LINES and name not in TABLES.get(path, ()):
+            wrong.append(f"{path}:{start + 1}: {name} has {count} lines, which are more than {MAX_FUNCTION_LINES}")
     for start, sentence in first_sentences(lines):
-        if len(sentence.split()) > MOST_WORDS:
-            wrong.append(f"{path}:{start + 1}: the comment begins with more than {MOST_WORDS} words: {sentence}")
+        if len(sentence.split()) > MAX_WORDS:
+            wrong.append(f"{path}:{start + 1}: the comment begins with more than {MAX_WORDS} words: {sentence}")
     for number, line in enumerate(lines, 1):
-        if len(line) > MOST_COLUMNS and COMMENT.match(line):
-            wrong.append(f"{path}:{number}: the comment exceeds {MOST_COLUMNS} columns")
+        if len(line) > MAX_COLUMNS and COMMENT.match(line):
+            wrong.append(f"{path}:{number}: the comment exceeds {MAX_COLUMNS} columns")
     return wrong
 
 

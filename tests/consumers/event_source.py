@@ -24,7 +24,7 @@ import sys
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "consumers"
 STREAM = "arn:aws:kinesis:eu-central-1:111122223333:stream/s"
 # MaximumRetryAttempts of the mapping, for one record: far more than a record that fails once needs.
-MOST_ATTEMPTS = 4
+MAX_ATTEMPTS = 4
 
 
 class Shard:
@@ -101,7 +101,7 @@ class Mapping:
         done = [shard.records.popleft() for _ in range(first)]
         self.late += [event for event in done if self.random.random() < self.settings.late]
         shard.attempts = shard.attempts + 1 if first == 0 else int(first < size)
-        if shard.attempts >= MOST_ATTEMPTS:
+        if shard.attempts >= MAX_ATTEMPTS:
             # The mapping sends a message about the record to its OnFailure destination.
             self.figures["given_up"] += 1
             shard.records.popleft()

@@ -16,7 +16,7 @@ sys.path.append(str(ROOT / "examples" / "consumers" / "spark"))
 import app  # noqa: E402
 from pyspark.sql import SparkSession  # noqa: E402
 
-MOST_SECONDS = 240
+MAX_SECONDS = 240
 
 
 def main():
@@ -38,7 +38,7 @@ def main():
     }
     with tempfile.TemporaryDirectory() as checkpoint:
         query = app.start(session, store, options, checkpoint, lambda records: read.append(len(records)))
-        end = time.monotonic() + MOST_SECONDS
+        end = time.monotonic() + MAX_SECONDS
         while sum(read) < expected and query.isActive and time.monotonic() < end:
             time.sleep(0.2)
         failure = query.exception()

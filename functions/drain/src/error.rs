@@ -54,7 +54,7 @@ pub enum Error {
         "slot {slot}: the row at {lsn} is outside of its transaction; the slot stays before it. Report it \
          with the PostgreSQL and plugin versions"
     )]
-    OutOfPlace {
+    RowOutsideTransaction {
         /// The slot.
         slot: String,
         /// The row's `lsn` column.
@@ -189,7 +189,7 @@ impl Error {
         match self {
             Error::Config(error) => error.name(),
             Error::Event(error) => error.name(),
-            Error::Undecodable { .. } | Error::OutOfPlace { .. } => "Undecodable",
+            Error::Undecodable { .. } | Error::RowOutsideTransaction { .. } => "Undecodable",
             Error::Oversize { .. } => "Oversize",
             Error::OutOfTime => "OutOfTime",
             Error::Panicked => "Panicked",
@@ -218,7 +218,7 @@ impl Error {
             | Error::Event(_)
             | Error::Continuity(_)
             | Error::Undecodable { .. }
-            | Error::OutOfPlace { .. }
+            | Error::RowOutsideTransaction { .. }
             | Error::NotResumed { .. }
             | Error::BackfillRefused { .. }
             | Error::BackfillPending { .. }

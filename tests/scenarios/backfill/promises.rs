@@ -333,7 +333,7 @@ async fn count_waits_until(fixture: &Fixture, stop: &AtomicBool) -> i64 {
 /// A writer fails when it waits for a lock for a tenth of a second. The server is not shared, so that the lag
 /// is that of the backfill.
 async fn writers_do_not_wait_and_the_slot_does_not_lag() {
-    const MOST_LAG: u64 = 8 << 20;
+    const MAX_LAG: u64 = 8 << 20;
     // A writer without pauses outruns a drain that waits 100 ms for each answer.
     const WRITE_PAUSE: Duration = Duration::from_millis(5);
     let postgres = Postgres::start(PostgresSettings::default()).await;
@@ -362,7 +362,7 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
         .filter_map(|report| report["lag_bytes"].as_u64())
         .max();
     assert!(
-        reported <= Some(MOST_LAG) && most <= MOST_LAG,
+        reported <= Some(MAX_LAG) && most <= MAX_LAG,
         "the reports have a lag of {reported:?}, the server of {most}"
     );
     fixture.kinesis_proxy.clear();

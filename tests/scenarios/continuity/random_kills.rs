@@ -23,8 +23,8 @@ const MORE: u32 = 3_000;
 const KEYS: u32 = 5_000;
 
 /// After this time the kills are enough, if there were so many.
-const MOST_TIME: Duration = Duration::from_secs(120);
-const LEAST_KILLS: u64 = 10;
+const MAX_TIME: Duration = Duration::from_secs(120);
+const MIN_KILLS: u64 = 10;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -140,7 +140,7 @@ async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
     let (mut killed, mut missed, mut ahead) = (0, 0, 0);
     let began = Instant::now();
     // A slow machine makes fewer kills.
-    while killed < kills && (killed < LEAST_KILLS || began.elapsed() < MOST_TIME) {
+    while killed < kills && (killed < MIN_KILLS || began.elapsed() < MAX_TIME) {
         let moment = moment(&mut random);
         if kill(&fixture, moment).await {
             killed += 1;

@@ -33,7 +33,7 @@ const TRANSACTIONS: usize = 120;
 const ROWS: usize = 5;
 /// Most events that may arrive twice: those of the hot row that were acknowledged after the last store, and
 /// the last change.
-const MOST_DUPLICATES: usize = 40;
+const MAX_DUPLICATES: usize = 40;
 
 /// Fixture with a drained slot and the hot row. A record takes 100 ms.
 async fn drained_fixture(builder: FixtureBuilder) -> Fixture {
@@ -119,7 +119,7 @@ async fn after_a_kill_only_what_was_not_acknowledged_is_sent() {
         let delivery = fixture.compare(&["public.t"]).await;
         assert_eq!(delivery.changes().len(), TRANSACTIONS * (ROWS + 1) + 1);
         assert!(
-            delivery.duplicates() <= MOST_DUPLICATES,
+            delivery.duplicates() <= MAX_DUPLICATES,
             "{} events arrived twice: {reports:?}",
             delivery.duplicates()
         );

@@ -13,7 +13,7 @@ use ferrokinesis::store::Store;
 use serde_json::{Value, json};
 
 /// Size of an answer without records, at most. The last answer of a shard has none.
-const MOST_WITHOUT_RECORDS: u64 = 500;
+const MAX_WITHOUT_RECORDS: u64 = 500;
 
 /// Middleware in front of the emulator. It changes answers in JSON only.
 pub(crate) async fn add(State(store): State<Store>, request: Request, next: Next) -> Response {
@@ -26,7 +26,7 @@ pub(crate) async fn add(State(store): State<Store>, request: Request, next: Next
     let request = Request::from_parts(head, Body::from(asked.clone()));
     let answer = next.run(request).await;
     let is_short = answer.body().size_hint().upper();
-    if !answer.status().is_success() || is_short.is_none_or(|size| size > MOST_WITHOUT_RECORDS) {
+    if !answer.status().is_success() || is_short.is_none_or(|size| size > MAX_WITHOUT_RECORDS) {
         return answer;
     }
     let (mut head, body) = answer.into_parts();

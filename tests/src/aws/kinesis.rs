@@ -37,7 +37,7 @@ pub enum Limits {
 
 impl Kinesis {
     /// Limit of one PutRecords in bytes: half the limit of Kinesis.
-    pub const MOST_BYTES: usize = 5 << 20;
+    pub const MAX_BYTES: usize = 5 << 20;
 
     /// Starts an emulator on a free port.
     pub async fn start(limits: Limits) -> Self {

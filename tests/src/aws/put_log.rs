@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::aws::aggregate;
 
 /// Limit of records in one request.
-pub const MOST_RECORDS: usize = 500;
+pub const MAX_RECORDS: usize = 500;
 /// Limit of one request, in bytes of data and partition keys.
-pub const MOST_BYTES: usize = 10 << 20;
+pub const MAX_BYTES: usize = 10 << 20;
 /// Limit of one record, in bytes of data and partition key.
 ///
 /// A stream may have another limit.
-pub const MOST_RECORD_BYTES: usize = 1 << 20;
+pub const MAX_RECORD_BYTES: usize = 1 << 20;
 
 /// One PutRecords request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl PutLog {
     /// # Panics
     /// A request breaks one of them.
     pub fn assert_within_limits(&self) {
-        self.assert_within(MOST_RECORD_BYTES);
+        self.assert_within(MAX_RECORD_BYTES);
     }
 
     /// The same check, for a stream with records up to `record_bytes`.
@@ -115,10 +115,10 @@ impl PutLog {
         for request in &self.requests {
             let (records, bytes) = (request.records.len(), request.bytes());
             assert!(
-                (1..=MOST_RECORDS).contains(&records),
+                (1..=MAX_RECORDS).contains(&records),
                 "a request of {records} records"
             );
-            assert!(bytes <= MOST_BYTES, "a request of {bytes} bytes");
+            assert!(bytes <= MAX_BYTES, "a request of {bytes} bytes");
             for (key, data) in &request.records {
                 let characters = key.encode_utf16().count();
                 assert!(

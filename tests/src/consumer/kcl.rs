@@ -14,7 +14,7 @@ use crate::watchdog::{Watchdog, is_alive};
 /// Longest time of a worker on a busy machine.
 ///
 /// In this time, it elects a leader, takes its leases and reads the stream.
-const MOST_TIME: Duration = Duration::from_secs(240);
+const MAX_TIME: Duration = Duration::from_secs(240);
 
 /// A running worker. It ends with this value.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl KclWorker {
     /// # Panics
     /// The worker ends before.
     pub async fn wait_until(&self, what: &str, is_done: impl Fn(&[KclProgress]) -> bool) {
-        wait::until(what, MOST_TIME, || async {
+        wait::until(what, MAX_TIME, || async {
             let is_done = is_done(&self.progress());
             assert!(
                 is_done || is_alive(self.pid),
@@ -113,7 +113,7 @@ impl KclWorker {
     async fn signal(&mut self, name: &str) {
         let sent = self.watchdog.run(&format!("kill -{name} {}", self.pid));
         sent.unwrap_or_else(|_| panic!("the worker has ended:\n{}", self.log()));
-        wait::until("the worker ends", MOST_TIME, || async { !is_alive(self.pid) }).await;
+        wait::until("the worker ends", MAX_TIME, || async { !is_alive(self.pid) }).await;
         self.watchdog.reap();
     }
 }

@@ -21,9 +21,9 @@ use crate::consumer::position::{PositionParts, position_parts};
 /// Hash of a value that no event had.
 const UNKNOWN: u64 = 0;
 /// Most columns of a table outside of its key.
-const MOST_COLUMNS: usize = 3;
+const MAX_COLUMNS: usize = 3;
 /// Violations of one kind that are reported.
-const MOST_CASES: usize = 5;
+const MAX_CASES: usize = 5;
 
 /// Table that a consumer rebuilds.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ pub(super) struct ConsumedTable {
 }
 
 /// Hashes of a row's values, in the order of the table's columns. The rest is 0.
-type Hashes = [u64; MOST_COLUMNS];
+type Hashes = [u64; MAX_COLUMNS];
 /// Hash of the event of each position.
 pub(super) type EventHashes = HashMap<PositionParts, u64>;
 
@@ -138,7 +138,7 @@ impl CompactConsumer {
     }
 
     fn add_violation(&mut self, what: String) {
-        if self.violations.len() < MOST_CASES {
+        if self.violations.len() < MAX_CASES {
             self.violations.push(what);
         }
     }
@@ -179,7 +179,7 @@ impl CompactConsumer {
     }
 
     fn hashes_of(&self, event: &Event, row: &Row) -> Hashes {
-        let mut hashes = [UNKNOWN; MOST_COLUMNS];
+        let mut hashes = [UNKNOWN; MAX_COLUMNS];
         // The row of a delete has the old values, if any.
         if event.op != "d" {
             for (hash, column) in hashes.iter_mut().zip(self.table.columns) {
@@ -334,7 +334,7 @@ impl RowComparison {
 
     fn add_difference(&mut self, key: &[&ColumnValue], what: &str) {
         self.differences += 1;
-        if self.cases.len() < MOST_CASES {
+        if self.cases.len() < MAX_CASES {
             self.cases.push(format!("{key:?} {what}"));
         }
     }

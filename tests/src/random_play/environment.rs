@@ -17,7 +17,7 @@ use crate::lambda::function::{Function, Outcome};
 use crate::postgres::lsn::parse_lsn;
 
 /// Violations that are kept while a play runs.
-const MOST_VIOLATIONS: usize = 10;
+const MAX_VIOLATIONS: usize = 10;
 /// Pause between two comparisons of slot and checkpoint.
 const CHECK_PAUSE: Duration = Duration::from_millis(30);
 
@@ -94,7 +94,7 @@ impl Environment {
     /// Records a violation of the promise, unless there are many already.
     pub(super) fn add_violation(&self, what: String) {
         let mut result = self.result();
-        if result.violations.len() < MOST_VIOLATIONS {
+        if result.violations.len() < MAX_VIOLATIONS {
             result.violations.push(what);
         }
     }

@@ -56,7 +56,7 @@ struct Drainer {
 /// Limit of an invocation.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of the names of tables in one request of a backfill.
-const MOST_NAME_BYTES: usize = 700;
+const MAX_NAME_BYTES: usize = 700;
 
 /// Runs a batch.
 ///
@@ -395,7 +395,7 @@ impl Drainer {
             let mut bytes = 0;
             let fits = rest.iter().take_while(|table| {
                 bytes += table.len() + 8;
-                bytes < MOST_NAME_BYTES
+                bytes < MAX_NAME_BYTES
             });
             let (now, later) = rest.split_at(fits.count().max(1));
             self.backfill_together(now).await?;

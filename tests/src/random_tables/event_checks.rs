@@ -15,7 +15,7 @@ use super::values;
 /// Longest text of a value that is always stored inline.
 ///
 /// PostgreSQL stores such a value inside the row in these tables.
-const LONGEST_INLINE: usize = 20;
+const MAX_INLINE: usize = 20;
 
 /// The change of an event, and facts for the comparison.
 #[derive(Debug, Clone, Copy)]
@@ -481,7 +481,7 @@ impl EventContext<'_> {
             return false;
         };
         let text = new.get(name).and_then(Option::as_ref);
-        text.is_some_and(|text| text.len() > LONGEST_INLINE) && old.get(name) == new.get(name)
+        text.is_some_and(|text| text.len() > MAX_INLINE) && old.get(name) == new.get(name)
     }
 
     /// Whether wal2json writes null for this value: before 2.6, it does so for NaN and infinity.

@@ -37,11 +37,11 @@ pub(super) struct FinishedRound {
 }
 
 /// Most failures that are reported for one round.
-const MOST_FAILURES: usize = 12;
+const MAX_FAILURES: usize = 12;
 /// Limit of reported failures of one kind in one round.
 ///
 /// Without it, they would hide another kind.
-const MOST_OF_A_KIND: usize = 3;
+const MAX_OF_A_KIND: usize = 3;
 
 /// Image of a row in the events of one plugin.
 ///
@@ -75,9 +75,9 @@ pub(super) fn judge(round: &FinishedRound, tally: &mut Tally) -> Vec<Failure> {
     failures.retain(|failure| {
         let count = counts.entry(failure.kind.clone()).or_default();
         *count += 1;
-        *count <= MOST_OF_A_KIND
+        *count <= MAX_OF_A_KIND
     });
-    failures.truncate(MOST_FAILURES);
+    failures.truncate(MAX_FAILURES);
     failures
 }
 

@@ -22,7 +22,7 @@ pub mod checks;
 mod mutation;
 
 pub use mutation::mutate;
-pub use pure::{base, catalog, change, config, continuity, decode, encode, event, plugin, rules};
+pub use pure::{base, catalog, change, config, continuity, decode, encode, invocation, plugin, rules};
 
 /// Registers a report for the fuzzer's end: the most bytes allocated for one byte of input.
 pub fn report_allocations_at_exit() {

@@ -71,7 +71,7 @@ impl App {
         let ssm = aws_sdk_ssm::Client::new(&aws);
         let requirements = StreamRequirements {
             aggregates: config.aggregate,
-            accepts_auto: config.accept_auto_distribution,
+            allows_auto_distribution: config.allows_auto_distribution,
         };
         let stream = Kinesis::new(client::kinesis(&aws), config.stream.clone(), requirements);
         let checkpoint = Parameter::plain(ssm.clone(), config.checkpoint_parameter.clone());
@@ -250,7 +250,7 @@ impl App {
         let name = &self.config.slot;
         // A cold start connects to PostgreSQL and to AWS at the same time.
         let (locked, stream) = tokio::join!(self.lock(connector, lock_deadline), self.stream.usable_info());
-        let LockedSession {
+        let ControlSession {
             control,
             inspection,
             stored,
@@ -295,7 +295,7 @@ impl App {
     ///
     /// The server, the slot and the checkpoint are read after the lock is acquired. So they include
     /// everything that an earlier drainer stored or advanced.
-    async fn lock(&self, connector: &Connector, deadline: Instant) -> Result<LockedSession, SlotError> {
+    async fn lock(&self, connector: &Connector, deadline: Instant) -> Result<ControlSession, SlotError> {
         let name = &self.config.slot;
         let control = connector.connect().await?;
         let locked = server::lock(connector, &control, name, deadline).await?;
@@ -306,7 +306,7 @@ impl App {
             }
         };
         let (inspection, stored) = tokio::join!(server::inspect(connector, &control, name), load);
-        Ok(LockedSession {
+        Ok(ControlSession {
             inspection: inspection?,
             stored,
             control,
@@ -375,7 +375,7 @@ fn secret_error(
 /// A session, and the server and the slot as it read them.
 ///
 /// The session has the slot's lock, unless `stored` is `None`.
-struct LockedSession {
+struct ControlSession {
     control: Session,
     inspection: Inspection,
     /// The stored checkpoint, if there is one.

@@ -133,7 +133,7 @@ pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, 
     let reader_settings = reader_settings(&input);
     let history = SentHistory {
         settled: start.settled,
-        sent_here: start.settled,
+        sent_by_this_drain: start.settled,
         acknowledged: start.acknowledged,
         resume: start.resume.clone(),
         expected: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::app::App;
 use crate::base::table_name::TableName;
-use crate::drain::{MOST_STREAMS, check_stream_name};
+use crate::drain::{MAX_STREAMS, check_stream_name};
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::ports::{SlotError, Stream as _};
@@ -41,16 +41,16 @@ pub(super) async fn stream_problems(
     streams.remove(&config.stream);
     let mut problems = Vec::new();
     let count = streams.len() + 1;
-    if count > MOST_STREAMS {
+    if count > MAX_STREAMS {
         problems.push(format!(
             "STREAM_NAME={pattern} and MESSAGE_STREAM_NAME need {count} streams, and a drain writes to at \
-             most {MOST_STREAMS}: use {{schema}} alone in STREAM_NAME, or drain some tables through another \
+             most {MAX_STREAMS}: use {{schema}} alone in STREAM_NAME, or drain some tables through another \
              slot"
         ));
     }
     let main = app.stream.usable_info().await;
     let record_bytes = main.map_or(0, |main| main.record_bytes);
-    for (stream, table) in streams.iter().take(MOST_STREAMS - 1) {
+    for (stream, table) in streams.iter().take(MAX_STREAMS - 1) {
         let checked = match check_stream_name(stream) {
             Ok(()) => app.stream.open(stream, record_bytes).await.map(drop),
             Err(error) => Err(error),

@@ -53,7 +53,7 @@ pub(crate) struct StreamRequirements {
     /// Consumers drop events of an aggregate that is not in the shard of their keys.
     pub(crate) aggregates: bool,
     /// Whether changes of one key may arrive in any order.
-    pub(crate) accepts_auto: bool,
+    pub(crate) allows_auto_distribution: bool,
 }
 
 impl Stream for Kinesis {
@@ -164,7 +164,8 @@ impl Kinesis {
                 Err(StreamError::Scattering { stream: stream() })
             }
             StreamRequirements {
-                accepts_auto: false, ..
+                allows_auto_distribution: false,
+                ..
             } if !info.keyed => Err(StreamError::Unordered { stream: stream() }),
             _ => Ok(info),
         };

@@ -27,9 +27,9 @@ impl DatabaseSchema {
     fn identity_problem(&self, info: &RelationInfo) -> Option<String> {
         let table = self.published_table(info)?;
         let problem = table
-            .hidden_key()
+            .unpublished_key()
             .or_else(|| table.bare_partition())
-            .or_else(|| table.other_partition(|_| true))?;
+            .or_else(|| table.mismatched_partition(|_| true))?;
         Some(format!("{}: {problem}", info.table))
     }
 
@@ -39,13 +39,15 @@ impl DatabaseSchema {
     /// `full` logs the whole old row, so it is not a problem.
     pub(super) fn partition_problem(&self, info: &RelationInfo) -> Option<String> {
         self.published_table(info)?
-            .other_partition(|leaf| !leaf.identity_full)
+            .mismatched_partition(|leaf| !leaf.identity_full)
     }
 
     /// Whether the changes of a table have its key.
     pub(super) fn sends_key(&self, info: &RelationInfo) -> bool {
         let table = self.published_table(info);
-        table.is_none_or(|table| table.hidden_key().is_none() && table.other_partition(|_| true).is_none())
+        table.is_none_or(|table| {
+            table.unpublished_key().is_none() && table.mismatched_partition(|_| true).is_none()
+        })
     }
 
     /// The table, if it is published.
@@ -68,7 +70,7 @@ struct PublishedTable<'s> {
 
 impl<'s> PublishedTable<'s> {
     /// The problem of a key column that pgoutput does not send.
-    fn hidden_key(&self) -> Option<String> {
+    fn unpublished_key(&self) -> Option<String> {
         let is_sent = |name: &&String| {
             let mut columns = self.info.columns.iter();
             let is_stored = columns.any(|column| column.name == **name && !column.is_generated);
@@ -95,7 +97,7 @@ impl<'s> PublishedTable<'s> {
     /// The problem of a partition whose replica identity lacks the key.
     ///
     /// The key is that of the partitioned table. Only partitions for which `is_relevant` is true count.
-    fn other_partition(&self, is_relevant: impl Fn(&CatalogTable) -> bool) -> Option<String> {
+    fn mismatched_partition(&self, is_relevant: impl Fn(&CatalogTable) -> bool) -> Option<String> {
         let mut leaves = self.leaves();
         leaves.retain(|(_, leaf)| !is_bare(leaf));
         let key: BTreeSet<&String> = self.catalog.key.iter().collect();

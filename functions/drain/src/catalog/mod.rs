@@ -28,7 +28,7 @@ pub use types::{CatalogType, TypeForm};
 pub struct Catalog {
     /// `None` if the name was read, and no table has it.
     tables: HashMap<TableName, Option<CatalogTable>>,
-    /// Names of relations that are not users' tables. See [`Catalog::insert_untracked`].
+    /// Names of relations that are not users' tables. See [`Catalog::insert_other_relation`].
     untracked: HashMap<TableName, Lsn>,
     /// Whether some tables were not read yet.
     is_partial: bool,
@@ -56,7 +56,7 @@ pub enum TableRequest {
     },
     /// Every user's table of the database, except temporary tables.
     ///
-    /// The relations of [`Catalog::insert_untracked`] are not included.
+    /// The relations of [`Catalog::insert_other_relation`] are not included.
     All,
 }
 
@@ -186,7 +186,7 @@ impl Catalog {
     ///
     /// Such a relation is a materialized view, for example. The relation has the name since the commit that
     /// ends at `since`. Before, a table may have had it.
-    pub fn insert_untracked(&mut self, name: TableName, since: Lsn) {
+    pub fn insert_other_relation(&mut self, name: TableName, since: Lsn) {
         self.tables.insert(name.clone(), None);
         self.untracked.insert(name, since);
     }
@@ -240,7 +240,7 @@ impl Catalog {
     /// An empty schema means `pg_catalog`. pgoutput sends both names. They are needed only if the type's OID
     /// no longer exists.
     pub fn type_of_catalog_name(&self, schema: &str, name: &str) -> ColumnType {
-        self.types.of_catalog_name(schema, name)
+        self.types.printed_name(schema, name)
     }
 
     /// The type of a column whose plugin sends the type's name only.

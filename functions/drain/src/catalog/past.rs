@@ -230,7 +230,7 @@ impl<'c> PastTable<'c> {
     }
 
     /// Whether the index of the replica identity was dropped. Then the log identifies no row.
-    pub fn lost_its_identity(&self) -> bool {
+    pub fn has_dropped_identity_index(&self) -> bool {
         self.table.identity == 'i' && self.table.key.is_empty()
     }
 

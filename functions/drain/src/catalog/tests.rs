@@ -256,7 +256,7 @@ fn a_partial_catalog_lacks_the_oids_that_were_not_read() {
 fn a_name_is_that_of_a_table_before_it_is_that_of_a_view() {
     let view = TableName::new("public", "v");
     let mut catalog = Catalog::partial();
-    catalog.insert_untracked(view.clone(), Lsn(100));
+    catalog.insert_other_relation(view.clone(), Lsn(100));
     let is_table = |lsn| catalog.is_table(&view, Lsn(lsn));
     assert_eq!([99, 100, 101].map(is_table), [true, false, false]);
     assert!(catalog.is_table(&TableName::new("public", "dropped"), Lsn(101)));

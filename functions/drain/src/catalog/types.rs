@@ -193,7 +193,7 @@ impl TypeCatalog {
     /// The type with this schema and name in `pg_type`.
     ///
     /// An empty schema means `pg_catalog`.
-    pub(super) fn of_catalog_name(&self, schema: &str, name: &str) -> ColumnType {
+    pub(super) fn printed_name(&self, schema: &str, name: &str) -> ColumnType {
         if schema.is_empty() {
             return format_type::built_in_of_catalog_name(name)
                 .and_then(|oid| ColumnType::built_in(oid, -1))
@@ -210,14 +210,15 @@ impl TypeCatalog {
         // The type was dropped, so only its name shows whether it was an array. PostgreSQL names an array
         // type after the type of its elements, with an underscore before that name.
         match name.strip_prefix('_') {
-            Some(element) => unknown_array(&(format_type::of_catalog_name(schema, element) + "[]"), None),
-            None => ColumnType::unknown(format_type::of_catalog_name(schema, name)),
+            Some(element) => unknown_array(&(format_type::printed_name(schema, element) + "[]"), None),
+            None => ColumnType::unknown(format_type::printed_name(schema, name)),
         }
     }
 
     /// The name of a type as `format_type` prints it without modifier.
     pub(super) fn name_alone(&self, oid: u32) -> Option<String> {
-        format_type::of_oid_alone(oid).or_else(|| self.types.get(&oid).map(|found| found.printed.clone()))
+        format_type::name_without_modifier(oid)
+            .or_else(|| self.types.get(&oid).map(|found| found.printed.clone()))
     }
 
     fn is_domain(&self, oid: u32) -> bool {

@@ -40,7 +40,7 @@ pub fn of_oid(oid: u32, modifier: i32) -> Option<String> {
 ///
 /// test_decoding prints types in this form. The name differs from that of [`of_oid`] with the modifier -1
 /// only for `bpchar`, `bit` and their arrays.
-pub fn of_oid_alone(oid: u32) -> Option<String> {
+pub fn name_without_modifier(oid: u32) -> Option<String> {
     let name = of_oid(oid, -1)?;
     let (element, brackets) = split_brackets(&name);
     Some(match element {
@@ -82,7 +82,7 @@ pub fn built_in_of_catalog_name(name: &str) -> Option<u32> {
 ///
 /// `schema` and `name` are those of the type in `pg_type`. The result has no schema if the search path finds
 /// the type without it. PostgreSQL searches the built-in types before the schema `public`.
-pub fn of_catalog_name(schema: &str, name: &str) -> String {
+pub fn printed_name(schema: &str, name: &str) -> String {
     match schema {
         "public" if built_in_of_catalog_name(name).is_none() => quoted_if_needed(name),
         _ => format!("{}.{}", quoted_if_needed(schema), quoted_if_needed(name)),
@@ -131,7 +131,7 @@ static BUILT_INS: LazyLock<BuiltInNames> = LazyLock::new(|| {
         };
         catalog.insert(built_in.name().to_owned(), oid);
         printed.extend(
-            [of_oid(oid, -1), of_oid_alone(oid)]
+            [of_oid(oid, -1), name_without_modifier(oid)]
                 .into_iter()
                 .flatten()
                 .map(|name| (name, oid)),
@@ -283,7 +283,7 @@ mod tests {
             ("My app", "status", "\"My app\".status"),
             ("other", "Mo\"od", "other.\"Mo\"\"od\""),
         ] {
-            assert_eq!(of_catalog_name(schema, name), expected);
+            assert_eq!(printed_name(schema, name), expected);
         }
     }
 
@@ -323,7 +323,10 @@ mod tests {
     #[test]
     fn each_built_in_type_is_found_by_its_names() {
         for oid in (1..10_000).filter(|oid| BuiltIn::from_oid(*oid).is_some()) {
-            for name in [of_oid(oid, -1), of_oid_alone(oid)].into_iter().flatten() {
+            for name in [of_oid(oid, -1), name_without_modifier(oid)]
+                .into_iter()
+                .flatten()
+            {
                 assert_eq!(built_in_of_name(&name), Some((oid, -1)), "{name}");
             }
         }

@@ -100,7 +100,7 @@ pub struct Config {
     /// Whether a stream with automatic record distribution (`AUTO`) is accepted.
     ///
     /// Such a stream ignores partition keys, so it does not preserve the order of changes.
-    pub accept_auto_distribution: bool,
+    pub allows_auto_distribution: bool,
     /// The SSM parameter of the checkpoint.
     pub checkpoint_parameter: String,
     /// How long after its start a drain polls an empty slot.
@@ -251,7 +251,7 @@ impl Config {
         let choices = [("none", false), ("kpl", true)];
         let aggregate = variables.choice("AGGREGATION", "none", &choices)?;
         let choices = [("refuse", false), ("accept", true)];
-        let accept_auto_distribution = variables.choice("AUTO_DISTRIBUTION", "refuse", &choices)?;
+        let allows_auto_distribution = variables.choice("AUTO_DISTRIBUTION", "refuse", &choices)?;
         let linger = linger(variables)?;
         let poll_cpu_percent = poll_cpu_percent(variables)?;
         let source_name = variables.get("SOURCE_NAME").unwrap_or_else(|| slot.clone());
@@ -269,7 +269,7 @@ impl Config {
             stream_pattern,
             source_name,
             aggregate,
-            accept_auto_distribution,
+            allows_auto_distribution,
             checkpoint_parameter,
             linger,
             poll_cpu_percent,

@@ -2,7 +2,7 @@
 
 use super::ConfigError;
 use super::variables::{Variables, invalid};
-use crate::rules::stream_pattern::{MOST_NAME_BYTES, StreamPattern, is_accepted};
+use crate::rules::stream_pattern::{MAX_NAME_BYTES, StreamPattern, is_accepted};
 
 /// The main stream, and the stream pattern of tables.
 ///
@@ -69,5 +69,5 @@ fn stream_of_arn<'a>(text: &'a str, region: Option<&str>) -> Option<&'a str> {
 }
 
 fn is_stream_name(name: &str) -> bool {
-    (1..=MOST_NAME_BYTES).contains(&name.len()) && name.chars().all(is_accepted)
+    (1..=MAX_NAME_BYTES).contains(&name.len()) && name.chars().all(is_accepted)
 }

@@ -15,7 +15,7 @@ pub use ack_ahead::{AckAhead, StoredAckAhead, rules_hash};
 /// Most bytes of the stored positions.
 ///
 /// The positions are those that are not acknowledged, and the bound after them.
-const MOST_POSITION_BYTES: usize = 2_400;
+const MAX_POSITION_BYTES: usize = 2_400;
 
 /// The format version that this Spillway writes.
 ///
@@ -154,7 +154,7 @@ impl Checkpoint {
         let mut stored = StoredAckAhead::without_positions(self.commit_end, rules_hash, ahead);
         self.ack_ahead = Some(Box::new(stored.clone()));
         let room = stored_document::MAX_BYTES.saturating_sub(self.to_text().len());
-        let has_some = stored.set_positions(ahead, room.min(MOST_POSITION_BYTES));
+        let has_some = stored.set_positions(ahead, room.min(MAX_POSITION_BYTES));
         self.ack_ahead = has_some.then(|| Box::new(stored));
         self
     }

@@ -125,7 +125,7 @@ impl PgoutputDecoder {
             let start = *reader;
             relations.push(self.relation(reader.u32()?, &start)?);
         }
-        self.tables.end_truncate();
+        self.tables.forget_described();
         Ok(Change::Truncate { relations })
     }
 

@@ -32,7 +32,7 @@ pub(super) use wait::BackfillWait;
 /// Bytes of unread log at which no further chunk is read.
 ///
 /// While a chunk is read, only concurrent writes add to the unread log.
-pub(super) const MOST_LAG_BYTES: u64 = 64 << 20;
+pub(super) const MAX_LAG_BYTES: u64 = 64 << 20;
 
 /// Target time of a chunk, from its read to its acknowledgement.
 ///
@@ -41,12 +41,12 @@ pub(super) const MOST_LAG_BYTES: u64 = 64 << 20;
 const CHUNK_TIME: Duration = Duration::from_secs(3);
 
 /// Least time that must be left to begin a chunk.
-const CHUNK_MIN_TIME: Duration = Duration::from_millis(300);
+const MIN_CHUNK_TIME: Duration = Duration::from_millis(300);
 
 /// Longest read of a chunk.
 ///
 /// A read may take longer if an earlier read of the table ran out of time.
-const CHUNK_MAX_TIME: Duration = Duration::from_secs(10);
+const MAX_CHUNK_TIME: Duration = Duration::from_secs(10);
 
 /// Number of checks for earlier writers in one step.
 const WRITER_CHECKS: usize = 10;
@@ -240,7 +240,7 @@ impl<C: StateStore> BackfillRunner<C> {
     /// The server decodes each window from `restart_lsn`. So the next window is estimated to take as long as
     /// the last one.
     fn has_time(&mut self, environment: &ChunkEnvironment<'_>, time_left: Duration) -> bool {
-        let needed = CHUNK_MIN_TIME.max(environment.peek_took * 3);
+        let needed = MIN_CHUNK_TIME.max(environment.peek_took * 3);
         if time_left >= needed {
             return true;
         }
@@ -366,7 +366,7 @@ impl<C: StateStore> BackfillRunner<C> {
             bytes: environment.settings.max_unacknowledged_bytes,
             time: match progress.slow {
                 true => time_left * 3 / 4,
-                false => (time_left / 2).min(CHUNK_MAX_TIME),
+                false => (time_left / 2).min(MAX_CHUNK_TIME),
             },
         }
     }

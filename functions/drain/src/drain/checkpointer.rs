@@ -28,7 +28,7 @@ const AHEAD_INTERVAL: Duration = Duration::from_secs(5);
 /// All functions of an account together may store about three SSM parameters a second. So each failed store
 /// doubles the time to the next. This leaves more of that rate to the store at the end of a window, which
 /// must succeed.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(16);
+const MAX_INTERVAL: Duration = Duration::from_secs(16);
 
 /// Longest wait for a running store at the end of the drain.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
@@ -223,7 +223,7 @@ impl<C: StateStore> Checkpointer<C> {
                 self.stored_ahead = None;
                 // A store of the same position is due again.
                 self.events_ahead = 0;
-                self.interval = (self.interval * 2).min(LONGEST_INTERVAL);
+                self.interval = (self.interval * 2).min(MAX_INTERVAL);
                 tracing::warn!(error = %error, "the checkpoint was not stored, trying again");
             }
         }

@@ -14,14 +14,14 @@ use crate::change::Relation;
 ///
 /// Between two windows no event is in flight. So earlier windows do not matter.
 #[derive(Debug, Default)]
-pub(super) struct KeyChanges {
+pub(super) struct KeyChangeDetector {
     /// The relation of each table's last change.
     tables: HashMap<TableName, Arc<Relation>>,
     /// The last table, since consecutive changes are mostly of one table.
     last: Option<Arc<Relation>>,
 }
 
-impl KeyChanges {
+impl KeyChangeDetector {
     /// Whether the table's key differs from that of its last change.
     ///
     /// Only changes of this window are compared. A table's first change returns `false`.
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_key_changes_only_with_its_columns_and_their_types() {
-        let mut keys = KeyChanges::default();
+        let mut keys = KeyChangeDetector::default();
         let (id, x) = (("id", "integer", true), ("x", "text", false));
         for (columns, changed) in [
             (&[("id", "integer", false), x][..], false),
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_table_without_a_key_gets_other_partition_keys_with_another_replica_identity() {
-        let mut keys = KeyChanges::default();
+        let mut keys = KeyChangeDetector::default();
         let with_identity = |is_insert_only| {
             let relation = Relation::clone(&table("t", &[("x", "text", false)]));
             Arc::new(Relation {

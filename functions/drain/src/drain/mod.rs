@@ -32,7 +32,7 @@ use crate::encode::Event;
 use crate::error::Error;
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
 
-use backfill::{BackfillStep, BackfillWait, ChunkEnvironment, MOST_LAG_BYTES};
+use backfill::{BackfillStep, BackfillWait, ChunkEnvironment, MAX_LAG_BYTES};
 use report::StopReason;
 use tip::TipPolling;
 use window::{WindowOutcome, WindowRunner};
@@ -40,7 +40,7 @@ use window_bounds::{WindowBounds, WindowStep};
 
 pub use backfill::BackfillRunner;
 pub use settings::{AGGREGATE_BYTES, REQUEST_LIMITS, Settings};
-pub use stream_routes::{MOST_STREAMS, check_stream_name};
+pub use stream_routes::{MAX_STREAMS, check_stream_name};
 pub(crate) use stream_routes::{StreamOpener, StreamRoutes};
 pub use task::{DrainOutcome, DrainPorts, DrainTask};
 
@@ -51,13 +51,13 @@ pub use task::{DrainOutcome, DrainPorts, DrainTask};
 const TIP_BYTES: u64 = 1 << 20;
 
 /// Least reading time that must be left to open a window.
-const WINDOW_MIN_TIME: Duration = Duration::from_millis(250);
+const MIN_WINDOW_TIME: Duration = Duration::from_millis(250);
 
 /// Row bound of an unconfirmed window.
 ///
 /// The next confirmed window reads the same log again. If the drain ends before that window, the next tick
 /// reads this log again.
-const MOST_UNCONFIRMED_ROWS: i32 = 20_000;
+const MAX_UNCONFIRMED_ROWS: i32 = 20_000;
 
 /// Drains until the slot is empty or the time is over.
 ///
@@ -111,7 +111,7 @@ where
         self.runner.start(first_event, ahead).await?;
         loop {
             let time_left = self.reading_time_left();
-            if time_left < WINDOW_MIN_TIME {
+            if time_left < MIN_WINDOW_TIME {
                 return self.stop_at_deadline().await;
             }
             let opened = Instant::now();
@@ -172,7 +172,7 @@ where
         if is_unconfirmed {
             let positions = runner.slot.wal_positions().await?;
             let mut window = sizing.next_window(confirmed, positions.readable, positions.restart);
-            window.rows = window.rows.min(MOST_UNCONFIRMED_ROWS);
+            window.rows = window.rows.min(MAX_UNCONFIRMED_ROWS);
             return Ok((positions, window));
         }
         let markers = &mut runner.confirmer.markers;
@@ -262,17 +262,17 @@ where
     /// was new log.
     async fn linger(&mut self, opened: Instant, positions: WalPositions, found: bool) -> Result<bool, Error> {
         let polled = opened.elapsed().saturating_sub(self.runner.take_sending_time());
-        let last_moment = self.runner.budget.reading_deadline() - WINDOW_MIN_TIME;
+        let last_moment = self.runner.budget.reading_deadline() - MIN_WINDOW_TIME;
         if self.tip.pause(polled, found, last_moment).await {
             // On a busy machine the pause may last too long for another window. The drain then ends as empty,
             // since it reached the end of the log.
-            return Ok(self.reading_time_left() >= WINDOW_MIN_TIME);
+            return Ok(self.reading_time_left() >= MIN_WINDOW_TIME);
         }
         // The next window confirms the events of the unconfirmed windows. If the log of these windows is no
         // longer readable, a later tick reads it.
         let confirmer = &self.runner.confirmer;
         if confirmer.has_unconfirmed() && positions.readable > confirmer.confirmed() {
-            return Ok(self.reading_time_left() >= WINDOW_MIN_TIME);
+            return Ok(self.reading_time_left() >= MIN_WINDOW_TIME);
         }
         // The positions were read a moment ago, and there was nothing to read.
         if !found {
@@ -299,7 +299,7 @@ where
             return Ok(false);
         }
         let positions = self.runner.slot.wal_positions().await?;
-        Ok(self.runner.unread_bytes(positions) >= MOST_LAG_BYTES)
+        Ok(self.runner.unread_bytes(positions) >= MAX_LAG_BYTES)
     }
 
     /// Whether a chunk waits for its watermark.

@@ -38,7 +38,7 @@ use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
 use crate::rules::pattern;
 use crate::rules::projection::Projections;
 
-use super::key_changes::KeyChanges;
+use super::key_changes::KeyChangeDetector;
 use super::report::Report;
 use super::row_partition_keys::RowPartitionKeys;
 use super::settings::Settings;
@@ -92,7 +92,7 @@ pub(crate) struct WindowReader<'a, R> {
     now: i64,
     events: EncodedEvents,
     projections: Projections<'a>,
-    key_changes: KeyChanges,
+    key_changes: KeyChangeDetector,
     row_partition_keys: RowPartitionKeys,
     /// The open transaction's last change row, as the plugin wrote it.
     last_row: Vec<u8>,
@@ -110,7 +110,7 @@ pub(crate) struct SentHistory {
     /// Position up to which this drain has sent the transactions.
     ///
     /// Each transaction that ends at or before it was sent by this drain, or is settled.
-    pub(crate) sent_here: Lsn,
+    pub(crate) sent_by_this_drain: Lsn,
     /// The acknowledged position: the stream has all transactions up to it, perhaps of another history.
     pub(crate) acknowledged: Lsn,
     /// Resume point of the next transaction, if it was partly acknowledged.
@@ -160,7 +160,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             now,
             events: EncodedEvents::default(),
             projections: Projections::new(&settings.projection),
-            key_changes: KeyChanges::default(),
+            key_changes: KeyChangeDetector::default(),
             row_partition_keys: RowPartitionKeys::default(),
             last_row: Vec::new(),
             waiting: None,
@@ -479,7 +479,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     }
 
     pub(crate) fn out_of_place(&self, lsn: Lsn) -> Error {
-        Error::OutOfPlace {
+        Error::RowOutsideTransaction {
             slot: self.settings.slot.clone(),
             lsn,
         }

@@ -46,7 +46,7 @@ const MIN_ROOM: usize = 256 << 10;
 const MIN_LANE_RECORDS: usize = 10;
 
 /// Most acknowledged events that are kept for their buffers: a few requests of records.
-const MOST_SPARE: usize = 2_048;
+const MAX_SPARE: usize = 2_048;
 
 /// First and longest pause, in seconds, after a record failed.
 const RECORD_BACKOFF: (f64, f64) = (0.05, 2.0);
@@ -419,7 +419,7 @@ impl<K: Stream> Sender<K> {
             self.acknowledgements.acknowledge(event.span);
         }
         let former = self.lanes.acknowledge(now, record).into_iter();
-        let room = MOST_SPARE.saturating_sub(self.spare.len());
+        let room = MAX_SPARE.saturating_sub(self.spare.len());
         let former = former.map(|queued| queued.event).filter(Event::has_small_buffers);
         self.spare.extend(former.take(room));
     }

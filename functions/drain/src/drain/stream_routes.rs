@@ -10,12 +10,12 @@ use crate::change::Relation;
 use crate::encode::Event;
 use crate::pack::MAIN_STREAM;
 use crate::ports::StreamError;
-use crate::rules::stream_pattern::{MOST_NAME_BYTES, StreamPattern};
+use crate::rules::stream_pattern::{MAX_NAME_BYTES, StreamPattern};
 
 /// Most streams of one drain, including that of messages.
 ///
 /// A new sandbox describes each stream, and all functions of an account share 20 such requests a second.
-pub const MOST_STREAMS: usize = 50;
+pub const MAX_STREAMS: usize = 50;
 
 /// Opens streams, and numbers them.
 pub(crate) trait StreamOpener {
@@ -109,10 +109,10 @@ impl StreamRoutes {
         deadline: Instant,
     ) -> Result<Option<usize>, StreamError> {
         check_stream_name(name)?;
-        if self.numbers.len() == MOST_STREAMS {
+        if self.numbers.len() == MAX_STREAMS {
             return Err(StreamError::TooMany {
                 stream: name.to_owned(),
-                most: MOST_STREAMS,
+                most: MAX_STREAMS,
             });
         }
         match tokio::time::timeout_at(deadline.into(), opener.open_stream(name)).await {
@@ -130,11 +130,11 @@ impl StreamRoutes {
 /// It is longer than Kinesis accepts.
 pub fn check_stream_name(stream: &str) -> Result<(), StreamError> {
     let name = stream.rsplit('/').next().unwrap_or(stream);
-    match name.len() > MOST_NAME_BYTES {
+    match name.len() > MAX_NAME_BYTES {
         true => Err(StreamError::NameTooLong {
             stream: stream.to_owned(),
             length: name.len(),
-            most: MOST_NAME_BYTES,
+            most: MAX_NAME_BYTES,
         }),
         false => Ok(()),
     }

@@ -430,7 +430,7 @@ async fn a_chunk_is_not_begun_while_much_of_the_log_is_unread() {
     let reads: Vec<u64> = reads.collect();
     assert!(!reads.is_empty(), "the table was never read");
     let most = reads.into_iter().max();
-    assert!(most < Some(MOST_LAG_BYTES), "{most:?} bytes were unread");
+    assert!(most < Some(MAX_LAG_BYTES), "{most:?} bytes were unread");
 }
 
 #[tokio::test]

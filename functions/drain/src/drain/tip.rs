@@ -12,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 /// Shortest pause between two polls.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const MIN_PAUSE: Duration = Duration::from_millis(20);
 
 /// While nothing is written, the shortest pause doubles up to this.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
@@ -20,7 +20,7 @@ const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause.
 ///
 /// With a share of 5 %, a poll of more than 1.6 s would need a longer pause. Such polls exceed their share.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Time since the slot's last advance after which a window is confirmed.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ impl PollPacing {
         PollPacing {
             share,
             poll: None,
-            pause: SHORTEST_PAUSE,
+            pause: MIN_PAUSE,
         }
     }
 
@@ -106,10 +106,10 @@ impl PollPacing {
         self.poll = Some(poll);
         let shared = poll.mul_f64((1.0 - self.share) / self.share);
         let shortest = match found {
-            true => SHORTEST_PAUSE,
+            true => MIN_PAUSE,
             false => (self.pause * 2).min(IDLE_PAUSE),
         };
-        self.pause = shared.clamp(shortest, LONGEST_PAUSE);
+        self.pause = shared.clamp(shortest, MAX_PAUSE);
         self.pause
     }
 }
@@ -127,7 +127,7 @@ mod tests {
         // The last poll has a weight of one quarter.
         assert_eq!(pacing.next(MILLI * 50, true), MILLI * 380);
         assert_eq!(PollPacing::new(0.5).next(MILLI * 100, true), MILLI * 100);
-        assert_eq!(pacing.next(Duration::from_secs(60), true), LONGEST_PAUSE);
+        assert_eq!(pacing.next(Duration::from_secs(60), true), MAX_PAUSE);
     }
 
     #[test]
@@ -136,6 +136,6 @@ mod tests {
         let pauses: Vec<Duration> = (0..6).map(|_| pacing.next(MILLI, false)).collect();
         let millis = [40, 80, 160, 320, 500, 500];
         assert_eq!(pauses, millis.map(|millis| MILLI * millis));
-        assert_eq!(pacing.next(MILLI, true), SHORTEST_PAUSE);
+        assert_eq!(pacing.next(MILLI, true), MIN_PAUSE);
     }
 }

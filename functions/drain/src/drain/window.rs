@@ -187,7 +187,7 @@ where
         };
         let history = SentHistory {
             settled: self.settled,
-            sent_here: self.confirmer.sent_unconfirmed(),
+            sent_by_this_drain: self.confirmer.sent_unconfirmed(),
             acknowledged: self.start.acknowledged,
             resume: self.sender.acknowledgements.position().resume.clone(),
             expected: self.confirmer.markers.take_expected(),

@@ -37,7 +37,7 @@ use super::value::{
 use super::{EventHead, RowEvent, RowOperation};
 use crate::base::position::Position;
 use crate::change::{Column, Datum, Message, Relation, Tuple};
-use columns::{UnfitValue, write_texts};
+use columns::{UnrepresentableValue, write_texts};
 
 /// Debezium form for the events of one database.
 #[derive(Debug, Clone)]
@@ -111,7 +111,7 @@ impl Debezium {
         out.extend_from_slice(br#","transaction":"#);
         self.write_transaction(out, &row.head);
         write_end(out, letter(row.operation), row.head.now);
-        !unfit.iter().any(UnfitValue::is_of_key)
+        !unfit.iter().any(UnrepresentableValue::is_of_key)
     }
 
     pub(super) fn encode_truncate(&self, head: &EventHead, relation: &Relation) -> Vec<u8> {
@@ -254,7 +254,7 @@ impl Debezium {
         row: &RowEvent<'r>,
         name: &'static str,
         image: Image,
-        unfit: &mut Vec<UnfitValue<'r>>,
+        unfit: &mut Vec<UnrepresentableValue<'r>>,
     ) {
         if row.image(image).is_none() {
             out.extend_from_slice(b"null");
@@ -268,7 +268,7 @@ impl Debezium {
             write_string(out, &column.name);
             out.push(b':');
             if !self.write_datum(out, column, datum) {
-                unfit.push(UnfitValue::new(name, column, datum));
+                unfit.push(UnrepresentableValue::new(name, column, datum));
             }
         }
         out.push(b'}');

@@ -3,7 +3,7 @@
 use super::Event;
 
 /// Largest capacity of a buffer that is used again.
-const MOST_BUFFER_BYTES: usize = 4 << 10;
+const MAX_BUFFER_BYTES: usize = 4 << 10;
 
 /// Events that were encoded, in order.
 ///
@@ -44,6 +44,6 @@ impl EncodedEvents {
 impl Event {
     /// Whether its buffers are small enough to be used again.
     pub fn has_small_buffers(&self) -> bool {
-        self.data.capacity() <= MOST_BUFFER_BYTES && self.partition_key.capacity() <= MOST_BUFFER_BYTES
+        self.data.capacity() <= MAX_BUFFER_BYTES && self.partition_key.capacity() <= MAX_BUFFER_BYTES
     }
 }

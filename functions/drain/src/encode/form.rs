@@ -74,7 +74,7 @@ impl EnvelopeForm {
     ///
     /// In DMS, the old row of an update has only its key columns, unless the table has no key. In the
     /// unwrapped form of Debezium, an update has no old row.
-    pub(super) fn written_images<'r>(
+    pub(super) fn full_images<'r>(
         &self,
         row: &RowEvent<'r>,
     ) -> impl Iterator<Item = (Image, &'r Tuple<'r>)> + use<'r> {
@@ -92,7 +92,7 @@ impl EnvelopeForm {
     /// Old row of an update, if the event contains only its key.
     ///
     /// In DMS, the event of a key change contains the old key.
-    pub(super) fn row_of_old_key<'r>(&self, row: &RowEvent<'r>) -> Option<&'r Tuple<'r>> {
+    pub(super) fn key_only_old_row<'r>(&self, row: &RowEvent<'r>) -> Option<&'r Tuple<'r>> {
         let is_changed = matches!(row.operation, RowOperation::Update { key_changed: true });
         row.old
             .filter(|_| is_changed && matches!(self, EnvelopeForm::Dms(_)) && row.relation.has_key())

@@ -71,7 +71,7 @@ impl Envelope {
     /// Columns whose values the decoder dropped for their size.
     fn missing_columns(&self, row: &RowEvent<'_>) -> OmittedColumns {
         let mut missing = OmittedColumns::default();
-        for (image, tuple) in self.form.written_images(row) {
+        for (image, tuple) in self.form.full_images(row) {
             for (column, datum) in tuple.iter().enumerate() {
                 if matches!(datum, Datum::Oversize { .. }) {
                     missing.add(image, column);
@@ -86,13 +86,13 @@ impl Envelope {
     /// The decoder dropped the values for their size. With [`OversizePolicy::Fail`] no value may be omitted;
     /// otherwise no value of the key. The bytes count as a part of the event, so the event is oversize.
     pub(super) fn missing_bytes(&self, row: &RowEvent<'_>) -> usize {
-        let images = self.form.written_images(row);
+        let images = self.form.full_images(row);
         let values = images.flat_map(|(_, tuple)| row.relation.columns.iter().zip(tuple));
         let missing = values.map(|(column, datum)| match datum {
             Datum::Oversize { bytes } if column.key || self.oversize == OversizePolicy::Fail => *bytes,
             _ => 0,
         });
-        let old = self.form.row_of_old_key(row).into_iter();
+        let old = self.form.key_only_old_row(row).into_iter();
         let old_key = old.flat_map(|old| row.relation.columns.iter().zip(old));
         let old_key = old_key.map(|(column, datum)| match datum {
             Datum::Oversize { bytes } if column.key => *bytes,
@@ -108,7 +108,7 @@ impl Envelope {
     fn omission_candidates(&self, row: &RowEvent<'_>) -> Vec<OmissionCandidate> {
         let mut scratch = Vec::new();
         let mut candidates = Vec::new();
-        for (image, tuple) in self.form.written_images(row) {
+        for (image, tuple) in self.form.full_images(row) {
             for (index, (column, datum)) in row.relation.columns.iter().zip(tuple).enumerate() {
                 if let (false, Datum::Text(text)) = (column.key, datum) {
                     scratch.clear();

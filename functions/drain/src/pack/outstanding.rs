@@ -8,7 +8,7 @@ use crate::continuity::marker::Marker;
 /// Most outstanding positions that are sorted.
 ///
 /// A checkpoint has room for fewer positions.
-const MOST_MISSING: usize = 2_048;
+const MAX_MISSING: usize = 2_048;
 
 /// An event that was queued and is not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,10 +89,10 @@ impl OutstandingEvents {
 /// Each other position before the bound is acknowledged.
 fn missing_before(mut events: Vec<OutstandingEvent>, queued_to: Position) -> (Vec<Position>, Position) {
     let mut bound = queued_to;
-    if events.len() > MOST_MISSING {
-        let (_, next, _) = events.select_nth_unstable_by_key(MOST_MISSING, |event| event.position);
+    if events.len() > MAX_MISSING {
+        let (_, next, _) = events.select_nth_unstable_by_key(MAX_MISSING, |event| event.position);
         bound = bound.min(next.position);
-        events.truncate(MOST_MISSING);
+        events.truncate(MAX_MISSING);
     }
     events.sort_unstable_by_key(|event| event.position);
     // A definition or a tombstone has the position of its row's event.

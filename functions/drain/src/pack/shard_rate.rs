@@ -43,31 +43,31 @@ const MAX_LIMIT: f64 = 0.97;
 ///
 /// A record of several MB has more load than a shard accepts in a second. Even a nearly idle shard may refuse
 /// it.
-const MOST_REFUSED_LOAD: f64 = 0.25;
+const MAX_REFUSED_LOAD: f64 = 0.25;
 /// Least recent load at the first refusal that shows the shard's capacity.
-const ENOUGH_LOAD: f64 = 0.5;
+const MIN_MEASURABLE_LOAD: f64 = 0.5;
 /// Longest pause for a large record, in seconds.
 ///
 /// The time of the record at the highest limit is added. The pause is bounded because the limit may grow
 /// during the pause.
-const MOST_PAUSE: f64 = 1.0;
+const MAX_PAUSE: f64 = 1.0;
 /// Load that may be sent at once.
 const BURST: f64 = 0.05;
 /// Smallest refused part of a request that sets or lowers the limit.
 ///
 /// A smaller part may be chance.
-const MIN_REFUSED: f64 = 0.05;
+const MIN_REFUSED_PART: f64 = 0.05;
 
 /// The rate of one shard.
 #[derive(Debug, Default)]
 pub(super) struct ShardRate {
-    accepted: SecondsLoad,
-    refused: SecondsLoad,
+    accepted: LoadWindow,
+    refused: LoadWindow,
     /// Time at which the last record was sent.
     sent_at: Option<Instant>,
     /// Time from the last record that was sent to the last answer.
     answer_time: Duration,
-    /// `None` until the shard has refused at least [`MIN_REFUSED`] of a request.
+    /// `None` until the shard has refused at least [`MIN_REFUSED_PART`] of a request.
     limit: Option<RateLimit>,
 }
 
@@ -92,7 +92,7 @@ struct RateLimit {
 
 /// Load of the present second and of the second before.
 #[derive(Debug, Default)]
-struct SecondsLoad {
+struct LoadWindow {
     second: Option<Instant>,
     current: f64,
     previous: f64,
@@ -129,7 +129,7 @@ impl ShardRate {
         limit.updated = now;
         // After the pause, several small records may be sent. So requests do not become small.
         let missing = BURST / 2.0 - limit.allowance;
-        let pause = (missing / rate).min(missing / MAX_LIMIT + MOST_PAUSE);
+        let pause = (missing / rate).min(missing / MAX_LIMIT + MAX_PAUSE);
         (limit.allowance < 0.0).then(|| now + Duration::from_secs_f64(pause))
     }
 
@@ -145,9 +145,9 @@ impl ShardRate {
 
     /// Counts a record that the shard refused.
     ///
-    /// At most [`MOST_REFUSED_LOAD`] of its load stays charged to the allowance.
+    /// At most [`MAX_REFUSED_LOAD`] of its load stays charged to the allowance.
     pub(super) fn refuse_record(&mut self, now: Instant, bytes: usize) {
-        let refused = load(bytes).min(MOST_REFUSED_LOAD);
+        let refused = load(bytes).min(MAX_REFUSED_LOAD);
         self.refused.add(now, refused);
         if let Some(limit) = &mut self.limit {
             limit.allowance += load(bytes) - refused;
@@ -158,7 +158,7 @@ impl ShardRate {
     ///
     /// Returns the time at which the shard is expected to accept records again; `None` if it is unknown.
     pub(super) fn refuse(&mut self, now: Instant, sent: usize, refused: usize) -> Option<Instant> {
-        if (refused as f64) < MIN_REFUSED * sent as f64 {
+        if (refused as f64) < MIN_REFUSED_PART * sent as f64 {
             return None;
         }
         // Requests that were sent before the last refusal may be refused, too. Their answers show nothing
@@ -186,11 +186,15 @@ impl ShardRate {
     /// The limit that a refusal lowers.
     ///
     /// At the first refusal, there is no former limit. The result is then 0, so that the base is the accepted
-    /// load. If less than [`ENOUGH_LOAD`] was sent, the accepted load shows nothing, and the result is the
-    /// highest limit.
+    /// load. If less than [`MIN_MEASURABLE_LOAD`] was sent, the accepted load shows nothing, and the
+    /// result is the highest limit.
     fn former_limit(&mut self, now: Instant) -> f64 {
         let sent = self.accepted.recent(now) + self.refused.recent(now);
-        let first = if sent < ENOUGH_LOAD { MAX_LIMIT } else { 0.0 };
+        let first = if sent < MIN_MEASURABLE_LOAD {
+            MAX_LIMIT
+        } else {
+            0.0
+        };
         self.limit.as_ref().map_or(first, |limit| limit.rate(now))
     }
 
@@ -215,7 +219,7 @@ impl RateLimit {
     }
 }
 
-impl SecondsLoad {
+impl LoadWindow {
     fn roll(&mut self, now: Instant) {
         let Some(second) = self.second else {
             self.second = Some(now);

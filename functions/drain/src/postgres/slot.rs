@@ -310,7 +310,7 @@ impl Slot for PgSlot<'_> {
                 UntrackedKind::View(oid) => self.view_named_since(oid).await?,
             };
             if let Some(since) = since {
-                catalog.insert_untracked(name, since);
+                catalog.insert_other_relation(name, since);
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::fmt;
 use crate::base::table_name::TableName;
 
 /// Most characters of a stream's name (Kinesis API, `StreamName`). All of them are ASCII.
-pub const MOST_NAME_BYTES: usize = 128;
+pub const MAX_NAME_BYTES: usize = 128;
 
 /// Placeholder for the schema of a table.
 const SCHEMA: &str = "{schema}";

@@ -8,7 +8,7 @@ use hyper::Response;
 
 use crate::aws::endpoint::{self, Cut, refusal};
 use crate::aws::hash_range::hash_of;
-use crate::aws::put_log::{MOST_BYTES, MOST_RECORDS};
+use crate::aws::put_log::{MAX_BYTES, MAX_RECORDS};
 use crate::aws::put_records::{PutRecordsEntry, PutRecordsRequest};
 
 use super::faults::{RecordOutcome, RequestDelay, RequestOutcome};
@@ -95,9 +95,9 @@ impl FakeKinesisService {
             Err(Box::new(refusal(400, "ValidationException", &message)))
         };
         let records = request.records.len();
-        if !(1..=MOST_RECORDS).contains(&records) {
+        if !(1..=MAX_RECORDS).contains(&records) {
             return invalid(format!(
-                "{records} records: a request has at least 1 and at most {MOST_RECORDS}"
+                "{records} records: a request has at least 1 and at most {MAX_RECORDS}"
             ));
         }
         let most = self.settings.record_kib << 10;
@@ -120,9 +120,9 @@ impl FakeKinesisService {
             }
             bytes += entry.bytes();
         }
-        match bytes <= MOST_BYTES {
+        match bytes <= MAX_BYTES {
             true => Ok(()),
-            false => invalid(format!("a request of {bytes} bytes: at most {MOST_BYTES}")),
+            false => invalid(format!("a request of {bytes} bytes: at most {MAX_BYTES}")),
         }
     }
 }

@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Time between two measurements of rate and lag.
 const MEASURE: Duration = Duration::from_secs(2);
 /// Failed invocations in a row that count as a lasting failure.
-const MOST_FAILURES: u32 = 5;
+const MAX_FAILURES: u32 = 5;
 
 /// Settings of the visitor, from the environment.
 struct Settings {
@@ -259,7 +259,7 @@ async fn drain(
                     say(format!("backfill: finished, {} rows", backfill["rows"]));
                 }
             }
-            Err(error) if failures + 1 == MOST_FAILURES => return Err(error),
+            Err(error) if failures + 1 == MAX_FAILURES => return Err(error),
             Err(error) => {
                 failures += 1;
                 // An interrupt at the terminal ends the function, too. The signal arrives within this time.

@@ -37,7 +37,7 @@ const DATABASE: &str = "storm";
 /// Slot before the backlog. No play drains it.
 const TEMPLATE: &str = "template";
 /// Events that are reported of one play.
-const MOST_CASES: usize = 10;
+const MAX_CASES: usize = 10;
 /// Longer than a play takes.
 const DEADLINE: Duration = Duration::from_secs(600);
 /// `errorType`s that a later invocation repairs. The server has no faults, but a busy machine may exceed a
@@ -147,7 +147,7 @@ impl Storm {
         let different = arrived
             .iter()
             .filter(|(position, content)| expected.get(*position) != Some(*content));
-        let different = different.take(MOST_CASES).map(|(position, _)| {
+        let different = different.take(MAX_CASES).map(|(position, _)| {
             let known = match expected.contains_key(position) {
                 true => "is not the event of the play without faults",
                 false => "was never written",

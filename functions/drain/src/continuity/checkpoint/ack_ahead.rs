@@ -16,7 +16,7 @@ use crate::base::varint;
 use crate::continuity::marker::Marker;
 
 /// Most bytes of a coded position: numbers of 64, 65 and 32 bits, seven bits a byte.
-const MOST_CODED_BYTES: usize = 10 + 10 + 5;
+const MAX_CODED_BYTES: usize = 10 + 10 + 5;
 
 /// The acknowledged changes after the acknowledged position and before a bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl AckAhead {
     /// It is valid only for an insert. An insert has one event, even if the key of its table has changed
     /// since. So the index of its event identifies it among the rows of one log record, such as those of a
     /// `COPY`.
-    pub fn has_insert(&self, position: Position) -> bool {
+    pub fn is_insert_acknowledged(&self, position: Position) -> bool {
         position < self.bound && self.missing.binary_search(&position).is_err()
     }
 
@@ -74,7 +74,7 @@ impl AckAhead {
     ///
     /// The number of a change's events depends on the key of its table, and the key may have changed since.
     /// So a change with one missing event counts as missing.
-    pub fn has_record(&self, position: Position) -> bool {
+    pub fn is_record_acknowledged(&self, position: Position) -> bool {
         let record = (position.commit_end, position.lsn);
         let first = self
             .missing
@@ -184,7 +184,7 @@ fn code(ahead: &AckAhead, most_bytes: usize) -> Option<Vec<u8>> {
     let (mut bytes, mut former) = (vec![shift], None);
     for position in all() {
         // The bound needs room, too.
-        let is_last = *position == ahead.bound || bytes.len() + 2 * MOST_CODED_BYTES > most_bytes;
+        let is_last = *position == ahead.bound || bytes.len() + 2 * MAX_CODED_BYTES > most_bytes;
         push_position(&mut bytes, former, *position, shift);
         former = Some(*position);
         if is_last {
@@ -288,8 +288,8 @@ mod tests {
             (position(40, 35, 1), false, false),
             (position(50, 1, 0), false, false),
         ] {
-            assert_eq!(ahead.has_insert(position), insert, "{position}");
-            assert_eq!(ahead.has_record(position), record, "{position}");
+            assert_eq!(ahead.is_insert_acknowledged(position), insert, "{position}");
+            assert_eq!(ahead.is_record_acknowledged(position), record, "{position}");
         }
     }
 

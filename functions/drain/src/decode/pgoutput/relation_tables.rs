@@ -22,7 +22,7 @@ use crate::change::{Column, Datum, Relation, Tuple};
 pub(super) struct RelationTables {
     tables: FxHashMap<u32, RelationTable>,
     /// OIDs of the tables that were described after the last row.
-    since_row: Vec<u32>,
+    described_since_row: Vec<u32>,
     /// Version of all descriptions and known partitions.
     ///
     /// It increases with every description, and with every partition that is found.
@@ -217,7 +217,7 @@ impl RelationTables {
             }
         }
         self.tables.insert(oid, table);
-        self.since_row.push(oid);
+        self.described_since_row.push(oid);
         self.version += 1;
     }
 
@@ -230,10 +230,10 @@ impl RelationTables {
     ///
     /// The next row has the OID `oid`.
     pub(super) fn begin_row(&mut self, oid: u32) {
-        if self.since_row.is_empty() {
+        if self.described_since_row.is_empty() {
             return;
         }
-        let described = std::mem::take(&mut self.since_row);
+        let described = std::mem::take(&mut self.described_since_row);
         let is_partitioned = |oid: &u32| self.tables.get(oid)?.is_partitioned;
         let last_pair = described.len().saturating_sub(2);
         // In a resumed transaction, rows between two descriptions are missing. So two neighbours in this list
@@ -259,8 +259,8 @@ impl RelationTables {
     /// Forgets the tables that were described before a truncate.
     ///
     /// They are the truncated tables, and not a root with its partition.
-    pub(super) fn end_truncate(&mut self) {
-        self.since_row.clear();
+    pub(super) fn forget_described(&mut self) {
+        self.described_since_row.clear();
     }
 
     /// Whether a null of an old row is a value.

@@ -227,7 +227,7 @@ impl RowDescription<'_, '_> {
         let candidates = [catalog_key, names(self.primary_key)];
         let is_sent = |key: &&Vec<&str>| !key.is_empty() && key.iter().all(|column| sent.contains(column));
         if let Some(key) = candidates.iter().find(is_sent) {
-            let is_lost = past.is_some_and(|past| past.lost_its_identity());
+            let is_lost = past.is_some_and(|past| past.has_dropped_identity_index());
             return if is_lost { Vec::new() } else { key.clone() };
         }
         // The table has a key, but the old row lacks it. So the old row is not the whole row: its columns are

@@ -20,7 +20,7 @@ use crate::ports::{Slot, StateStore, TableSource};
 ///
 /// The last of these chunks must have at most one row. Each invalid chunk halves the next one. Twenty
 /// halvings reduce any chunk to one row, so several chunks of one row were invalid.
-const MOST_INVALID_CHUNKS: u32 = 32;
+const MAX_INVALID_CHUNKS: u32 = 32;
 
 impl<C: StateStore> BackfillRunner<C> {
     /// Finishes the backfill after its last table.
@@ -113,7 +113,7 @@ impl<C: StateStore> BackfillRunner<C> {
             invalid,
             "an invalid chunk is read again"
         );
-        if invalid >= MOST_INVALID_CHUNKS && rows.len() <= 1 {
+        if invalid >= MAX_INVALID_CHUNKS && rows.len() <= 1 {
             self.waits_for = None;
             let why = format!("{reason}, in each of {invalid} reads of its next rows");
             return self.fail_table(slot, rows.table().name(), why, budget).await;

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 ///
 /// Overlapping transactions may block the backfill all day, one after the other. Within this time, a moment
 /// without such a transaction is likely.
-const MOST_WAIT: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Longest time of consecutive attempts without a window between them.
 ///
 /// A window does not end the blocking transaction, and each window costs a peek.
-const MOST_ROUND: Duration = Duration::from_secs(5);
+const MAX_ROUND: Duration = Duration::from_secs(5);
 
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// The time that an invocation waits for a blocked backfill.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl BackfillWait {
     pub(in crate::drain) fn new(reading_time: Duration) -> Self {
         BackfillWait {
             since: None,
-            longest: MOST_WAIT.min(reading_time / 2),
+            longest: MAX_WAIT.min(reading_time / 2),
         }
     }
 
@@ -38,14 +38,14 @@ impl BackfillWait {
     /// The wait begins with the first call.
     pub(in crate::drain) fn next_pause(&mut self, now: Instant) -> Option<Duration> {
         let waited = now.saturating_duration_since(*self.since.get_or_insert(now));
-        (waited < self.longest).then(|| (waited / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
+        (waited < self.longest).then(|| (waited / 10).clamp(MIN_PAUSE, MAX_PAUSE))
     }
 
     /// Whether the drain reads a window before the next attempt.
     ///
     /// `round` is the time since the first attempt after the last window.
     pub(in crate::drain) fn needs_window(round: Duration) -> bool {
-        round >= MOST_ROUND
+        round >= MAX_ROUND
     }
 
     /// Whether the wait has not begun, or has lasted long enough.
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(pauses, millis.map(|it| it.map(Duration::from_millis)));
         assert!(!wait.is_over(after(19)) && wait.is_over(after(20)));
         wait.end();
-        assert_eq!(wait.next_pause(after(30)), Some(SHORTEST_PAUSE));
+        assert_eq!(wait.next_pause(after(30)), Some(MIN_PAUSE));
         assert!(!wait.is_over(after(49)));
     }
 }

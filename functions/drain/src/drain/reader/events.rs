@@ -137,7 +137,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
 /// Whether every event of a change is acknowledged. `position` is the position of its first event.
 pub(super) fn has_change(ahead: &AckAhead, change: &Change<'_>, position: Position) -> bool {
     match change {
-        Change::Insert { .. } => ahead.has_insert(position),
-        _ => ahead.has_record(position),
+        Change::Insert { .. } => ahead.is_insert_acknowledged(position),
+        _ => ahead.is_record_acknowledged(position),
     }
 }

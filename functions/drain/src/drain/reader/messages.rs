@@ -72,7 +72,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             return Ok(());
         }
         let id = out.acknowledgements.begin();
-        if lsn <= self.history.settled.max(self.history.sent_here) {
+        if lsn <= self.history.settled.max(self.history.sent_by_this_drain) {
             out.report.skipped += u64::from(lsn <= self.history.settled);
         } else {
             out.report.changes += 1;
@@ -80,7 +80,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             out.report.replayed += u64::from(lsn <= self.history.acknowledged);
             let position = PositionSequence::new(lsn).next(lsn);
             let ahead = self.history.ahead.as_ref();
-            if ahead.is_some_and(|ahead| ahead.has_record(position)) {
+            if ahead.is_some_and(|ahead| ahead.is_record_acknowledged(position)) {
                 out.report.acknowledged_ahead += 1;
             } else {
                 let limit = self.settings.record_bytes;

@@ -15,7 +15,7 @@ use crate::ports::PeekRow;
 /// Most tables whose events a resume point counts.
 ///
 /// Each table has a count of its own, for Debezium's transaction metadata. A checkpoint has at most 4 KB.
-const MOST_COUNTED_TABLES: usize = 16;
+const MAX_COUNTED_TABLES: usize = 16;
 
 /// A transaction between its first row and its commit.
 pub(super) struct OpenTransaction {
@@ -80,7 +80,7 @@ impl OpenTransaction {
     ) {
         self.transaction.commit_time = self.transaction.commit_time.or(commit_time);
         self.progress = Some(envelope.begin(self.transaction, commit_end));
-        self.is_sent = commit_end <= history.settled.max(history.sent_here);
+        self.is_sent = commit_end <= history.settled.max(history.sent_by_this_drain);
         self.is_replayed = commit_end <= history.acknowledged;
         self.left_out = commit_end > history.readable;
         let xid = self.transaction.xid;
@@ -148,7 +148,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
     /// Whether the open transaction may have further sections.
     pub(crate) fn has_sections(&self) -> bool {
         let progress = self.open.as_ref().and_then(|open| open.progress.as_ref());
-        progress.is_some_and(|progress| progress.counts().tables.len() <= MOST_COUNTED_TABLES)
+        progress.is_some_and(|progress| progress.counts().tables.len() <= MAX_COUNTED_TABLES)
     }
 
     /// Ends a section of the open transaction.
@@ -177,7 +177,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let counts = progress.counts().clone();
         // The checkpoint has no room for more counts. So one invocation must send the rest of the
         // transaction.
-        if counts.tables.len() > MOST_COUNTED_TABLES {
+        if counts.tables.len() > MAX_COUNTED_TABLES {
             return;
         }
         let resume = ResumePoint {

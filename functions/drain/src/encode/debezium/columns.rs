@@ -10,21 +10,21 @@ use crate::encode::value::{UNAVAILABLE_VALUE, write_string};
 
 /// A value that the type of its schema cannot hold.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct UnfitValue<'r> {
+pub(super) struct UnrepresentableValue<'r> {
     /// `before` or `after`; empty in the unwrapped form.
     image: &'static str,
     column: &'r Column,
     text: &'r str,
 }
 
-impl<'r> UnfitValue<'r> {
+impl<'r> UnrepresentableValue<'r> {
     /// The value of a column of an image.
     pub(super) fn new(image: &'static str, column: &'r Column, datum: &'r Datum<'r>) -> Self {
         let text = match datum {
             Datum::Text(text) => text,
             _ => "",
         };
-        UnfitValue { image, column, text }
+        UnrepresentableValue { image, column, text }
     }
 
     /// Whether the column belongs to the key.
@@ -41,8 +41,8 @@ impl Debezium {
         match datum {
             Datum::Text(text) => {
                 let start = out.len();
-                let is_fit = self.modes.write_value(out, &column.kind, text);
-                if is_fit || self.schemas.is_none() {
+                let fits_schema = self.modes.write_value(out, &column.kind, text);
+                if fits_schema || self.schemas.is_none() {
                     return true;
                 }
                 out.truncate(start);
@@ -60,7 +60,7 @@ impl Debezium {
 }
 
 /// Appends `,"<name>":{…}` with the texts of these values, if there are any.
-pub(super) fn write_texts(out: &mut Vec<u8>, name: &str, values: &[UnfitValue<'_>]) {
+pub(super) fn write_texts(out: &mut Vec<u8>, name: &str, values: &[UnrepresentableValue<'_>]) {
     if values.is_empty() {
         return;
     }

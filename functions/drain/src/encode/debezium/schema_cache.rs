@@ -11,7 +11,7 @@ use crate::base::table_name::TableName;
 use crate::change::Relation;
 
 /// Most bytes of all cached schemas.
-const MOST_CACHED_BYTES: usize = 8 << 20;
+const MAX_CACHED_BYTES: usize = 8 << 20;
 
 /// Cache of the texts with which the events of each table begin. Clones share it.
 #[derive(Clone, Default)]
@@ -69,7 +69,7 @@ impl SchemaCache {
 impl CachedSchemas {
     fn insert(&mut self, relation: &Arc<Relation>, has_keys: bool, text: &[u8]) {
         // The schemas of the tables in use are composed again with their next rows.
-        if self.bytes + text.len() > MOST_CACHED_BYTES {
+        if self.bytes + text.len() > MAX_CACHED_BYTES {
             *self = CachedSchemas::default();
         }
         self.bytes += text.len();

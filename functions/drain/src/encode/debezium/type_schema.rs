@@ -17,7 +17,7 @@ const TSVECTOR: u32 = 3614;
 const JSONB: u32 = 3802;
 
 /// Length of a `bit varying` without a length, in Debezium's schema.
-const MOST_BITS: u32 = 2_147_483_647;
+const MAX_BITS: u32 = 2_147_483_647;
 
 /// Schema of a type: its text before and after the field `optional`.
 struct TypeSchema {
@@ -112,7 +112,7 @@ impl DebeziumModes {
                 IntervalMode::Numeric => TypeSchema::named("int64", "io.debezium.time.MicroDuration"),
             },
             Type::Bits(length) => {
-                let length = length.unwrap_or(MOST_BITS);
+                let length = length.unwrap_or(MAX_BITS);
                 let details = format!(r#","parameters":{{"length":"{length}"}}"#);
                 TypeSchema::detailed("bytes", "io.debezium.data.Bits", &details)
             }

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::columns::{UnfitValue, write_texts};
+use super::columns::{UnrepresentableValue, write_texts};
 use super::flat_names::column_name;
 use super::{Debezium, letter, write_field_name, write_order};
 use crate::change::{Datum, Message, Relation};
@@ -18,7 +18,7 @@ impl Debezium {
     /// Appends a row. Returns whether every key value fits its type.
     pub(super) fn write_unwrapped_row<'r>(&self, out: &mut Vec<u8>, row: &RowEvent<'r>) -> bool {
         let is_delete = row.operation == RowOperation::Delete;
-        let mut unfit: Vec<UnfitValue<'r>> = Vec::new();
+        let mut unfit: Vec<UnrepresentableValue<'r>> = Vec::new();
         out.push(b'{');
         for (column, datum) in row.all_columns(row.current_image()) {
             // In a delete, an absent column is null: the row no longer exists, so null misleads nobody.
@@ -28,7 +28,7 @@ impl Debezium {
             write_string(out, &column_name(&column.name));
             out.push(b':');
             if !self.write_datum(out, column, datum) {
-                unfit.push(UnfitValue::new("", column, datum));
+                unfit.push(UnrepresentableValue::new("", column, datum));
             }
             out.push(b',');
         }
@@ -40,7 +40,7 @@ impl Debezium {
         write_list(out, "__omitted", row.omitted_names().map(column_name));
         write_texts(out, "__texts", &unfit);
         out.push(b'}');
-        !unfit.iter().any(UnfitValue::is_of_key)
+        !unfit.iter().any(UnrepresentableValue::is_of_key)
     }
 
     /// Appends a truncate. It has no row, so `__deleted` is null.

@@ -47,7 +47,7 @@ pub struct DebeziumModes {
 impl DebeziumModes {
     /// Appends a value of type `kind`. Returns whether it fits its schema.
     pub(in super::super) fn write_value(self, out: &mut Vec<u8>, kind: &Type, text: &str) -> bool {
-        let is_fit = Cell::new(true);
+        let fits_schema = Cell::new(true);
         let written = match kind {
             Type::Bool => {
                 parse_bool(text).map(|value| out.extend_from_slice(if value { b"true" } else { b"false" }))
@@ -63,18 +63,18 @@ impl DebeziumModes {
             Type::Money => self.write_money(out, text),
             Type::Point => {
                 // A converter reads a coordinate that is a string as 0.
-                is_fit.set(!text.contains("NaN") && !text.contains("Infinity"));
+                fits_schema.set(!text.contains("NaN") && !text.contains("Infinity"));
                 write_point(out, text)
             }
             Type::Hstore => write_hstore(out, self.hstore, text),
             Type::Array(element, delimiter) => {
                 let start = out.len();
                 let write_item = |out: &mut Vec<u8>, item: &str| {
-                    is_fit.set(self.write_value(out, element, item) && is_fit.get());
+                    fits_schema.set(self.write_value(out, element, item) && fits_schema.get());
                 };
                 let written = write_array(out, text, *delimiter, write_item);
                 // The schema of an array is a list of items, never a list of lists.
-                is_fit.set(is_fit.get() && !has_dimensions(text));
+                fits_schema.set(fits_schema.get() && !has_dimensions(text));
                 if written.is_none() {
                     out.truncate(start);
                 }
@@ -83,7 +83,7 @@ impl DebeziumModes {
             Type::Text => None,
         };
         if written.is_some() {
-            return is_fit.get();
+            return fits_schema.get();
         }
         write_string(out, text);
         self.is_string(kind)

@@ -117,8 +117,8 @@ impl ModelDrain<'_> {
     fn queue(&mut self, change: &LoggedChange, form: Form, transaction: crate::pack::SpanId) {
         let has = match (&self.earlier, change.kind) {
             (None, _) => false,
-            (Some(ahead), Kind::Insert(_)) => ahead.has_insert(change.position),
-            (Some(ahead), _) => ahead.has_record(change.position),
+            (Some(ahead), Kind::Insert(_)) => ahead.is_insert_acknowledged(change.position),
+            (Some(ahead), _) => ahead.is_record_acknowledged(change.position),
         };
         if has {
             return;

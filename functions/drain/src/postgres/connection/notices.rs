@@ -10,7 +10,7 @@ use tokio_postgres::error::{DbError, SqlState};
 /// Maximum number of distinct warnings that are logged.
 ///
 /// A server that warns about every row must not fill the function's log.
-const MOST_LOGGED: usize = 20;
+const MAX_LOGGED: usize = 20;
 
 /// The server's warnings in all sessions of an invocation.
 #[derive(Debug, Default, Clone)]
@@ -27,7 +27,7 @@ impl Notices {
     pub(super) fn add(&self, text: &str) {
         let Ok(mut log) = self.0.lock() else { return };
         log.count += 1;
-        if log.logged.len() < MOST_LOGGED && !log.logged.iter().any(|logged| logged == text) {
+        if log.logged.len() < MAX_LOGGED && !log.logged.iter().any(|logged| logged == text) {
             log.logged.push(text.to_owned());
             tracing::warn!(notice = text, "PostgreSQL sent a warning");
         }

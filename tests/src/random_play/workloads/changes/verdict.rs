@@ -18,7 +18,7 @@ use crate::random_play::result::{Counter, PlayVerdict};
 use crate::random_play::settings::PlaySettings;
 
 /// Violations of one kind that are reported.
-const MOST_CASES: usize = 5;
+const MAX_CASES: usize = 5;
 
 /// Positions of all expected events, with the kinds of their changes.
 ///
@@ -49,10 +49,10 @@ pub(super) async fn judge(
     });
     violations.extend(early_checkpoints(stream, checkpoints));
     let rebuilt = delivery.rebuild();
-    violations.extend(rebuilt.disagreements.iter().take(MOST_CASES).cloned());
+    violations.extend(rebuilt.disagreements.iter().take(MAX_CASES).cloned());
     for table in tables(client).await {
         let compared = oracle::compare(client, &table, &rebuilt, ComparedRows::All).await;
-        let differences = compared.differences.into_iter().take(MOST_CASES);
+        let differences = compared.differences.into_iter().take(MAX_CASES);
         violations.extend(differences.map(|difference| format!("{table}: {difference}")));
     }
     verdict
@@ -66,7 +66,7 @@ fn compare_positions(delivery: &Delivery, expected: &ExpectedEvents, verdict: &m
         .iter()
         .filter(|(position, _)| !arrived.contains(position.as_str()));
     verdict.counts.add(Counter::Lost, lost.clone().count() as u64);
-    let lost = lost.take(MOST_CASES);
+    let lost = lost.take(MAX_CASES);
     verdict
         .violations
         .extend(lost.map(|(position, change)| format!("lost: {position} {change}")));
@@ -74,7 +74,7 @@ fn compare_positions(delivery: &Delivery, expected: &ExpectedEvents, verdict: &m
     let unknown = arrived
         .iter()
         .filter(|position| !expected.contains_key(**position));
-    let unknown = unknown.take(MOST_CASES);
+    let unknown = unknown.take(MAX_CASES);
     verdict
         .violations
         .extend(unknown.map(|position| format!("never committed: {position}")));
@@ -121,7 +121,7 @@ fn early_checkpoints(stream: &FakeKinesis, checkpoints: &[StoredCheckpoint]) -> 
             ));
         }
     }
-    violations.truncate(MOST_CASES);
+    violations.truncate(MAX_CASES);
     violations
 }
 

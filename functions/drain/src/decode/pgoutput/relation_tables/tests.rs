@@ -201,7 +201,7 @@ fn a_table_that_is_truncated_with_others_has_no_partitions() {
     for oid in [20, 21] {
         tables.insert(oid, table(&catalog, oid, b'f', ALL));
     }
-    tables.end_truncate();
+    tables.forget_described();
     tables.begin_row(20);
     assert!(tables.logs_whole_rows(20, true));
     assert!(tables.tables[&20].partitions.is_empty());

@@ -27,7 +27,7 @@ const ORDERS: u32 = 20_000;
 /// Limit of ticks after the last write that send nothing.
 ///
 /// The slot is not empty at these ticks.
-const MOST_TICKS: usize = 30;
+const MAX_TICKS: usize = 30;
 
 /// Amount of work of a writer.
 #[derive(Debug, Clone, Copy)]
@@ -233,7 +233,7 @@ impl SourceDatabase {
     pub(super) async fn tick_until_empty(&self, over: &AtomicBool, report: impl Fn(&str)) {
         let mut clock = tokio::time::interval(TICK);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut left = MOST_TICKS;
+        let mut left = MAX_TICKS;
         loop {
             let ends = over.load(Ordering::Relaxed);
             clock.tick().await;
@@ -246,7 +246,7 @@ impl SourceDatabase {
             left -= usize::from(ends && !sent);
             assert!(
                 left > 0,
-                "{}: {MOST_TICKS} ticks sent nothing, and the slot is not empty",
+                "{}: {MAX_TICKS} ticks sent nothing, and the slot is not empty",
                 self.kind.name
             );
         }

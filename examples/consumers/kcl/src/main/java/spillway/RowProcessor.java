@@ -27,7 +27,7 @@ import software.amazon.kinesis.retrieval.KinesisClientRecord;
  */
 final class RowProcessor implements ShardRecordProcessor {
     private static final Logger LOG = LoggerFactory.getLogger(RowProcessor.class);
-    private static final int MOST_ATTEMPTS = 6;
+    private static final int MAX_ATTEMPTS = 6;
 
     private final String url;
     private String shard;
@@ -49,7 +49,7 @@ final class RowProcessor implements ShardRecordProcessor {
         }
         // If this method threw an exception, KCL would log it, and continue after these records.
         for (int attempt = 1; !tryStore(records, attempt); attempt++) {
-            if (attempt == MOST_ATTEMPTS) {
+            if (attempt == MAX_ATTEMPTS) {
                 LOG.error("{}: the database accepts no rows, so this process ends without a checkpoint", shard);
                 // halt, not exit: the shutdown hook would wait for this processor.
                 Runtime.getRuntime().halt(1);
@@ -107,7 +107,7 @@ final class RowProcessor implements ShardRecordProcessor {
 
     /** Stores that all records so far are applied. A lost checkpoint costs duplicates, which are harmless. */
     private void checkpoint(RecordProcessorCheckpointer checkpointer) {
-        for (int attempt = 1; attempt <= MOST_ATTEMPTS; attempt++) {
+        for (int attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
             try {
                 checkpointer.checkpoint();
                 return;
