@@ -80,7 +80,7 @@ def shared_stacks(file: Path, environment: dict) -> list[str]:
                 f"{other} has the same stack: {settings['stack_name']} in {region or their_region or 'this region'}. "
                 "A deploy of one file would change the stack of the other. Write another stack_name into the newer "
                 "file, or delete that line: the stack is then spillway-NAME, after the file. If both files mean one "
-                "stack, delete one of them"
+                "stack, delete one of them. If they are for two accounts, write a profile line into each"
             )
     return found
 

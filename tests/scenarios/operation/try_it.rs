@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 crate::version_scenarios![each_change_is_one_line];
 
 crate::scenarios![
+    a_failed_backfill_is_named_with_its_reason,
     with_an_envelope_standard_output_has_events_only,
     twenty_ends_at_random_moments_leave_nothing,
     a_slot_that_is_left_is_named,
@@ -206,6 +207,19 @@ async fn each_change_is_one_line(version: u32) {
     );
     assert!(said.ends_with(" is dropped"), "{said}");
     assert_nothing_is_left(&fixture, &said).await;
+}
+
+async fn a_failed_backfill_is_named_with_its_reason() {
+    let (fixture, variables) = database(None).await;
+    fixture
+        .sql("insert into orders values (2, repeat('x', 2000000), 1)")
+        .await;
+    let run = Run::start(with(&variables, &[("BACKFILL", "public.orders")]));
+    run.said.wait_for("backfill of public.orders: ").await;
+    run.signal("INT");
+    let (status, said) = run.ended().await;
+    assert!(status.success(), "{status}: {said}");
+    assert!(said.contains("some tables failed: 1"), "{said}");
 }
 
 async fn with_an_envelope_standard_output_has_events_only() {

@@ -5,10 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use scenarios::fixture::{Fixture, FixtureBuilder};
+use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::json;
 
 use crate::support::versions::with_each_plugin;
+
+crate::scenarios![a_view_is_known_at_the_beginning_of_a_segment];
 
 crate::version_scenarios![
     rows_of_relations_that_are_no_tables_do_not_arrive,
@@ -78,6 +81,27 @@ async fn no_tables(builder: FixtureBuilder) {
     }
     assert_eq!(counts(&fixture).await, expected(&[("public.base", 14)]));
     fixture.compare(&["base"]).await;
+}
+
+/// A view whose name is read just after a segment switch.
+///
+/// The server's insert position is then after the header of a page that nobody has written yet.
+async fn a_view_is_known_at_the_beginning_of_a_segment() {
+    // A server of its own: the first record of another scenario would end this state.
+    let postgres = Postgres::start(PostgresSettings::default()).await;
+    let builder = Fixture::builder(Plugin::Wal2json).on_server(postgres);
+    let fixture = builder.build().await;
+    fixture.sql("create table base (id int primary key)").await;
+    fixture.drain().await;
+    fixture
+        .sql("create materialized view v as select 1 as id; insert into base values (1)")
+        .await;
+    fixture.sql("refresh materialized view v").await;
+    fixture.sql("select pg_switch_wal()").await;
+    fixture.drain().await;
+    let log = fixture.function.log().join("\n");
+    assert!(!log.contains("was not found in time"), "{log}");
+    assert_eq!(counts(&fixture).await, expected(&[("public.base", 1)]));
 }
 
 async fn rows_of_a_table_arrive_after_a_view_took_its_name(version: u32) {

@@ -267,10 +267,14 @@ impl<'a> Demo<'a> {
         }
     }
 
-    /// Report of the last tick. `None` when the slot is not empty after 30 ticks, or a tick fails.
+    /// Report of the last tick. `None` when the slot is not empty after 30 ticks.
+    ///
+    /// A tick may fail. The next tick then tries again.
     async fn tick_until_empty(&self) -> Option<Value> {
         for _ in 0..30 {
-            let report = self.tick().await?;
+            let Some(report) = self.tick().await else {
+                continue;
+            };
             if report["stopped"] == "empty" && self.backfill_finished.load(Ordering::Relaxed) {
                 return Some(report);
             }

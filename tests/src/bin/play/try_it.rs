@@ -219,6 +219,50 @@ fn environment(
         .collect()
 }
 
+/// What was last said about the backfill.
+#[derive(Debug, Default)]
+struct BackfillNews {
+    said: String,
+}
+
+impl BackfillNews {
+    /// A line if the backfill has ended or waits for something else.
+    ///
+    /// `backfill` is the part of an answer; null without a backfill.
+    fn news(&mut self, backfill: &Value) -> Option<String> {
+        let rows = &backfill["rows"];
+        let line = match (backfill["state"].as_str()?, backfill["waits_for"].as_str()) {
+            ("finished", _) => format!("backfill: finished, {rows} rows"),
+            ("failed", _) => format!(
+                "backfill: ended after {rows} rows, and some tables failed: {}",
+                backfill["tables"]["failed"]
+            ),
+            (_, Some(cause)) => format!("backfill: waits for {cause}"),
+            (_, None) => return None,
+        };
+        (line != self.said).then(|| {
+            self.said.clone_from(&line);
+            line
+        })
+    }
+}
+
+/// A line for each failed table of an ended backfill.
+async fn failed_tables(function: &Function, backfill: &Value) -> Vec<String> {
+    if backfill["state"] != "failed" {
+        return Vec::new();
+    }
+    let status = invoke(function, &json!({"action": "status"})).await;
+    let tables = status.map_or(Value::Null, |status| status["backfill"]["tables"].clone());
+    let tables = tables.as_array().into_iter().flatten();
+    tables
+        .filter_map(|table| {
+            let reason = table["reason"].as_str()?;
+            Some(format!("backfill of {}: {reason}", table["table"].as_str()?))
+        })
+        .collect()
+}
+
 /// Creates the slot, starts the backfill, and drains.
 ///
 /// It drains until invocations fail again and again.
@@ -248,15 +292,16 @@ async fn drain(
         .await?;
     }
     say("changes are printed as they are committed; ^C ends".to_owned());
-    let (mut failures, mut backfilling) = (0, !settings.backfill.is_empty());
+    let (mut failures, mut backfill) = (0, BackfillNews::default());
     loop {
         match invoke(function, &json!({})).await {
             Ok(answer) => {
                 failures = 0;
-                let backfill = &answer["backfill"];
-                if backfilling && backfill["state"] == "finished" {
-                    backfilling = false;
-                    say(format!("backfill: finished, {} rows", backfill["rows"]));
+                if let Some(news) = backfill.news(&answer["backfill"]) {
+                    say(news);
+                    for reason in failed_tables(function, &answer["backfill"]).await {
+                        say(reason);
+                    }
                 }
             }
             Err(error) if failures + 1 == MAX_FAILURES => return Err(error),

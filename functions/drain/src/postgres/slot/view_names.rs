@@ -41,12 +41,17 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 ///
 /// If the last record ends at the end of its page, the server's insert position is after the header of the
 /// next page. No flush reaches that position before another record is written. So `insert_lsn` is then the
-/// beginning of that page.
+/// beginning of that page. The header has 40 bytes on the first page of a segment, and 24 bytes elsewhere.
 const NAMING: &str = "
     select named.xid::text as xid,
            coalesce(age(named.xid) not between 0 and age(s.catalog_xmin), false) as is_confirmed,
-           case mod(i.lsn - '0/0'::pg_lsn, current_setting('wal_block_size')::numeric)
-             when 24 then i.lsn - 24::numeric else i.lsn end as insert_lsn
+           case
+             when mod(i.lsn - '0/0'::pg_lsn, pg_size_bytes(current_setting('wal_segment_size'))) = 40
+               then i.lsn - 40::numeric
+             when mod(i.lsn - '0/0'::pg_lsn, current_setting('wal_block_size')::numeric) = 24
+               then i.lsn - 24::numeric
+             else i.lsn
+           end as insert_lsn
     from pg_class c
     join pg_type t on t.oid = c.reltype
     join pg_namespace n on n.oid = c.relnamespace
