@@ -163,7 +163,7 @@ async fn a_drain_continues_after_a_crash_during_a_peek() {
     )
     .await;
     // The function checks the lock about once a second, before it stores.
-    let expected = ["reading a window", "asking for the lock"];
+    let expected = ["reading a window", "checking the lock"];
     assert!(expected.iter().any(|what| message.contains(what)), "{message}");
     fixture.kinesis_proxy.clear();
     finish(&fixture).await;

@@ -159,7 +159,7 @@ pub(crate) async fn lock_or_busy(
 /// # Errors
 /// The session has ended, or does not answer within two seconds.
 pub(crate) async fn check_lock(connector: &Connector, session: &Session) -> Result<(), SlotError> {
-    const DOING: &str = "asking for the lock";
+    const DOING: &str = "checking the lock";
     let answer = session.client.simple_query("select 1");
     match tokio::time::timeout(Duration::from_secs(2), answer).await {
         Ok(answer) => answer.map(drop).map_err(|error| connector.failed(DOING, error)),

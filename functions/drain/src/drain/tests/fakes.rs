@@ -203,7 +203,7 @@ impl Slot for FakeSlot {
             false => Ok(()),
             true => Err(SlotError::Failed {
                 host: "h".into(),
-                doing: "asking for the lock",
+                doing: "checking the lock",
                 transient: true,
                 source: "the session is gone".into(),
             }),
