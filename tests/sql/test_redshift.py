@@ -453,7 +453,13 @@ class Repair(unittest.TestCase):
         stream = Stream()
         stream.merge(*(event("c", place(1000 + id), after=row(id)) for id in (1, 2)))
         stream.merge(event("d", place(1010), before={"id": 3}), event("t", place(900)))
+        # No event had the body of row 5.
+        stream.merge(event("u", place(1011), after=row(5, body=UNAVAILABLE)))
         stream.redshift.run((FILES / "restart_positions.sql").read_text().replace("'SOURCE'", "'orders'"))
+        self.assertEqual(stream.bodies(), {("orders", 1): "long", ("orders", 2): "long", ("orders", 5): UNAVAILABLE})
+        self.assertEqual(stream.redshift.run((FILES / "check.sql").read_text())[5], [(1,)])
+        stream.merge(event("u", place(19), after=row(5, "Eve", body=UNAVAILABLE)))
+        self.assertEqual(stream.bodies()["orders", 5], UNAVAILABLE)
         stream.arrive(message("spillway.gap_accepted", place(20), {"control": "gap_accepted"}))
         stream.arrive(event("r", place(30), after=row(1, "Grace")), event("r", place(30), after=row(3)))
         said = {"control": "repaired", "since": f"{25:016x}", "tables": ["public.orders"]}

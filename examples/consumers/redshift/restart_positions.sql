@@ -6,7 +6,10 @@
 refresh materialized view spillway.events;
 call spillway.merge_orders();
 
--- Everything that is stored is now older than what comes.
-update spillway.orders set position = '', body_at = '' where source_name = 'SOURCE';
+-- Everything that is stored is now older than what comes. A body that is not known remains unknown: its
+-- body_at is null.
+update spillway.orders
+set position = '', body_at = case when body_at is not null then '' end
+where source_name = 'SOURCE';
 delete from spillway.floors where target = 'orders' and source_name = 'SOURCE';
 delete from spillway.orders_deleted_body where source_name = 'SOURCE';
