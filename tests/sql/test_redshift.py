@@ -3,26 +3,17 @@
 They run on DuckDB: see redshift_on_duckdb. No test here has seen Redshift.
 """
 
-import base64
-import contextlib
-import io
 import json
 import random
-import re
-import sys
 import unittest
 from datetime import datetime, timedelta
 from pathlib import Path
-from unittest import mock
 
 from events import OMITTED, UNAVAILABLE, History, deliver, event, message, place, row
 from redshift_on_duckdb import Redshift, parse, statements
 from sqlglot import exp
 
 FILES = Path(__file__).resolve().parents[2] / "examples" / "consumers" / "redshift"
-sys.path.insert(0, str(FILES))
-
-import table_sql  # noqa: E402
 
 
 class Stream:
@@ -257,152 +248,6 @@ class Merge(unittest.TestCase):
         stream.merge("\xf3\x89\x9a\xc2", raw=True)
         answers = stream.redshift.run((FILES / "check.sql").read_text())
         self.assertEqual(answers[1][0][0], 1)
-
-
-class OtherTables(unittest.TestCase):
-    def made(self, *arguments):
-        with mock.patch.object(sys, "argv", ["", *arguments]), contextlib.redirect_stdout(io.StringIO()) as output:
-            table_sql.main()
-        return output.getvalue()
-
-    def test_the_script_makes_the_file_of_orders(self):
-        arguments = ["public.orders", "--key", "id bigint", "--column", "customer varchar(65535)", "--column"]
-        arguments += ["amount decimal(12, 2)", "--column", "placed timestamptz", "--large", "body"]
-        self.assertEqual(self.made(*arguments), (FILES / "orders.sql").read_text())
-
-    def test_a_table_of_two_key_columns_and_two_large_ones_is_merged(self):
-        arguments = ["sales.items", "--key", "shop varchar(64)", "--key", "id bigint", "--column", "sold boolean"]
-        text = self.made(*arguments, "--large", "body", "--large", "notes")
-
-        def item(shop, id, body, notes, sold=True):
-            return {"shop": shop, "id": id, "sold": sold, "body": body, "notes": notes}
-
-        def of(op, position, before=None, after=None):
-            one = event(op, position, before, after, table="items")
-            one["source"]["schema"] = "sales"
-            return one
-
-        stream = Stream()
-        stream.redshift.run(text)
-        stream.arrive(of("c", place(1), after=item("a", 1, "long", None)))
-        stream.arrive(of("c", place(2), after=item("b", 1, "x", "y")))
-        stream.arrive(of("u", place(3), after=item("a", 1, UNAVAILABLE, "new")))
-        stream.arrive(of("d", place(4, 4, 0), before={"shop": "a", "id": 1}))
-        stream.redshift.call("spillway.merge_items")
-        stream.arrive(of("c", place(4, 4, 1), after=item("c", 1, UNAVAILABLE, UNAVAILABLE, sold=False)))
-        stream.redshift.call("spillway.merge_items")
-        rows = stream.redshift.database.execute("select * from public.items order by shop").fetchall()
-        self.assertEqual(rows, [("orders", "b", 1, True, "x", "y"), ("orders", "c", 1, False, "long", "new")])
-
-    def test_each_type_is_cast_as_the_page_says(self):
-        page = (FILES.parents[2] / "docs" / "consume.md").read_text()
-        lines = re.findall(r"^\| `([^`]+)` \|.*\| `([^`]+)` \| `[^`]+` \|$", page, re.MULTILINE)
-        forms = {kind: re.sub(r"\bx\b", "y::varchar(65535)", form) for kind, form in lines}
-        kinds = {"numeric(12,2)": "decimal(12, 2)", "double precision": "float8", "boolean": "boolean", "date": "DATE"}
-        kinds |= {"time": "time", "timestamp": "timestamp without time zone", "timestamptz": "timestamptz"}
-        kinds |= {"bytea": "varbyte", "interval": "varchar(65535)", "uuid": "varchar(65535)"}
-        for of_postgresql, kind in kinds.items():
-            with self.subTest(kind=kind):
-                self.assertEqual(table_sql.cast("y", kind), forms[of_postgresql])
-        # DuckDB does not cut texts.
-        for kind in ("character varying(200)", "char(200)", "TEXT"):
-            self.assertEqual(table_sql.cast("y", kind), f"y::varchar(65535)::{kind}")
-        self.assertEqual(table_sql.cast("y", "VARCHAR(200)"), "y::VARCHAR(200)")
-
-    def test_values_of_other_types_are_kept(self):
-        stream = Stream()
-        columns = {
-            "a": ("VARCHAR(200)", "é", "é"),
-            "f": ("real", "NaN", "nan"),
-            "g": ("double precision", 0.1, "0.1"),
-            "h": ("numeric(38, 2)", "1" * 36 + ".50", "1" * 36 + ".50"),
-            "i": ("date", "2026-11-23Z", "2026-11-23"),
-            "j": ("time", "12:00:01.5Z", "12:00:01.5"),
-            "k": ("timestamp", "2026-11-23T12:00:00.123456Z", "2026-11-23 12:00:00.123456"),
-            "l": ("varbyte", "AP8=", "00ff"),
-            "m": ("super", ["a", None], '["a",null]'),
-        }
-        arguments = [argument for name, (kind, _, _) in columns.items() for argument in ("--column", f"{name} {kind}")]
-        stream.redshift.run(self.made("public.items", "--key", "id INT8", *arguments))
-        values = {name: value for name, (_, value, _) in columns.items()}
-        stream.arrive(event("c", place(1), after={"id": 1, **values}, table="items"))
-        stream.redshift.call("spillway.merge_items")
-        names = ", ".join(f"hex({name})" if name == "l" else f"{name}::varchar" for name in columns)
-        rows = stream.redshift.database.execute(f"select {names} from public.items").fetchall()
-        self.assertEqual([r.lower() for r in rows[0]], [value for _, _, value in columns.values()])
-
-    def test_an_untouched_list_is_the_former_one(self):
-        stream = Stream()
-        arguments = ["public.items", "--key", "id bigint", "--column", "n int", "--large", "body", "--nested", "tags"]
-        text = self.made(*arguments)
-        self.assertIn("--     --nested tags\n", text)
-        stream.redshift.run(text)
-        values = [(1, ["a", None]), (2, UNAVAILABLE), (3, {"x": 1}), (4, UNAVAILABLE), (5, None), (6, UNAVAILABLE)]
-        found = []
-        for n, tags in values:
-            stream.arrive(event("u", place(n), after={"id": 1, "n": n, "body": "b", "tags": tags}, table="items"))
-            stream.redshift.call("spillway.merge_items")
-            found += stream.redshift.database.execute("select n, tags from public.items").fetchall()
-        lists = ['["a",null]', '["a",null]', '{"x":1}', '{"x":1}', None, None]
-        self.assertEqual(found, list(enumerate(lists, 1)))
-
-    def test_names_may_have_capital_letters_dots_and_spaces_and_be_reserved_words(self):
-        arguments = ["Shop.Order.Line", "--key", "order bigint", "--key", '"Line No" varchar(64)', "--column"]
-        arguments += ["user varchar(64)", "--large", "Body", "--large", "group"]
-        text = self.made(*arguments)
-        for said in ('"user" varchar(64),', "= 'Order.Line'", "= 'Shop'", 'view public."Order.Line"', '"Body_at"'):
-            self.assertIn(said, text)
-        for made in (text, self.made('"Shop"."Order.Line"', *arguments[1:])):
-            procedures, rest = statements(made)
-            for statement in sum(procedures.values(), rest):
-                parse(statement)
-
-        def item(line, user, body, group):
-            return {"order": 1, "Line No": line, "user": user, "Body": body, "group": group}
-
-        def of(op, position, before=None, after=None, **of_source):
-            one = event(op, position, before, after, table="Order.Line", **of_source)
-            one["source"]["schema"] = "Shop"
-            return one
-
-        stream = Stream()
-        stream.redshift.run(text)
-        stream.arrive(of("c", place(1), after=item("a", "Ada", "long", "x")))
-        stream.arrive(of("c", place(2), after=item("b", "Bo", "x", "y")))
-        stream.redshift.call("spillway.merge_order_line")
-        stream.arrive(of("u", place(3), after=item("b", "Cy", UNAVAILABLE, UNAVAILABLE), omitted=["Body"]))
-        stream.arrive(of("d", place(4, 4, 0), before={"order": 1, "Line No": "a"}))
-        stream.arrive(of("c", place(4, 4, 1), after=item("c", "Ada", UNAVAILABLE, "z")))
-        stream.redshift.call("spillway.merge_order_line")
-        rows = stream.redshift.database.execute('select * from public."Order.Line" order by 3').fetchall()
-        self.assertEqual(rows, [("orders", 1, "b", "Cy", OMITTED, "y"), ("orders", 1, "c", "Ada", "long", "z")])
-
-    def test_a_column_without_a_type_is_an_error(self):
-        with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
-            self.made("public.orders", "--key", "id")
-
-    def test_a_column_gets_another_type(self):
-        stream = Stream()
-        stream.merge(event("c", place(1), after=row(1, amount="12.50")), event("c", place(2), after=row(2)))
-        readme = (FILES / "README.md").read_text()
-        stream.redshift.run(readme.split("## A column gets another type")[1].split("```sql\n")[1].split("```")[0])
-        arguments = ["public.orders", "--key", "id bigint", "--column", "customer varchar(65535)", "--column"]
-        arguments += ["amount decimal(14, 4)", "--column", "placed timestamptz", "--large", "body"]
-        text = self.made(*arguments)
-        stream.redshift.run(text[text.index("-- What queries read.") :])
-        stream.merge(event("u", place(3), after=row(2, amount="7.1234", body=UNAVAILABLE)))
-        rows = [("orders", 1, "Ada", "12.5000", "long"), ("orders", 2, "Ada", "7.1234", "long")]
-        self.assertEqual(stream.rows(), rows)
-
-    def test_a_table_without_large_columns_is_merged(self):
-        stream = Stream()
-        stream.redshift.run(self.made("public.users", "--key", "id bigint", "--column", "name varchar(64)"))
-        stream.arrive(event("c", place(1), after={"id": 1, "name": "Ada"}, table="users"))
-        stream.arrive(event("c", place(2), after={"id": 2, "name": "Bo"}, table="users"))
-        stream.arrive(event("d", place(3), before={"id": 2}, table="users"))
-        stream.redshift.call("spillway.merge_users")
-        rows = stream.redshift.database.execute("select * from public.users").fetchall()
-        self.assertEqual(rows, [("orders", 1, "Ada")])
 
 
 class Repair(unittest.TestCase):
