@@ -24,12 +24,28 @@ create macro is_object(value) as json_valid(value) and starts_with(value, '{');
 create macro json_serialize(value) as value;
 create macro to_varbyte(value, form) as from_base64(value);
 create macro from_varbyte(value, form) as decode(value);
+create macro text_of_length(value, size) as case when strlen(value) <= size then value end;
 create macro json_extract_path_text(document, name) as json_extract_string(document, '$.' || name);
 """
 
 # A schema of the stream's records is a table here. There is one session, so nothing is locked. The view is
 # not stored, so it need not be refreshed.
 IGNORED = ("create external schema", "lock table", "refresh materialized view")
+
+
+def length_in_bytes(node):
+    """The limit of a varchar, which DuckDB ignores.
+
+    A cast of SUPER to a shorter varchar gives null, and no error. A table refuses a longer text.
+    """
+    sized = node.find(exp.DataTypeParam) if isinstance(node, exp.Cast | exp.ColumnDef) else None
+    if not sized or not node.args.get("kind", node.args.get("to")).is_type(*exp.DataType.TEXT_TYPES):
+        return node
+    if isinstance(node, exp.Cast):
+        return exp.func("text_of_length", node.this, sized.this)
+    limit = exp.CheckColumnConstraint(this=exp.func("strlen", exp.column(node.name)) <= sized.this)
+    node.append("constraints", exp.ColumnConstraint(kind=limit))
+    return node
 
 
 def super_value(node):
@@ -77,7 +93,7 @@ def parse(statement):
 @functools.cache
 def translated(statement):
     """The statement in DuckDB's words, and whether it is a query."""
-    tree = parse(statement).transform(super_value)
+    tree = parse(statement).transform(super_value).transform(length_in_bytes)
     return tree.sql(dialect="duckdb"), isinstance(tree, exp.Query)
 
 

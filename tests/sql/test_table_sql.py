@@ -7,6 +7,7 @@ import sys
 import unittest
 from unittest import mock
 
+import duckdb
 from events import OMITTED, UNAVAILABLE, event, place, row
 from redshift_on_duckdb import parse, statements
 from test_redshift import FILES, Stream
@@ -61,10 +62,22 @@ class OtherTables(unittest.TestCase):
         for of_postgresql, kind in kinds.items():
             with self.subTest(kind=kind):
                 self.assertEqual(table_sql.cast("y", kind), forms[of_postgresql])
-        # DuckDB does not cut texts.
-        for kind in ("character varying(200)", "char(200)", "TEXT"):
-            self.assertEqual(table_sql.cast("y", kind), f"y::varchar(65535)::{kind}")
-        self.assertEqual(table_sql.cast("y", "VARCHAR(200)"), "y::VARCHAR(200)")
+        # The table checks the length of a text. A cast would cut it.
+        for kind in ("character varying(200)", "char(200)", "nvarchar(200)", "bpchar", "TEXT", "VARCHAR(200)"):
+            self.assertEqual(table_sql.cast("y", kind), "y::varchar(65535)")
+
+    def test_a_text_that_exceeds_its_column_in_bytes_fails_the_merge(self):
+        columns = ["public.users", "--key", "name varchar(20)", "--column", "city varchar(20)"]
+        for user in ({"name": "ä" * 20, "city": "Ulm"}, {"name": "Ada", "city": "ä" * 20}):
+            stream = Stream()
+            stream.redshift.run(self.made(*columns))
+            stream.arrive(event("c", place(1), after={"name": "ä" * 10, "city": "ä" * 10}, table="users"))
+            stream.redshift.call("spillway.merge_users")
+            rows = stream.redshift.database.execute("select * from public.users").fetchall()
+            self.assertEqual(rows, [("orders", "ä" * 10, "ä" * 10)])
+            stream.arrive(event("c", place(2), after=user, table="users"))
+            with self.subTest(user=user), self.assertRaises(duckdb.ConstraintException):
+                stream.redshift.call("spillway.merge_users")
 
     def test_values_of_other_types_are_kept(self):
         stream = Stream()

@@ -5,9 +5,11 @@
         --column 'placed timestamptz' --large body
 
 Names are those of the database, without quotes: also Shop.Order.Line, of the schema Shop. Only a name with spaces needs
-double quotes. Types are those of Redshift. --large names a text column that PostgreSQL may store apart (TOAST): an
-update that leaves it unchanged does not contain it. --nested names such a column that is a list or an object in the
-event: an array, for instance. It becomes JSON. Repeat --key, --column, --large and --nested for each column.
+double quotes. Types are those of Redshift. The length of its varchar(n) and char(n) is in bytes: for a varchar(20) of
+PostgreSQL, write varchar(80). A text that exceeds its column makes the merge fail. --large names a text
+column that PostgreSQL may store apart (TOAST): an update that leaves it unchanged does not contain it. --nested names
+such a column that is a list or an object in the event: an array, for instance. It becomes JSON. Repeat --key, --column,
+--large and --nested for each column.
 """
 
 import argparse
@@ -33,7 +35,8 @@ RESERVED = set(
     """.split()
 )
 # Types to which a value of SUPER is cast directly.
-DIRECT = ("smallint", "int2", "int", "int4", "integer", "bigint", "int8", "boolean", "bool", "varchar")
+DIRECT = ("smallint", "int2", "int", "int4", "integer", "bigint", "int8", "boolean", "bool")
+TEXTS = ("varchar", "character varying", "nvarchar", "char", "character", "nchar", "bpchar", "text")
 
 HEAD = """\
 -- The table {name} of each source. Made by table_sql.py, which makes the file of any other table:
@@ -239,11 +242,14 @@ $$ language plpgsql;"""
 def cast(path, kind):
     """A value of the event as a type of Redshift. docs/consume.md has the forms.
 
-    Most types are cast by way of text: a cast of SUPER that does not fit gives null, and no error.
+    Most types are cast by way of text: a cast of SUPER that does not fit gives null, and no error. A cast of a text to
+    a shorter one cuts it, so the view has the whole text, and the table refuses it.
     """
     name, text = kind.lower().partition("(")[0].strip(), f"{path}::varchar(65535)"
     if name in DIRECT:
         return f"{path}::{kind}"
+    if name in TEXTS:
+        return text
     forms = {
         "super": path,
         "date": f"left({text}, 10)::date",
