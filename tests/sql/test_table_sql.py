@@ -16,6 +16,8 @@ sys.path.insert(0, str(FILES))
 
 import table_sql  # noqa: E402
 
+SETUP = (FILES / "setup.sql").read_text()
+
 
 class OtherTables(unittest.TestCase):
     def made(self, *arguments):
@@ -150,6 +152,57 @@ class OtherTables(unittest.TestCase):
     def test_a_column_without_a_type_is_an_error(self):
         with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
             self.made("public.orders", "--key", "id")
+
+    def refusal(self, *arguments):
+        """What the script says of arguments that it refuses."""
+        with contextlib.redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit):
+            self.made(*arguments)
+        return said.getvalue()
+
+    def test_a_table_of_spillways_own_names_is_refused(self):
+        own = re.findall(r"^create (?:table|view|materialized view) spillway\.(\w+)", SETUP, re.MULTILINE)
+        self.assertEqual(sorted(own), ["control_messages", "events", "floors", "progress"])
+        for name in own:
+            with self.subTest(name=name):
+                said = self.refusal(f"public.{name}", "--key", "id bigint")
+                self.assertIn(f"spillway.{name} exists", said)
+                self.assertIn(f"public.{name}_rows", said)
+
+    def test_a_column_of_a_name_that_the_file_defines_is_refused(self):
+        own = ("source_name", "op", "position", "arrived", "shard_id", "sequence_number")
+        # moved_at is in the tables of the deleted rows, with moved or moved_at.
+        for name in (*own, "body_at", "moved", "moved_at"):
+            large = ("--large", "--nested")
+            for option in large if name.startswith("moved") else ("--key", "--column", *large):
+                named = name if option in large else f"{name} bigint"
+                key = [] if option == "--key" else ["--key", "id bigint"]
+                with self.subTest(name=name, option=option):
+                    said = self.refusal("public.items", *key, option, named, "--large", "body")
+                    self.assertRegex(said, f"{name} .*{name}_of_row")
+
+    def test_a_column_that_is_named_twice_is_refused(self):
+        for option, named in (("--column", "id int"), ("--large", "id"), ("--nested", "id")):
+            self.assertIn("id is named twice", self.refusal("public.items", "--key", "id bigint", option, named))
+        # Objects are made for both, and names of objects have no capital letters.
+        said = self.refusal("public.items", "--key", "id bigint", "--large", "Body", "--large", "body")
+        self.assertRegex(said, "Body .*Body_of_row")
+
+    def test_a_refused_name_is_read_as_the_message_says(self):
+        arguments = ["--key", "id bigint", "--column", "position_of_row int", "--large", "op_of_row"]
+        text = self.made("public.events_rows", *arguments)
+        for made, own in (("= 'events_rows'\n    and e.", "= 'events'\n    and e."),
+                          ("after.position_of_row", "after.position"), ("after.op_of_row", "after.op"),
+                          ('%"op_of_row"%', '%"op"%')):  # fmt: skip
+            self.assertIn(made, text)
+            text = text.replace(made, own)
+        stream = Stream()
+        stream.redshift.run(text)
+        stream.arrive(event("c", place(1), after={"id": 1, "position": 7, "op": "x"}, table="events"))
+        omitted = event("c", place(2), after={"id": 2, "position": 8}, table="events", omitted=["op"])
+        stream.arrive(omitted)
+        stream.redshift.call("spillway.merge_events_rows")
+        rows = stream.redshift.database.execute("select * from public.events_rows order by id").fetchall()
+        self.assertEqual(rows, [("orders", 1, 7, "x"), ("orders", 2, 8, OMITTED)])
 
     def test_a_column_gets_another_type(self):
         stream = Stream()

@@ -34,6 +34,11 @@ RESERVED = set(
     with without
     """.split()
 )
+# What setup.sql makes in the schema spillway.
+SHARED = ("events", "progress", "floors", "control_messages")
+# Columns that the file defines beside those of the table, and one that is only beside a large column.
+OWN = ("source_name", "op", "position", "arrived", "shard_id", "sequence_number")
+OWN_BESIDE_LARGE = "moved_at"
 # Types to which a value of SUPER is cast directly.
 DIRECT = ("smallint", "int2", "int", "int4", "integer", "bigint", "int8", "boolean", "bool")
 TEXTS = ("varchar", "character varying", "nvarchar", "char", "character", "nchar", "bpchar", "text")
@@ -385,6 +390,28 @@ def statements(name, keys, columns, large, nested):
     return re.sub("\n\n\n+", "\n\n", text) + "\n"
 
 
+def refusal(name, columns, large):
+    """Why the file of a table would fail, and what to do; empty if it would not."""
+    schema, table = name.split(".", 1)
+    if table in SHARED:
+        return (
+            f"spillway.{table} exists, by setup.sql. Make the file of {schema}.{table}_rows. In its view "
+            f"spillway.{helper(table)}_rows_changes, replace '{table}_rows' by '{table}'"
+        )
+    own = {*OWN, *(f"{one}_at" for one in large)}
+    own_of_large = [one for one in large if OWN_BESIDE_LARGE in (one, f"{one}_at")]
+    helpers = [helper(one) for one in large]
+    for one in (names := [*columns, *large]):
+        if names.count(one) > 1:
+            return f"{one} is named twice"
+        if one in own or one in own_of_large or (one in large and helpers.count(helper(one)) > 1):
+            return (
+                f"{one} has the name of another column or object of the file. Name it {one}_of_row here. In the file, "
+                f"replace {one}_of_row by {one} after e.event.before., after e.event.after. and between percent signs"
+            )
+    return ""
+
+
 def quoted(name):
     return f'"{name}"' if " " in name else name
 
@@ -413,6 +440,9 @@ def main():
     parser.add_argument("--large", action="append", type=unquoted, default=[], metavar="NAME")
     parser.add_argument("--nested", action="append", type=unquoted, default=[], metavar="NAME")
     asked = parser.parse_args()
+    columns = [name for name, _ in asked.key + asked.column]
+    if reason := refusal(asked.table, columns, asked.large + asked.nested):
+        parser.error(reason)
     print(statements(asked.table, asked.key, asked.column, asked.large, asked.nested), end="")
 
 
