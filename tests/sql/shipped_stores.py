@@ -154,11 +154,14 @@ class Aggregates(unittest.TestCase):
         self.assertEqual(sorted(key for _, _, _, key, _ in store.existing()), ['{"id":1}', '{"id":3}'])
         self.assertRegex(logged.output[0], "record 7: 2 events refused: .*public.log")
 
-    def test_spark_refuses_single_events(self):
+    def spark(self):
+        """The names of the Spark example, without Spark."""
         with mock.patch.dict(sys.modules, {"pyspark": mock.MagicMock(), "pyspark.sql": mock.MagicMock()}):
-            spark = runpy.run_path(EXAMPLES / "spark" / "app.py")
-        store = DuckDbStore(":memory:")
-        store.execute(spark["REFUSED"])
+            return runpy.run_path(EXAMPLES / "spark" / "app.py")
+
+    def test_spark_refuses_single_events(self):
+        spark, store = self.spark(), DuckDbStore(":memory:")
+        spark["create_refused"](store)
         data = base64.b64decode(self.record["kinesis"]["data"])
         record = mock.Mock(sequenceNumber="7", partitionKey="a", data=data)
         # Spark repeats a batch.
@@ -167,6 +170,19 @@ class Aggregates(unittest.TestCase):
         self.assertEqual(sorted(key for _, _, _, key, _ in store.existing()), ['{"id":1}', '{"id":3}'])
         refused = store.execute("select * exclude data from refused order by all").fetchall()
         self.assertEqual(refused, [("7", 1, "public.log"), ("7", 3, "foreign")])
+
+    def test_spark_upgrades_a_table_that_has_a_row_for_each_refused_record(self):
+        spark, folder = self.spark(), FOLDERS.enter_context(tempfile.TemporaryDirectory())
+        store = DuckDbStore(f"{folder}/rows.duckdb")
+        store.execute("create table refused (sequence_number varchar primary key, partition_key varchar, data blob)")
+        store.execute("insert into refused values ('6', 'foreign', 'no event')")
+        record = mock.Mock(sequenceNumber="7", partitionKey="a", data=base64.b64decode(self.record["kinesis"]["data"]))
+        # The query starts again.
+        for _ in range(2):
+            spark["start"](mock.MagicMock(), store, {}, "checkpoint")
+            spark["apply"](store, [record])
+        refused = store.execute("select * exclude data from refused order by all").fetchall()
+        self.assertEqual(refused, [("6", 0, "foreign"), ("7", 1, "public.log"), ("7", 3, "foreign")])
 
 
 class Rules(unittest.TestCase):

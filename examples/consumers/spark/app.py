@@ -22,7 +22,7 @@ create table if not exists refused (
 
 def start(session, store, options, checkpoint, after_batch=lambda records: None):
     """Start the query. `options` are those of the source, `checkpoint` is the folder of Spark's offsets."""
-    store.execute(REFUSED)
+    create_refused(store)
 
     def each(batch, number):
         records = batch.select("partitionKey", "sequenceNumber", "data").collect()
@@ -31,6 +31,20 @@ def start(session, store, options, checkpoint, after_batch=lambda records: None)
 
     source = session.readStream.format("kinesis").options(**options).load()
     return source.writeStream.foreachBatch(each).option("checkpointLocation", checkpoint).start()
+
+
+def create_refused(store):
+    """Create the table of refused events, or upgrade that of a former version."""
+    store.execute(REFUSED)
+    columns = [column[0] for column in store.execute("select * from refused limit 0").description]
+    if "sub_sequence_number" in columns:
+        return
+    # The former key has one row for each record, and would drop the other events of an aggregate.
+    with store.transaction():
+        store.execute("alter table refused rename to refused_records")
+        store.execute(REFUSED)
+        store.execute("insert into refused select sequence_number, 0, partition_key, data from refused_records")
+        store.execute("drop table refused_records")
 
 
 def apply(store, records):
