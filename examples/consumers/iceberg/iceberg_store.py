@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pyarrow
 from pyiceberg.expressions import And, EqualTo, In, LessThan, NotNull
+from pyiceberg.types import StringType
 
 from changes import RowId
 from consumer import Row
@@ -42,6 +43,10 @@ class IcebergStore:
         if not NO_RETRIES.items() <= self.table.properties.items():
             with self.table.transaction() as transaction:
                 transaction.set_properties(NO_RETRIES)
+        if "values_at" not in self.table.schema().column_names:
+            # A table of a former version. The values of its rows are as new as the rows.
+            with self.table.update_schema() as update:
+                update.add_column("values_at", StringType())
         # Rows of the open transaction, which are not in the table yet.
         self.changed = {}
         # Identities of rows that the transaction has read from the table.
@@ -114,5 +119,5 @@ def record_of(id, row):
 
 def row_of(record):
     id = RowId(record["source_name"], record["schema_name"], record["table_name"], record["row_key"])
-    values_at, data = json.loads(record["values_at"]), json.loads(record["data"])
+    values_at, data = json.loads(record["values_at"] or "{}"), json.loads(record["data"])
     return id, Row(record["position"], record["deleted"], data, record["waits_for"], values_at)

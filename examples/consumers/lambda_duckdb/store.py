@@ -26,6 +26,8 @@ create table if not exists rows (
     data varchar not null,
     primary key (source_name, schema_name, table_name, row_key))
 """
+# A table of a former version has no such column. The values of its rows are as new as the rows.
+ADD_VALUES_AT = "alter table rows add column values_at varchar default '{}'"
 KEY = ["source_name", "schema_name", "table_name", "row_key"]
 COLUMNS = [*KEY, "position", "deleted", "waits_for", "values_at", "data"]
 
@@ -41,6 +43,9 @@ class Store:
         self.connection, self.mark, self.lock = connection, mark, lock
         self.cursor = connection.cursor()
         self.cursor.execute(CREATE)
+        self.cursor.execute("select * from rows where 1 = 0")
+        if "values_at" not in [column[0] for column in self.cursor.description]:
+            self.cursor.execute(ADD_VALUES_AT)
 
     @contextlib.contextmanager
     def transaction(self):
