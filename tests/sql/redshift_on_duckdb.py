@@ -140,5 +140,16 @@ class Redshift:
         if statement.strip().lower().startswith(IGNORED):
             return None
         text, is_query = translated(statement)
+        view = re.match(r"create or replace view (\S+)", statement)
+        former = self.columns(view[1]) if view else []
         rows = self.database.execute(text).fetchall()
+        if former and former != self.columns(view[1]):
+            raise ValueError(f"{view[1]} has other columns, so it must be dropped first")
         return rows if is_query else None
+
+    def columns(self, view):
+        """Names and types of the columns of a view; none if it does not exist."""
+        try:
+            return [column[:2] for column in self.database.execute(f"describe {view}").fetchall()]
+        except duckdb.CatalogException:
+            return []
