@@ -20,7 +20,7 @@ use crate::plugin::Plugin;
 use checkpoint::{Checkpoint, ResumePoint};
 use marker::Marker;
 
-/// Facts about the server, from its own functions.
+/// State of the server, from its own functions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
     /// `server_version_num`: 150018 is 15.18.
@@ -100,7 +100,7 @@ pub struct SlotState {
 }
 
 impl SlotState {
-    /// Whether a session has begun to create the slot.
+    /// Whether the creation of the slot has not finished yet.
     ///
     /// The server sets the slot's position only after all running write transactions have ended.
     fn is_being_created(&self) -> bool {
@@ -125,7 +125,8 @@ pub struct StartPosition {
     pub settled: Lsn,
     /// The resume point of the first transaction after `settled`.
     ///
-    /// It exists if a part of that transaction was acknowledged. It is `None` if `promoted` is true.
+    /// It exists if a row of that transaction is acknowledged, or if only the transaction's end is known. It
+    /// is `None` if `promoted` is true or `stored` is false.
     pub resume: Option<ResumePoint>,
     /// The marker that the slot must return, if any.
     pub expected: Option<Marker>,
@@ -142,7 +143,8 @@ pub struct StartPosition {
 /// The checkpoint is not considered.
 ///
 /// # Errors
-/// The slot is lost, or Spillway cannot read slots of this kind.
+/// The slot is lost or still being created, belongs to another database, or is of a kind that Spillway
+/// cannot read.
 pub fn readable(
     slot: &str,
     server: &ServerInfo,
@@ -196,7 +198,8 @@ pub fn readable(
 /// drain starts there.
 ///
 /// # Errors
-/// There is no slot, Spillway cannot read it, or there is a discontinuity. Each case has its own error.
+/// There is no slot, Spillway cannot read it, there is a discontinuity, or `accept_gap` is not the slot's
+/// position. Each case has its own error.
 pub fn check(
     slot: &str,
     server: &ServerInfo,
@@ -316,8 +319,8 @@ fn continue_at(
 ) -> Result<StartPosition, ContinuityError> {
     let (confirmed, checkpoint) = (start.confirmed, stored.commit_end);
     let promoted = stored.timeline != server.timeline;
-    // The slot never returns a marker before its confirmed position, so such a marker is not expected. No
-    // checkpoint should have one.
+    // A slot does not return a marker that is before its confirmed position. No checkpoint should contain
+    // such a marker. If one does, the drain does not expect it.
     let expected = stored.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
         return Err(ContinuityError::MarkerMissing {

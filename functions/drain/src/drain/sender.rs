@@ -23,12 +23,12 @@ use crate::pack::{
 };
 use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
 
-/// Most requests in flight.
+/// Maximum number of requests in flight.
 ///
 /// More requests do not help: a lane has one record in flight, and a shard accepts 1,000 records a second.
 const MAX_REQUESTS: usize = 16;
 
-/// Requests in flight to a stream at which small requests wait.
+/// Requests in flight to one stream from which small requests wait.
 ///
 /// A further request then needs [`MIN_BATCH_RECORDS`]. Each answer makes a few more records sendable. Without
 /// this bound, those few records would be a request of their own.
@@ -45,7 +45,9 @@ const MIN_ROOM: usize = 256 << 10;
 /// Records of one lane that may always wait.
 const MIN_LANE_RECORDS: usize = 10;
 
-/// Most acknowledged events that are kept for their buffers: a few requests of records.
+/// Maximum number of acknowledged events whose buffers are kept.
+///
+/// These are about four full requests.
 const MAX_SPARE: usize = 2_048;
 
 /// First and longest pause, in seconds, after a record failed.
@@ -81,7 +83,9 @@ struct OpenStream<K> {
     map_kept_until: Option<Instant>,
     /// Requests in flight.
     requests: usize,
-    /// The last error, until a record is acknowledged.
+    /// Error since the last acknowledged record.
+    ///
+    /// A failed request replaces an earlier error. A failed or misplaced record does not.
     last_error: Option<StreamError>,
 }
 
@@ -101,10 +105,10 @@ impl<K> OpenStream<K> {
 pub(super) struct Sender<K> {
     /// The streams, by their numbers. The first one is open from the beginning.
     streams: Vec<OpenStream<K>>,
-    /// Most bytes of one record. Each stream accepts such records.
+    /// Maximum bytes of one record. Each stream accepts such records.
     record_bytes: usize,
     aggregation: Aggregation,
-    /// Most bytes that may wait, those in flight included.
+    /// Maximum bytes that may wait, those in flight included.
     max_unacknowledged_bytes: usize,
     throughput: Throughput,
     lane_time: LaneTime,
@@ -116,13 +120,15 @@ pub(super) struct Sender<K> {
     in_flight: JoinSet<StreamAnswer>,
     /// The events of each request in flight, by the request's number.
     events_in_flight: EventsInFlight,
-    /// Most requests in flight: halved after a failed request, plus one after each other answer.
+    /// Maximum number of requests in flight.
+    ///
+    /// A failed PutRecords request halves it. A successful one adds one.
     max_requests: usize,
-    /// The streams whose shards have changed since their map was read.
+    /// The streams with a stale shard map, by their numbers.
     ///
     /// A record was stored in another shard than the map has for its key. Sending stops until ListShards
-    /// answers. With aggregation, it stops until each of these streams has a new map. The number counts the
-    /// answers without a new map, and determines the pause before the next request.
+    /// answers. With aggregation, it stops until each of these streams has a new map. The value counts the
+    /// ListShards answers without a new map. It determines the pause before the next request.
     stale: BTreeMap<usize, u32>,
     /// Aggregates that were stored in an unexpected shard.
     ///
@@ -188,8 +194,9 @@ impl<K: Stream> Sender<K> {
 
     /// Updates the bounds of the waiting events: see [`Sender::has_room`].
     ///
-    /// Near the deadline, the bounds shrink to the events that the stream can still accept, as a whole and
-    /// from one lane. The next invocation reads the rest again.
+    /// Near the deadline, both bounds shrink. `bytes` becomes what the streams should accept in half of the
+    /// time left. `lane_records` becomes what one lane can send in the time left. Neither falls below its
+    /// minimum. The next invocation reads the rest again.
     pub(super) fn update_room(&mut self, now: Instant) {
         let time_left = self.deadline.saturating_duration_since(now);
         let accepted = self.throughput.bytes_within(time_left / 2);
@@ -229,8 +236,8 @@ impl<K: Stream> Sender<K> {
 
     /// Whether nothing is left to do.
     ///
-    /// Every event was acknowledged, or sending has stopped and the last answers arrived. An outstanding
-    /// ListShards does not count.
+    /// Every event was acknowledged, or sending has stopped and the last answers arrived. The sender does not
+    /// wait for an outstanding answer to ListShards.
     pub(super) fn is_done(&self) -> bool {
         self.lanes.is_empty() || (self.has_stopped && self.in_flight.is_empty())
     }
@@ -268,7 +275,7 @@ impl<K: Stream> Sender<K> {
     /// Time at which the next delayed record may be sent.
     ///
     /// A record is delayed after it failed, or while its shard pauses. Returns `None` if no record is
-    /// delayed, or if no request may be sent now. In both cases, only an answer can change that.
+    /// delayed, or if no request may be sent now. The caller asks again after each answer and each request.
     pub(super) fn next_try(&self) -> Option<Instant> {
         self.lanes.next_retry().filter(|_| self.may_send())
     }
@@ -401,7 +408,8 @@ impl<K: Stream> Sender<K> {
             RecordOutcome::Throttled => {
                 report.throttled += 1;
                 report.retried += 1;
-                // The whole shard pauses. If this lane also paused, lanes with later events would send first.
+                // The pause of the shard is enough. If this lane had a longer delay of its own, lanes with
+                // later events would send first.
                 self.lanes.retry_throttled(now, record);
             }
             RecordOutcome::Failed => {
@@ -430,7 +438,7 @@ impl<K: Stream> Sender<K> {
         self.lanes.retry(now, record, pause);
     }
 
-    /// Keeps an error of a stream, unless there is an earlier one.
+    /// Sets the error of a stream, if none is set.
     fn set_last_error(&mut self, number: usize, error: impl FnOnce(String) -> StreamError) {
         let open = &mut self.streams[number];
         let stream = open.stream.name();

@@ -18,7 +18,9 @@ pub enum PartitionBy {
     Transaction,
 }
 
-/// Partition key of a row that only inserts can write: see [`Relation::is_insert_only`].
+/// Partition key of a row of an insert-only table.
+///
+/// See [`Relation::is_insert_only`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum KeylessRows {
     /// The table and a suffix from the event's position.
@@ -33,15 +35,16 @@ pub enum KeylessRows {
 
 /// Unicode characters that a partition key may have (Kinesis API, PutRecordsRequestEntry).
 ///
-/// The API does not define a character. The KPL counts units of UTF-16, and an emoji has two of them.
+/// The API does not state how characters are counted. The KPL counts units of UTF-16, and an emoji has two of
+/// them.
 const MAX_KEY_CHARACTERS: usize = 256;
 
 impl PartitionBy {
     /// Partition key of a row's event.
     ///
-    /// With [`PartitionBy::Key`] it is the row's key, or that of the table if the row has no whole key. The
-    /// columns of `PARTITION_KEYS` replace the row's key, in each envelope as a JSON object. So rows of
-    /// several tables may have the same partition key.
+    /// With [`PartitionBy::Key`] it is the row's key, or the table's name if the row has no complete key. If
+    /// `PARTITION_KEYS` names columns of the table, it is a JSON object of these columns, in every envelope.
+    /// The object has no table name, so rows of several tables may have the same partition key.
     ///
     /// The key is written into `buffer`, which must be empty. `write_key` writes the row's key in the form of
     /// the envelope.

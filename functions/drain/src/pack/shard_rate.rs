@@ -6,14 +6,15 @@
 //!
 //! The rate has no limit until the shard refuses at least 5 % of its records in a request. From then on, the
 //! limit is a curve over time around a base, which is the accepted load. The limit starts below the base.
-//! After [`RECOVERY`] it is just below the base. Later it exceeds the base, because other producers may have
-//! stopped. The curve is similar to that of TCP CUBIC (RFC 9438), with a steeper end. The limit is near the
-//! base for most of the time, so few records are refused.
+//! After [`RECOVERY`] it is just below the base. Later it may exceed the base, up to [`MAX_LIMIT`], because
+//! other producers may have stopped. The curve is similar to that of TCP CUBIC (RFC 9438), with a steeper
+//! end. The limit is near the base for most of the time. Therefore, the shard refuses few records.
 //!
-//! The accepted load shows the capacity of the shard only if enough records were sent. So the base is never
-//! less than the former limit, reduced by the refused part of the load. One refused record reduces it by a
-//! quarter at most. At the first refusal, the highest limit is used in place of the former one, if little was
-//! sent. A limit that is too low would slow all shards, because they share the memory.
+//! The accepted load shows the capacity of the shard only if enough records were sent. So the base is at
+//! least the former limit times the accepted part of the load. One refused record reduces it by a quarter at
+//! most. At the first refusal, there is no former limit. If little was sent, the highest limit takes its
+//! place. Otherwise the base is the accepted load. A limit that is too low would slow all shards, because
+//! they share the memory.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ const BYTES: f64 = 1_000_000.0;
 /// Records that a shard accepts in a second.
 const RECORDS: f64 = 1_000.0;
 
-/// Time until the curve is flat, a little below its base.
+/// Time until the curve reaches its plateau, a little below the base.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// The part of the base at which the curve is flat.
 const PLATEAU: f64 = 0.97;
@@ -30,8 +31,8 @@ const PLATEAU: f64 = 0.97;
 const REDUCTION: f64 = 0.03;
 /// Distance of the limit above the plateau after two times [`RECOVERY`].
 ///
-/// After three times [`RECOVERY`], the distance is eight times as large, because other producers may have
-/// stopped.
+/// The distance grows with the third power of time, because other producers may have stopped. After three
+/// times [`RECOVERY`], the limit is [`MAX_LIMIT`] for any base.
 const GROWTH: f64 = 0.2;
 /// Lowest limit.
 const MIN_LIMIT: f64 = 0.1;
@@ -39,17 +40,19 @@ const MIN_LIMIT: f64 = 0.1;
 ///
 /// For a shard that has refused records, a higher limit would only cause more refusals.
 const MAX_LIMIT: f64 = 0.97;
-/// Most load of one refused record.
+/// Maximum load that one refused record counts for.
 ///
 /// A record of several MB has more load than a shard accepts in a second. Even a nearly idle shard may refuse
 /// it.
 const MAX_REFUSED_LOAD: f64 = 0.25;
-/// Least recent load at the first refusal that shows the shard's capacity.
-const MIN_MEASURABLE_LOAD: f64 = 0.5;
-/// Longest pause for a large record, in seconds.
+/// Minimum load that shows a shard's capacity at its first refusal.
 ///
-/// The time of the record at the highest limit is added. The pause is bounded because the limit may grow
-/// during the pause.
+/// It is the load of the last one to two seconds.
+const MIN_MEASURABLE_LOAD: f64 = 0.5;
+/// Longest extra pause, in seconds.
+///
+/// A pause lasts at most this long, plus the time that the missing allowance takes at the highest limit. It
+/// is bounded because the limit may grow during the pause.
 const MAX_PAUSE: f64 = 1.0;
 /// Load that may be sent at once.
 const BURST: f64 = 0.05;
@@ -65,7 +68,7 @@ pub(super) struct ShardRate {
     refused: LoadWindow,
     /// Time at which the last record was sent.
     sent_at: Option<Instant>,
-    /// Time from the last record that was sent to the last answer.
+    /// At the last accepted record: the time since a record was sent.
     answer_time: Duration,
     /// `None` until the shard has refused at least [`MIN_REFUSED_PART`] of a request.
     limit: Option<RateLimit>,
@@ -79,7 +82,7 @@ struct RateLimit {
     /// It is the larger of two: the load that was accepted in the last second, and the former limit reduced
     /// by the refused part.
     base: f64,
-    /// Whether it has reached the highest limit after `since`.
+    /// Whether the limit has reached [`MAX_LIMIT`] since `since`.
     has_recovered: bool,
     /// Time of the last refusal that set it.
     since: Instant,
@@ -104,12 +107,12 @@ fn load(bytes: usize) -> f64 {
 }
 
 impl ShardRate {
-    /// Whether the limit has not reached its maximum since the last refusal.
+    /// Whether a limit is below its maximum since the last refusal.
     pub(super) fn is_limited(&self) -> bool {
         self.limit.as_ref().is_some_and(|limit| !limit.has_recovered)
     }
 
-    /// Bytes that the shard accepts in the time of one answer.
+    /// Bytes that a shard accepts at its full quota until an answer.
     ///
     /// A quarter is added, because the times of answers differ. The measured time is correct only while the
     /// shard has one record in flight.
@@ -127,7 +130,8 @@ impl ShardRate {
         let elapsed = now.saturating_duration_since(limit.updated).as_secs_f64();
         limit.allowance = (limit.allowance + elapsed * rate).min(BURST) - load(bytes);
         limit.updated = now;
-        // After the pause, several small records may be sent. So requests do not become small.
+        // The pause lasts until half of the burst is available. Then one request can have several small
+        // records.
         let missing = BURST / 2.0 - limit.allowance;
         let pause = (missing / rate).min(missing / MAX_LIMIT + MAX_PAUSE);
         (limit.allowance < 0.0).then(|| now + Duration::from_secs_f64(pause))
@@ -185,9 +189,9 @@ impl ShardRate {
 
     /// The limit that a refusal lowers.
     ///
-    /// At the first refusal, there is no former limit. The result is then 0, so that the base is the accepted
-    /// load. If less than [`MIN_MEASURABLE_LOAD`] was sent, the accepted load shows nothing, and the
-    /// result is the highest limit.
+    /// At the first refusal, there is no former limit. The result is then the highest limit if less than
+    /// [`MIN_MEASURABLE_LOAD`] was sent: so little load shows no capacity. Otherwise it is 0, so the base is
+    /// the accepted load.
     fn former_limit(&mut self, now: Instant) -> f64 {
         let sent = self.accepted.recent(now) + self.refused.recent(now);
         let first = if sent < MIN_MEASURABLE_LOAD {

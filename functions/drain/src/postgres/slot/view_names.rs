@@ -1,4 +1,4 @@
-//! Position from which on a materialized view has its name.
+//! Position from which on a name is a materialized view's.
 //!
 //! `refresh materialized view concurrently` and `create materialized view` write rows to the log. wal2json
 //! and test_decoding send them like rows of a table, with the name only. A table may have had the name
@@ -8,10 +8,10 @@
 //!
 //! The view's row in `pg_type` has the id of the naming transaction as its `xmin`. `refresh` does not change
 //! that row. A rename, a move to another schema and a new owner change it. A rename of the schema changes the
-//! schema's row in `pg_namespace`. A grant on the schema changes that row, too. So a change of a schema with
-//! grants counts only if another schema, whose row is also young, has a relation of the view's name. The
-//! log's rows from before such a change are sent, because the catalog does not show whether they belong to
-//! the view.
+//! schema's row in `pg_namespace`. A grant on the schema changes that row, too. So if the schema has
+//! grants, its row counts only under one condition. Another schema has a relation with the view's name, and
+//! its row was also changed by a transaction that is not older than `catalog_xmin`. Rows from before a
+//! rename, a move or a new owner are sent, because the catalog does not show whether they belong to the view.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,8 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 
 /// The transaction that named the materialized view $1.
 ///
-/// If the transaction that named the view's schema is later, it is that one.
+/// If a later transaction changed the row of the view's schema, the result is that transaction. The text of
+/// the module describes schemas with grants.
 ///
 /// The column `is_confirmed` states whether the slot $2 has confirmed the transaction. All transactions
 /// before `catalog_xmin` ended before the slot's position. Ids wrap around: an id that is two billion
@@ -74,8 +75,8 @@ const NAMING: &str = "
 ///
 /// The log is that of the slot $1, read with the plugin's options $3. The commit row has the largest LSN of
 /// its transaction. $2 may be the id of a subtransaction, which no plugin shows. The id of its top-level
-/// transaction is smaller. So the view has its name at the latest after the last commit of the transactions
-/// with smaller ids.
+/// transaction is smaller. So if no row shows $2, its commit is at or before the last commit of a
+/// transaction with a smaller id.
 const NAMING_COMMIT: &str = "
     select max(p.lsn) filter (where p.xid = $2::text::xid) as commit_lsn,
            max(p.lsn) filter (where p.xid <> '0'::xid and age(p.xid) >= age($2::text::xid)) as latest_lsn
