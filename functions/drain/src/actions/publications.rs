@@ -4,13 +4,10 @@ use super::app::App;
 use crate::config::Config;
 use crate::error::Error;
 use crate::plugin::Plugin;
-use crate::postgres::checks::lone_partitions::lone_partition_problems;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server;
 
-/// Missing and empty publications, and tables that they publish in part.
-///
-/// Changes of such a table lack the key, or those of its new partitions are not sent.
+/// Missing and empty publications, and tables whose changes lack the key.
 pub(super) async fn publication_problems(
     app: &App,
     connector: &Connector,
@@ -28,11 +25,7 @@ pub(super) async fn publication_problems(
         let names: Vec<_> = schema.relations.iter().map(|info| info.table.clone()).collect();
         schema.add_details(source.describe(&names).await?);
         let unnamed = schema.identity_problems();
-        let Config {
-            publications, tables, ..
-        } = &app.config;
-        let lone = lone_partition_problems(connector, session, publications, tables).await?;
-        return Ok(empty.into_iter().chain(unnamed).chain(lone).collect());
+        return Ok(empty.into_iter().chain(unnamed).collect());
     }
     let problem = |name: &String| format!("publication {name} is missing: run {{\"action\":\"setup\"}}");
     Ok(missing.iter().map(problem).collect())

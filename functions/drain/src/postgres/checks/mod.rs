@@ -1,6 +1,5 @@
 //! Checks of the configuration's rules against the database's tables.
 
 pub(crate) mod column_rules;
-pub(crate) mod lone_partitions;
 pub(crate) mod partition_keys;
 pub(crate) mod unmatched_patterns;
