@@ -14,6 +14,7 @@ crate::scenarios![
     a_pattern_that_matches_no_table_is_reported,
     a_pattern_that_matches_no_published_table_is_reported,
     a_pattern_that_names_only_a_partitioned_table_is_reported,
+    a_partitioned_table_whose_partitions_match_is_not_reported,
     an_invalid_pattern_is_refused,
     a_backfill_of_a_name_in_another_case_is_refused,
 ];
@@ -174,6 +175,48 @@ async fn a_pattern_that_names_only_a_partitioned_table_is_reported() {
         let counts = fixture.consume().await.counts();
         let sent: Vec<&str> = counts.keys().map(String::as_str).collect();
         assert_eq!(sent, ["public.old", "public.visits_1"]);
+    })
+    .await;
+}
+
+/// The problem of `public.orders`, whose changes have the names of its partitions.
+fn named_by_partitions(or_root: &str) -> String {
+    format!(
+        "TABLES: public.orders matches public.orders, which is partitioned: its changes have the names of its \
+         partitions. Add these to TABLES{or_root}"
+    )
+}
+
+async fn a_partitioned_table_whose_partitions_match_is_not_reported() {
+    Plugin::each(|plugin| async move {
+        let mut fixture = Fixture::builder(plugin)
+            .env("TABLES", "public.orders,public.orders_*")
+            .build()
+            .await;
+        fixture
+            .sql(
+                "create table orders (id int primary key) partition by range (id);
+                 create table orders_1 partition of orders for values from (0) to (9);
+                 create table orders_2 partition of orders for values from (10) to (19);
+                 insert into orders values (1), (11)",
+            )
+            .await;
+        fixture.drain().await;
+        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        assert_eq!(status["problems"], json!([]), "{status}");
+        // The log is complete when the process has ended.
+        fixture.function.kill9().await;
+        assert_eq!(warnings(&fixture), [""; 0]);
+        let counts = fixture.consume().await.counts();
+        let sent: Vec<&str> = counts.keys().map(String::as_str).collect();
+        assert_eq!(sent, ["public.orders_1", "public.orders_2"]);
+
+        // One partition has no pattern.
+        let tables = "public.orders,public.orders_1";
+        fixture.function.set("TABLES", tables).await;
+        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let problems = status["problems"].to_string();
+        assert!(problems.contains(&named_by_partitions("")), "{problems}");
     })
     .await;
 }

@@ -13,7 +13,8 @@ use crate::rules::pattern::TablePattern;
 /// The result has the places of the patterns, and the similar tables that the database has instead. Exact
 /// names are $2 and $3, with their places $4. `like` patterns are $5 and $6, with their places $7. If $8 is
 /// true, only the tables of the publications $1 count. If $8 is false, all permanent tables that store rows
-/// count. A partitioned table is reported if its changes have the names of its partitions.
+/// count. A partitioned table is reported if its changes have the names of its partitions, unless patterns
+/// match all of these.
 const UNMATCHED: &str = "
     with tables as materialized (
       select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind as kind,
@@ -37,7 +38,24 @@ const UNMATCHED: &str = "
       select u.place, t.oid, t.schema, t.name, t.kind
       from unmatched u
       join tables t on case when u.is_exact then t.schema = u.schema and t.name = u.name
-                            else t.schema like u.schema and t.name like u.name end)
+                            else t.schema like u.schema and t.name like u.name end),
+    roots as materialized (
+      select m.place, m.schema, m.name, count(s.name) as sent_parts,
+             -- Null without a sent partition.
+             bool_and(o.is_matched) filter (where s.name is not null) as is_matched
+      from matching m
+      cross join lateral pg_partition_tree(m.oid) l
+      join tables t on t.oid = l.relid
+      left join sent s on s.schema = t.schema and s.name = t.name
+      cross join lateral (
+        select exists (
+          select from unnest($2::text[], $3::text[]) e(schema, name)
+          where e.schema = s.schema and e.name = s.name
+          union all
+          select from unnest($5::text[], $6::text[]) w(schema, name)
+          where s.schema like w.schema and s.name like w.name)) o(is_matched)
+      where m.kind = 'p'
+      group by m.place, m.schema, m.name)
     select u.place as place,
            exists (select from matching m where m.place = u.place) as has_table,
            p.schema as partitioned_schema,
@@ -46,18 +64,16 @@ const UNMATCHED: &str = "
            a.name as similar_name
     from unmatched u
     left join lateral (
-      select m.schema, m.name from matching m
-      where m.place = u.place and m.kind = 'p' and (not $8 or exists (
-        select from pg_partition_tree(m.oid) l
-        join tables t on t.oid = l.relid
-        join sent s on s.schema = t.schema and s.name = t.name))
-      order by m.schema, m.name
+      select r.schema, r.name from roots r
+      where r.place = u.place and r.is_matched is not true and (not $8 or r.sent_parts > 0)
+      order by r.schema, r.name
       limit 1) p on true
     left join lateral (
       select t.schema, t.name from tables t
       where u.is_exact and lower(t.schema) = lower(u.schema) and lower(t.name) = lower(u.name)
         and (t.schema, t.name) <> (u.schema, u.name)
       limit 1) a on true
+    where p.name is not null or not exists (select from roots r where r.place = u.place and r.is_matched)
     order by u.place";
 
 /// Sentences about the patterns that match no sent table.
