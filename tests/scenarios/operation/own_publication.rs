@@ -4,11 +4,14 @@
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::REPLUSER;
-use serde_json::json;
+use serde_json::{Value, json};
 
 crate::scenarios![
     setup_publishes_no_table_whose_updates_it_would_break,
     setup_publishes_partitioned_tables_by_the_names_in_tables,
+    published_partitions_without_their_table_are_reported,
+    a_partition_that_blocks_its_table_is_named,
+    no_partition_is_reported_whose_table_or_schema_is_published,
 ];
 
 /// Fixture without publication and slot. Its tables belong to the function's role.
@@ -21,6 +24,20 @@ async fn fixture_with(builder: FixtureBuilder, sql: &str) -> Fixture {
     );
     fixture.sql(&script).await;
     fixture
+}
+
+/// The problem of a table whose partition `{root}_1` is published alone.
+fn without_root(root: &str, first: &str) -> String {
+    format!(
+        "{root}: publication spillway has its partition {root}_1, but not {root} itself: new partitions are \
+         not sent. To send them, {first}run alter publication spillway add table {root}"
+    )
+}
+
+/// The problems that `status` lists.
+async fn problems(fixture: &Fixture) -> Value {
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    status["problems"].clone()
 }
 
 async fn setup_publishes_no_table_whose_updates_it_would_break() {
@@ -44,7 +61,8 @@ async fn setup_publishes_no_table_whose_updates_it_would_break() {
         answer["created"][0], "publication spillway of 3 tables",
         "{answer}"
     );
-    assert_eq!(answer["problems"], json!([]), "{answer}");
+    let problem = without_root("public.whole", "give public.whole a primary key, then ");
+    assert_eq!(answer["problems"], json!([problem]), "{answer}");
     for root in ["keyed", "bare", "silent", "whole"] {
         let later = format!("create table {root}_2 partition of {root} for values from (10) to (19)");
         fixture.sql(&later).await;
@@ -116,5 +134,122 @@ async fn setup_publishes_partitioned_tables_by_the_names_in_tables() {
         let counts = fixture.consume().await.counts();
         let sent: Vec<(&str, usize)> = counts.iter().map(|(table, count)| (&**table, *count)).collect();
         assert_eq!(sent, expected, "{tables}");
+    }
+}
+
+async fn published_partitions_without_their_table_are_reported() {
+    // The key of the partition has not the column of the partitioning. So the table cannot have this key.
+    let sql = "
+        create table orders (id int, day int) partition by range (day);
+        create table orders_1 partition of orders for values from (0) to (9);
+        alter table orders_1 add primary key (id)";
+    let give_key = "give public.orders a primary key, then ";
+    let problem = without_root("public.orders", give_key);
+    for (tables, expected) in [
+        ("", json!([problem])),
+        ("public.orders_*", json!([problem])),
+        // Rows arrive under the names of the partitions, which a pattern matches.
+        ("public.orders,public.orders_*", json!([problem])),
+        // This partition is meant, and no other.
+        ("public.orders_1", json!([])),
+    ] {
+        let builder = Fixture::builder(Plugin::Pgoutput).env("TABLES", tables);
+        let fixture = fixture_with(builder, sql).await;
+        let answer = fixture.invoke(json!({"action": "setup"})).await.answer();
+        assert_eq!(answer["problems"], expected, "{tables}: {answer}");
+        assert_eq!(problems(&fixture).await, expected, "{tables}");
+        fixture.tick().await;
+        // The log is complete when the process has ended.
+        fixture.function.kill9().await;
+        let log = fixture.function.log();
+        let warned = log
+            .iter()
+            .any(|line| line.contains(r#""level":"WARN""#) && line.contains(&problem));
+        assert_eq!(warned, expected == json!([problem]), "{tables}: {log:#?}");
+        if !warned {
+            continue;
+        }
+
+        // The advice, on each table of which PostgreSQL then has one primary key.
+        let (_, statement) = problem.split_once("then run ").expect("a statement");
+        fixture
+            .sql(&format!(
+                "alter table orders_1 drop constraint orders_1_pkey; alter table orders add primary key (id, day);
+                 {statement};
+                 create table orders_2 partition of orders for values from (10) to (19)"
+            ))
+            .await;
+        assert_eq!(problems(&fixture).await, json!([]), "{tables}");
+        fixture
+            .sql("insert into orders values (1, 1), (2, 11); update orders set id = id + 2")
+            .await;
+        fixture.drain().await;
+        let counts = fixture.consume().await.counts();
+        let sent: Vec<(&str, usize)> = counts.iter().map(|(table, count)| (&**table, *count)).collect();
+        // Each update changes the key: a delete and an insert.
+        assert_eq!(sent, [("public.orders_1", 3), ("public.orders_2", 3)], "{tables}");
+    }
+}
+
+async fn a_partition_that_blocks_its_table_is_named() {
+    let sql = "
+        create table visits (id int primary key) partition by range (id);
+        create table visits_1 partition of visits for values from (0) to (9);
+        create table visits_2 partition of visits for values from (10) to (19);
+        alter table visits_2 replica identity nothing";
+    let fixture = fixture_with(Fixture::builder(Plugin::Pgoutput), sql).await;
+    let answer = fixture.invoke(json!({"action": "setup"})).await.answer();
+    let problem = without_root("public.visits", "give public.visits_2 a replica identity, then ");
+    assert_eq!(answer["problems"], json!([problem]), "{answer}");
+    fixture.sql("alter table visits_2 replica identity full").await;
+    let problem = without_root("public.visits", "");
+    assert_eq!(problems(&fixture).await, json!([problem]));
+    fixture
+        .sql("alter publication spillway set (publish_via_partition_root = true)")
+        .await;
+    let with_name = format!("{problem}. Its changes then have its name, which TABLES must match");
+    assert_eq!(problems(&fixture).await, json!([with_name]));
+
+    let (_, statement) = problem.split_once("To send them, run ").expect("a statement");
+    fixture
+        .sql(&format!(
+            "{statement}; create table visits_3 partition of visits for values from (20) to (29);
+             insert into visits values (1), (11), (21)"
+        ))
+        .await;
+    fixture.sql("update visits set id = id + 1").await;
+    fixture.drain().await;
+    // Each update changes the key: a delete and an insert.
+    assert_eq!(fixture.consume().await.counts()["public.visits"], 9);
+}
+
+async fn no_partition_is_reported_whose_table_or_schema_is_published() {
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .env("PUBLICATIONS", "spillway,other")
+        .without_slot()
+        .build()
+        .await;
+    fixture
+        .sql(
+            "create schema parts;
+             create table orders (id int primary key) partition by range (id);
+             create table parts.orders_1 partition of orders for values from (0) to (9);
+             create publication spillway for all tables;
+             create publication other for table parts.orders_1",
+        )
+        .await;
+    fixture.create_slot().await;
+    for publication in [
+        "for all tables",
+        "for table orders",
+        "for tables in schema public",
+        "for tables in schema parts",
+    ] {
+        fixture
+            .sql(&format!(
+                "drop publication spillway; create publication spillway {publication}"
+            ))
+            .await;
+        assert_eq!(problems(&fixture).await, json!([]), "{publication}");
     }
 }

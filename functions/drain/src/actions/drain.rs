@@ -207,7 +207,7 @@ async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgS
     }
 }
 
-/// Warns of each pattern and rule that does not fit the database.
+/// Warns of each setting or publication that does not fit the database.
 ///
 /// The drain runs nevertheless: the slot advances although a table is not sent, or a column is not hidden.
 async fn warn_of_rule_problems(app: &App, connector: &Connector, settings: &Settings, slot: &PgSlot<'_>) {
@@ -222,7 +222,7 @@ async fn warn_of_rule_problems(app: &App, connector: &Connector, settings: &Sett
             tracing::warn!(
                 slot = name,
                 error,
-                "TABLES, COLUMN_RULES and PARTITION_KEYS were not checked"
+                "TABLES, COLUMN_RULES, PARTITION_KEYS and the published partitions were not checked"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Settings of tables or columns that do not fit the database.
+//! Settings and publications that do not fit the database.
 
 use super::app::App;
 use crate::plugin::Plugin;
@@ -6,11 +6,13 @@ use crate::ports::SlotError;
 use crate::postgres::checks::column_rules::column_rule_problems;
 use crate::postgres::checks::partition_keys::{SentColumns, partition_key_problems};
 use crate::postgres::checks::unmatched_patterns::unmatched_patterns;
+use crate::postgres::checks::unpublished_roots::unpublished_roots;
 use crate::postgres::connection::{Connector, Session};
 
-/// Problems of `TABLES`, `COLUMN_RULES` and `PARTITION_KEYS`.
+/// Problems of `TABLES`, `COLUMN_RULES`, `PARTITION_KEYS` and published partitions.
 ///
-/// There is one sentence for each part that does not fit the database.
+/// There is one sentence for each part that does not fit the database, and for each partitioned table whose
+/// new partitions are not sent.
 ///
 /// # Errors
 /// A query failed.
@@ -23,6 +25,7 @@ pub(super) async fn rule_problems(
     let config = &app.config;
     let (publications, tables) = (&config.publications, &config.tables);
     let mut problems = unmatched_patterns(connector, session, plugin, publications, tables).await?;
+    problems.extend(unpublished_roots(connector, session, plugin, publications, tables).await?);
     let column_rules = &config.column_rules;
     problems.extend(column_rule_problems(connector, session, plugin, publications, column_rules).await?);
     let sent = SentColumns {

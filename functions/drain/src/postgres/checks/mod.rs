@@ -3,3 +3,4 @@
 pub(crate) mod column_rules;
 pub(crate) mod partition_keys;
 pub(crate) mod unmatched_patterns;
+pub(crate) mod unpublished_roots;
