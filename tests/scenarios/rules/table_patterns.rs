@@ -15,6 +15,8 @@ crate::scenarios![
     a_pattern_that_matches_no_published_table_is_reported,
     a_pattern_that_names_only_a_partitioned_table_is_reported,
     a_partitioned_table_whose_partitions_match_is_not_reported,
+    a_partitioned_table_that_is_not_published_itself_is_named,
+    a_table_whose_own_partitioned_table_is_published_has_no_advice_to_send_its_name,
     an_invalid_pattern_is_refused,
     a_backfill_of_a_name_in_another_case_is_refused,
 ];
@@ -219,6 +221,70 @@ async fn a_partitioned_table_whose_partitions_match_is_not_reported() {
         assert!(problems.contains(&named_by_partitions("")), "{problems}");
     })
     .await;
+}
+
+async fn a_partitioned_table_that_is_not_published_itself_is_named() {
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .without_slot()
+        .env("TABLES", "public.orders")
+        .build()
+        .await;
+    fixture
+        .sql(
+            "create table orders (id int) partition by range (id);
+             create table orders_1 partition of orders for values from (0) to (9);
+             alter table orders_1 add primary key (id);
+             create publication spillway for table orders_1",
+        )
+        .await;
+    fixture.create_slot().await;
+    let add = "alter publication spillway add table public.orders";
+    let set = "alter publication spillway set (publish_via_partition_root = true)";
+    let advice = format!(", or give public.orders a primary key, then run {add}, and {set}");
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    assert_eq!(
+        status["problems"],
+        json!([named_by_partitions(&advice)]),
+        "{status}"
+    );
+
+    fixture
+        .sql(&format!("alter table orders add primary key (id); {add}; {set}"))
+        .await;
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    assert_eq!(status["problems"], json!([]), "{status}");
+    fixture
+        .sql(
+            "create table orders_2 partition of orders for values from (10) to (19);
+             insert into orders values (1), (11)",
+        )
+        .await;
+    fixture.drain().await;
+    assert_eq!(fixture.consume().await.counts()["public.orders"], 2);
+}
+
+/// With `publish_via_partition_root` the changes have the name of the uppermost published table.
+async fn a_table_whose_own_partitioned_table_is_published_has_no_advice_to_send_its_name() {
+    let fixture = Fixture::builder(Plugin::Pgoutput)
+        .without_slot()
+        .env("TABLES", "public.orders")
+        .build()
+        .await;
+    fixture
+        .sql(
+            "create table everything (id int primary key) partition by range (id);
+             create table orders partition of everything for values from (0) to (99) partition by range (id);
+             create table orders_1 partition of orders for values from (0) to (9);
+             create publication spillway for table everything, orders",
+        )
+        .await;
+    fixture.create_slot().await;
+    let expected = json!([named_by_partitions("")]);
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    assert_eq!(status["problems"], expected, "{status}");
+    fixture.sql("alter publication spillway drop table orders").await;
+    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    assert_eq!(status["problems"], expected, "{status}");
 }
 
 async fn an_invalid_pattern_is_refused() {

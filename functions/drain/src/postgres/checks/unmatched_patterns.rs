@@ -2,7 +2,8 @@
 
 use tokio_postgres::Row as PgRow;
 
-use crate::base::table_name::TableName;
+use super::unpublished_roots::{MEMBERS, steps_to_publish};
+use crate::base::table_name::{TableName, quoted_if_needed};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
@@ -14,9 +15,9 @@ use crate::rules::pattern::TablePattern;
 /// names are $2 and $3, with their places $4. `like` patterns are $5 and $6, with their places $7. If $8 is
 /// true, only the tables of the publications $1 count. If $8 is false, all permanent tables that store rows
 /// count. A partitioned table is reported if its changes have the names of its partitions, unless patterns
-/// match all of these.
+/// match all of these. The query follows [`MEMBERS`].
 const UNMATCHED: &str = "
-    with tables as materialized (
+    tables as materialized (
       select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind as kind,
              c.relpersistence = 'p' as is_permanent
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -40,7 +41,7 @@ const UNMATCHED: &str = "
       join tables t on case when u.is_exact then t.schema = u.schema and t.name = u.name
                             else t.schema like u.schema and t.name like u.name end),
     roots as materialized (
-      select m.place, m.schema, m.name, count(s.name) as sent_parts,
+      select m.place, m.oid, m.schema, m.name, count(s.name) as sent_parts,
              -- Null without a sent partition.
              bool_and(o.is_matched) filter (where s.name is not null) as is_matched
       from matching m
@@ -55,16 +56,23 @@ const UNMATCHED: &str = "
           select from unnest($5::text[], $6::text[]) w(schema, name)
           where s.schema like w.schema and s.name like w.name)) o(is_matched)
       where m.kind = 'p'
-      group by m.place, m.schema, m.name)
+      group by m.place, m.oid, m.schema, m.name)
     select u.place as place,
            exists (select from matching m where m.place = u.place) as has_table,
            p.schema as partitioned_schema,
            p.name as partitioned_name,
+           p.oid as partitioned_oid,
+           coalesce(p.oid in (select b.oid from members b), false) as is_published,
+           exists (
+             select from pg_partition_ancestors(p.oid) c
+             where c.relid <> p.oid and c.relid in (select b.oid from members b)) as has_published_ancestor,
+           (select min(b.publication) from pg_partition_tree(p.oid) l join members b on b.oid = l.relid)
+             as publication,
            a.schema as similar_schema,
            a.name as similar_name
     from unmatched u
     left join lateral (
-      select r.schema, r.name from roots r
+      select r.oid, r.schema, r.name from roots r
       where r.place = u.place and r.is_matched is not true and (not $8 or r.sent_parts > 0)
       order by r.schema, r.name
       limit 1) p on true
@@ -103,10 +111,11 @@ pub(crate) async fn unmatched_patterns(
         names.2.push(place);
     }
     let is_published = plugin.reads_publications();
+    let statement = format!("with {MEMBERS}, {UNMATCHED}");
     let rows = session
         .client
         .query(
-            UNMATCHED,
+            &statement,
             &[
                 &publications,
                 &exact.0,
@@ -120,24 +129,64 @@ pub(crate) async fn unmatched_patterns(
         )
         .await
         .map_err(|error| connector.failed("checking TABLES", error))?;
-    let sentence = |row: &PgRow| {
-        let place = usize::try_from(row.get::<_, i32>("place")).ok()?;
-        Some(sentence(patterns.get(place)?, is_published, row))
+    let mut sentences = Vec::new();
+    for row in &rows {
+        let place = usize::try_from(row.get::<_, i32>("place")).ok();
+        let Some(pattern) = place.and_then(|place| patterns.get(place)) else {
+            continue;
+        };
+        sentences.push(match table_of(row, "partitioned_schema", "partitioned_name") {
+            Some(table) => {
+                let or_root = match is_published {
+                    true => or_root(connector, session, row, &table).await?,
+                    false => String::new(),
+                };
+                partitioned_sentence(pattern, &table, &or_root)
+            }
+            None => sentence(pattern, is_published, row),
+        });
+    }
+    Ok(sentences)
+}
+
+/// Another advice for a partitioned table: the steps that give its changes its name.
+///
+/// With `publish_via_partition_root`, changes have the name of the uppermost published table. So the table
+/// itself must be published. The advice is empty if a table above it is.
+///
+/// # Errors
+/// The query failed.
+async fn or_root(
+    connector: &Connector,
+    session: &Session,
+    row: &PgRow,
+    table: &TableName,
+) -> Result<String, SlotError> {
+    const SET: &str = "set (publish_via_partition_root = true)";
+    if row.get("has_published_ancestor") {
+        return Ok(String::new());
+    }
+    if row.get("is_published") {
+        return Ok(format!(", or run alter publication … {SET}"));
+    }
+    let publication: Option<String> = row.get("publication");
+    let Some((oid, publication)) = row.get::<_, Option<u32>>("partitioned_oid").zip(publication) else {
+        return Ok(String::new());
     };
-    Ok(rows.iter().filter_map(sentence).collect())
+    let steps = steps_to_publish(connector, session, oid, table, &publication).await?;
+    let publication = quoted_if_needed(&publication);
+    Ok(format!(", or {steps}, and alter publication {publication} {SET}"))
+}
+
+fn partitioned_sentence(pattern: &TablePattern, table: &TableName, or_root: &str) -> String {
+    let table = table.unquoted();
+    format!(
+        "TABLES: {pattern} matches {table}, which is partitioned: its changes have the names of its \
+         partitions. Add these to TABLES{or_root}"
+    )
 }
 
 fn sentence(pattern: &TablePattern, is_published: bool, row: &PgRow) -> String {
-    if let Some(table) = table_of(row, "partitioned_schema", "partitioned_name") {
-        let or_root = match is_published {
-            true => ", or run alter publication … set (publish_via_partition_root = true)",
-            false => "",
-        };
-        return format!(
-            "TABLES: {pattern} matches {table}, which is partitioned: its changes have the names of its \
-             partitions. Add these to TABLES{or_root}"
-        );
-    }
     if row.get("has_table") {
         return match is_published {
             true => format!("TABLES: {pattern} matches tables, but none of PUBLICATIONS has one of them"),
@@ -146,6 +195,7 @@ fn sentence(pattern: &TablePattern, is_published: bool, row: &PgRow) -> String {
     }
     match table_of(row, "similar_schema", "similar_name") {
         Some(table) => {
+            let table = table.unquoted();
             format!("TABLES: {pattern} matches no table: case matters, and there is {table}")
         }
         None => format!("TABLES: {pattern} matches no table"),
@@ -153,8 +203,8 @@ fn sentence(pattern: &TablePattern, is_published: bool, row: &PgRow) -> String {
 }
 
 /// The table that these two columns name; `None` if they are null.
-fn table_of(row: &PgRow, schema: &str, name: &str) -> Option<String> {
+fn table_of(row: &PgRow, schema: &str, name: &str) -> Option<TableName> {
     let schema: Option<String> = row.get(schema);
     let (schema, name) = schema.zip(row.get(name))?;
-    Some(TableName { schema, name }.unquoted())
+    Some(TableName { schema, name })
 }
