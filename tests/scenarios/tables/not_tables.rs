@@ -85,7 +85,8 @@ async fn no_tables(builder: FixtureBuilder) {
 
 /// A view whose name is read just after a segment switch.
 ///
-/// The server's insert position is then after the header of a page that nobody has written yet.
+/// The server then reports an insert position behind the header of the next page. That page is not written
+/// yet, so no flush reaches the position.
 async fn a_view_is_known_at_the_beginning_of_a_segment() {
     // A server of its own: the first record of another scenario would end this state.
     let postgres = Postgres::start(PostgresSettings::default()).await;

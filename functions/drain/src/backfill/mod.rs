@@ -22,10 +22,10 @@
 //!    that waits for a standby can be decoded before any `select` sees it. So this case is excluded: S must
 //!    show every transaction whose changes were sent before.
 //!
-//! The function ensures this in two ways. It remembers the transactions that this invocation sent, and uses S
-//! only if S shows all of them. For transactions that an earlier invocation sent, it waits before its first
-//! chunk of a table. It waits for the open transactions that had written to the table when this invocation
-//! reached it. A writer keeps its lock on the table until its changes are visible.
+//! The function ensures this in two ways. First, it remembers the transactions that this invocation sent. It
+//! uses S only if S shows all of them. Second, an earlier invocation may have sent other transactions. So
+//! before its first chunk of a table, the function looks for open transactions that have written to the
+//! table. It waits until they have ended. A writer keeps its lock on the table until its changes are visible.
 //!
 //! A commit after the watermark follows the event of r, in the stream and in position. It drops no row. Two
 //! changes of one key become visible in the order of the log, because the second one waits for the row lock

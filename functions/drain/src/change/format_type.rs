@@ -91,8 +91,8 @@ pub fn printed_name(schema: &str, name: &str) -> String {
 
 /// Precision and scale of a numeric with this modifier; `None` without one.
 ///
-/// Since PostgreSQL 15, the scale is a signed number of 11 bits. Earlier versions stored a scale from 0 to
-/// 1000, which has the same bits.
+/// Since PostgreSQL 15, the scale is a signed number of 11 bits. Before, it was a number from 0 to 1000. Such
+/// a number has the same bits in both forms.
 pub fn numeric_digits(modifier: i32) -> Option<(i32, i32)> {
     let packed = modifier
         .checked_sub(MODIFIER_HEADER)

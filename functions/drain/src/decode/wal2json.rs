@@ -90,7 +90,7 @@ impl Wal2jsonDecoder {
     /// The bytes are not a row of format version 2.
     pub(super) fn decode<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
         match self.decode_json(catalog, data) {
-            // The cause may be the name of a type: wal2json writes some of these names without escapes.
+            // wal2json writes the names of some types without escapes. Such a name makes the JSON invalid.
             Err(error) => match escape_type_names(data) {
                 Some(escaped) => self.decode_json(catalog, &escaped).map(Item::into_owned),
                 None => Err(error),

@@ -45,7 +45,8 @@ pub(crate) async fn check_replication_right(
 
 /// Creates a publication of the role's tables that `patterns` match.
 ///
-/// The role owns these tables. Empty `patterns` match all. Returns the number of listed tables.
+/// It lists only tables that the role owns. Without `patterns`, it lists all of them. Returns the number of
+/// listed tables.
 ///
 /// PostgreSQL refuses updates and deletes of a published table without a replica identity. So the publication
 /// lists only tables that have one. `only` excludes the tables that inherit from a listed table. A

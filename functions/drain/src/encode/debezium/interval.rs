@@ -79,7 +79,7 @@ impl<'t> Interval<'t> {
 
     /// Interval in µs.
     ///
-    /// If 64 bits cannot hold the interval, it is the largest or the smallest number.
+    /// An interval outside of the range of `i64` becomes the largest or the smallest `i64`.
     fn micros(&self) -> Option<i64> {
         let number = |text: &str| text.parse::<i64>().ok();
         let months = number(self.years)?

@@ -17,7 +17,9 @@ const MAX_CACHED_BYTES: usize = 8 << 20;
 #[derive(Clone, Default)]
 pub struct SchemaCache(Arc<Mutex<CachedSchemas>>);
 
-/// Only the type's name: `Envelope::settings_text` must not depend on the cached schemas.
+/// Prints only the name of the type.
+///
+/// `Envelope::settings_text` contains this text, and must not change when a schema is added to the cache.
 impl fmt::Debug for SchemaCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SchemaCache")
