@@ -24,6 +24,11 @@ const MAX_FAILED_TABLES: usize = 8;
 /// Most bytes of a new state. The rest of the parameter is for the progress.
 const MAX_NEW_STATE_BYTES: usize = 1536;
 
+/// Bytes that a stored cursor leaves free.
+///
+/// The counters and the times of the progress have more digits later.
+const MAX_COUNTER_GROWTH: usize = 128;
+
 /// Rows of a table's first chunk, before the rate is known.
 const FIRST_CHUNK_ROWS: u64 = 2_000;
 
@@ -54,11 +59,11 @@ pub struct BackfillState {
     pub table: Option<TableProgress>,
     /// The last table that finished or failed. Tables are read in the order of their names.
     pub after: Option<TableName>,
-    /// The finished tables. If there is no room, the oldest ones are left out.
+    /// The finished tables. If the parameter is too small, the oldest ones are left out.
     pub finished: Vec<FinishedTable>,
     /// The number of finished tables.
     pub done: u64,
-    /// The tables that failed. Only the first ones are stored.
+    /// The tables that failed. Only the first ones are stored: see [`BackfillState::to_text`].
     pub failed: Vec<FailedTable>,
     /// The number of tables that failed.
     pub failures: u64,
@@ -199,22 +204,33 @@ impl BackfillState {
 
     /// The text to store.
     ///
-    /// If it does not fit into a parameter, the oldest finished tables are left out.
+    /// If it does not fit into a parameter, the oldest finished tables are left out, then the last failed
+    /// tables. The numbers of both stay.
     pub fn to_text(&self) -> String {
+        self.text_within(stored_document::MAX_BYTES)
+    }
+
+    /// The text without the tables for which `most_bytes` are too few.
+    fn text_within(&self, most_bytes: usize) -> String {
         let mut state = self.clone();
         loop {
             let text = stored_document::to_text(&state);
-            if text.len() <= stored_document::MAX_BYTES || state.finished.is_empty() {
+            let is_smallest = state.finished.is_empty() && state.failed.is_empty();
+            if text.len() <= most_bytes || is_smallest {
                 return text;
             }
             let surplus = state.finished.len().div_ceil(4);
             state.finished.drain(..surplus);
+            if surplus == 0 {
+                state.failed.pop();
+            }
         }
     }
 
-    /// Whether the text fits into a parameter.
+    /// Whether the text fits into a parameter, as long as the cursor stays.
     pub fn fits(&self) -> bool {
-        self.to_text().len() <= stored_document::MAX_BYTES
+        const MOST_BYTES: usize = stored_document::MAX_BYTES - MAX_COUNTER_GROWTH;
+        self.text_within(MOST_BYTES).len() <= MOST_BYTES
     }
 
     /// Whether the state of a new backfill leaves room for the progress.
@@ -319,170 +335,4 @@ impl BackfillState {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state() -> BackfillState {
-        let request = BackfillRequest {
-            tables: Vec::new(),
-            condition: None,
-            columns: Vec::new(),
-            chunk_rows: None,
-            repair: false,
-        };
-        BackfillState::new("s", "7", request, Lsn(0x10), "2026-11-25T12:00:00Z")
-    }
-
-    fn name(number: u32) -> TableName {
-        TableName::new("public", format!("table_{number:04}"))
-    }
-
-    #[test]
-    fn a_stored_state_is_read_back_and_another_version_is_refused() {
-        let mut state = state();
-        state.table = Some(TableProgress {
-            name: name(1),
-            key: Some(vec!["7".into(), "it's".into()]),
-            columns: vec!["a".into(), "b".into()],
-            rows: 9,
-            ms: 3,
-            slow: true,
-            late: 0,
-            invalid: 0,
-        });
-        assert_eq!(BackfillState::parse(&state.to_text()).unwrap(), state);
-        let other = state.to_text().replace("\"version\":1", "\"version\":2");
-        let error = BackfillState::parse(&other).unwrap_err();
-        assert!(matches!(error, InvalidDocument::Version { found, .. } if found == "2"));
-        assert!(matches!(
-            BackfillState::parse("{}"),
-            Err(InvalidDocument::Unreadable { .. })
-        ));
-    }
-
-    #[test]
-    fn the_rate_and_the_time_bound_the_rows_of_a_chunk() {
-        let progress = |rows, ms, slow| TableProgress {
-            name: name(1),
-            key: None,
-            columns: vec!["id".into()],
-            rows,
-            ms,
-            slow,
-            late: 0,
-            invalid: 0,
-        };
-        for (rows, ms, slow, most, expected) in [
-            // The rate is unknown.
-            (0, 0, false, 1_000_000, 2_000),
-            (0, 0, false, 500, 500),
-            // 10 rows take 1 ms.
-            (100_000, 10_000, false, 1_000_000, 30_000),
-            (100_000, 10_000, false, 5, 5),
-            // The rate is the same, but few rows were acknowledged so far.
-            (4_000, 400, false, 1_000_000, 4_000),
-            (1_000, 100, false, 1_000_000, 2_000),
-            // A row takes a second. In the next case a chunk was dropped before its first row.
-            (10, 10_000, false, 1_000_000, 100),
-            (0, 5_000, false, 1_000_000, 100),
-            (100_000, 10_000, true, 1_000_000, 100),
-            (100_000, 10_000, true, 50, 50),
-        ] {
-            let next = progress(rows, ms, slow).next_rows(most, Duration::from_secs(3));
-            assert_eq!(next, expected, "{rows} rows in {ms} ms, at most {most}");
-        }
-        // Each chunk that is late or invalid makes the next one smaller, down to one row.
-        for (late, invalid, expected) in [(1, 0, 50), (0, 1, 50), (2, 1, 12), (0, 6, 1), (200, 0, 1)] {
-            let progress = TableProgress {
-                late,
-                invalid,
-                ..progress(10, 10_000, false)
-            };
-            let next = progress.next_rows(1_000_000, Duration::from_secs(3));
-            assert_eq!(next, expected, "{late} late and {invalid} invalid chunks");
-        }
-    }
-
-    #[test]
-    fn a_state_with_many_finished_tables_fits_into_a_parameter() {
-        let mut state = state();
-        for number in 0..1000 {
-            state.table = Some(TableProgress {
-                name: name(number),
-                key: None,
-                columns: vec!["id".into()],
-                rows: 1_000_000,
-                ms: 60_000,
-                slow: false,
-                late: 0,
-                invalid: 0,
-            });
-            state.finish_table();
-            assert!(state.fits());
-        }
-        let stored = BackfillState::parse(&state.to_text()).unwrap();
-        assert_eq!(stored.done, 1000);
-        assert!(stored.is_over(&name(0)) && stored.is_over(&name(999)) && !stored.is_over(&name(1000)));
-        assert_eq!(stored.finished.last().unwrap().name, name(999));
-        state.table = Some(TableProgress {
-            name: name(1000),
-            key: Some(vec!["x".repeat(5000)]),
-            columns: vec!["id".into()],
-            rows: 1,
-            ms: 1,
-            slow: false,
-            late: 0,
-            invalid: 0,
-        });
-        assert!(!state.fits(), "the key is larger than a parameter");
-        state.fail_table(name(1000), "too long".into());
-        assert!(state.fits());
-    }
-
-    #[test]
-    fn a_key_with_braces_is_stored_without_a_parameter_reference() {
-        let mut state = state();
-        state.table = Some(TableProgress {
-            name: name(1),
-            key: Some(vec!["{{1,2},{3,4}}".into(), "{{{name}}}".into()]),
-            columns: vec!["a".into(), "b".into()],
-            rows: 9,
-            ms: 3,
-            slow: false,
-            late: 0,
-            invalid: 0,
-        });
-        assert!(!state.to_text().contains("{{"));
-        assert_eq!(BackfillState::parse(&state.to_text()).unwrap(), state);
-    }
-
-    #[test]
-    fn the_start_position_is_after_the_backlog_and_before_the_first_row() {
-        let mut state = state();
-        let requested = state.began;
-        let later = Lsn(requested.0 + 100);
-        state.begin(later);
-        state.begin(requested);
-        assert_eq!(state.began, later);
-        state.fail_table(name(1), "it no longer exists".into());
-        state.begin(Lsn(requested.0 + 200));
-        assert_eq!(state.began, later);
-    }
-
-    #[test]
-    fn the_phase_follows_from_the_state() {
-        let mut state = state();
-        assert_eq!(state.phase(), BackfillPhase::Running);
-        state.paused = true;
-        assert_eq!(state.phase(), BackfillPhase::Paused);
-        state.finished_at = Some("2026-11-25T12:00:00Z".into());
-        assert_eq!(state.phase(), BackfillPhase::Finished);
-        state.fail_table(name(1), "it no longer exists".into());
-        assert_eq!(state.phase(), BackfillPhase::Failed);
-        state.restart("s", "8", Lsn(0x20));
-        assert_eq!(
-            (state.phase(), state.began, state.after),
-            (BackfillPhase::Paused, Lsn(0x20), None)
-        );
-    }
-}
+mod tests;
