@@ -341,7 +341,7 @@ impl App {
                 false => Aggregation::None,
             },
             shards: stream.shards,
-            keyed: stream.keyed,
+            key_decides_shard: stream.key_decides_shard,
             max_unacknowledged_bytes: config.max_unacknowledged_bytes(),
             linger: config.linger,
             poll_share: f64::from(config.poll_cpu_percent) / 100.0,

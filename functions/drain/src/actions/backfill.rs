@@ -31,10 +31,10 @@ pub(crate) async fn run(
     budget: Budget,
 ) -> Result<Value, Error> {
     match command {
-        BackfillCommand::Start { request, waits } => {
-            Box::pin(start(app, connector, request, waits, budget)).await
+        BackfillCommand::Start { request, reads_now } => {
+            Box::pin(start(app, connector, request, reads_now, budget)).await
         }
-        BackfillCommand::Resume { waits } => Box::pin(resume(app, connector, waits, budget)).await,
+        BackfillCommand::Resume { reads_now } => Box::pin(resume(app, connector, reads_now, budget)).await,
         BackfillCommand::Pause => pause(app, connector, budget).await,
         BackfillCommand::Cancel => cancel(app, connector, budget).await,
     }
@@ -44,7 +44,7 @@ async fn start(
     app: &App,
     connector: &Connector,
     request: BackfillRequest,
-    waits: bool,
+    reads_now: bool,
     budget: Budget,
 ) -> Result<Value, Error> {
     let slot = &app.config.slot;
@@ -69,7 +69,7 @@ async fn start(
     }
     app.backfill.store(state.to_text()).await?;
     log_start(app, &state.request);
-    match waits {
+    match reads_now {
         true => drain_with(app, connector, opened, state, budget).await,
         false => Ok(answer(app, &json!(BackfillReport::of(&state)))),
     }
@@ -97,14 +97,14 @@ fn log_start(app: &App, request: &BackfillRequest) {
     }
 }
 
-async fn resume(app: &App, connector: &Connector, waits: bool, budget: Budget) -> Result<Value, Error> {
+async fn resume(app: &App, connector: &Connector, reads_now: bool, budget: Budget) -> Result<Value, Error> {
     let opened = app.open_or_busy(connector, budget.reading_deadline()).await?;
     let pending = load(&app.backfill).await?.filter(BackfillState::is_pending);
     let mut state = pending.ok_or_else(|| no_backfill(app))?;
     state.paused = false;
     restart_if_needed(app, &mut state, &opened, false);
     app.backfill.store(state.to_text()).await?;
-    match waits {
+    match reads_now {
         true => drain_with(app, connector, opened, state, budget).await,
         false => Ok(answer(app, &json!(BackfillReport::of(&state)))),
     }

@@ -24,8 +24,8 @@ pub(super) async fn publication_problems(
         let mut schema = source.list().await?;
         let names: Vec<_> = schema.relations.iter().map(|info| info.table.clone()).collect();
         schema.add_details(source.describe(&names).await?);
-        let unnamed = schema.identity_problems();
-        return Ok(empty.into_iter().chain(unnamed).collect());
+        let identities = schema.identity_problems();
+        return Ok(empty.into_iter().chain(identities).collect());
     }
     let problem = |name: &String| format!("publication {name} is missing: run {{\"action\":\"setup\"}}");
     Ok(missing.iter().map(problem).collect())

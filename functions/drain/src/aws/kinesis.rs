@@ -160,13 +160,13 @@ impl Kinesis {
         let info = self.info().await?;
         let stream = || self.stream.clone();
         let usable = match self.requirements {
-            StreamRequirements { aggregates: true, .. } if !info.keyed => {
+            StreamRequirements { aggregates: true, .. } if !info.key_decides_shard => {
                 Err(StreamError::Scattering { stream: stream() })
             }
             StreamRequirements {
                 allows_auto_distribution: false,
                 ..
-            } if !info.keyed => Err(StreamError::Unordered { stream: stream() }),
+            } if !info.key_decides_shard => Err(StreamError::Unordered { stream: stream() }),
             _ => Ok(info),
         };
         // An operator may correct the stream before the cached description is out of date.
@@ -199,7 +199,7 @@ impl Kinesis {
             .and_then(|kib| usize::try_from(kib).ok());
         let info = StreamInfo {
             record_bytes: kib.map_or(RECORD_BYTES, |kib| kib << 10),
-            keyed: summary.record_distribution_strategy != Some(RecordDistributionStrategy::Auto),
+            key_decides_shard: summary.record_distribution_strategy != Some(RecordDistributionStrategy::Auto),
             shards: self.list_shards().await?,
         };
         self.set_cached(Some((Instant::now(), info.clone())));

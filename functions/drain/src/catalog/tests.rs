@@ -1,5 +1,5 @@
 use super::*;
-use crate::change::{COMMA, Type};
+use crate::change::{COMMA, ValueType};
 
 const PRICE: u32 = 20_000;
 
@@ -78,27 +78,27 @@ fn catalog() -> Catalog {
     catalog
 }
 
-fn array_of(kind: Type, delimiter: u8) -> Type {
-    Type::Array(Box::new(kind), delimiter)
+fn array_of(kind: ValueType, delimiter: u8) -> ValueType {
+    ValueType::Array(Box::new(kind), delimiter)
 }
 
 #[test]
 fn an_oid_decides_the_type_whatever_its_name_is() {
-    let price = Type::Numeric(Some(2));
+    let price = ValueType::Numeric(Some(2));
     let prices = array_of(price.clone(), COMMA);
     for (oid, modifier, name, kind) in [
-        (23, -1, "integer", Type::Integer),
+        (23, -1, "integer", ValueType::Integer),
         (PRICE, -1, "numeric(12,2)", price),
         (20_001, -1, "numeric(12,2)[]", prices.clone()),
         (20_002, -1, "numeric(12,2)[]", prices.clone()),
         (20_003, -1, "numeric(12,2)[][]", array_of(prices, COMMA)),
-        (20_004, -1, "_lead", Type::Text),
-        (20_005, -1, "_lead[]", array_of(Type::Text, COMMA)),
-        (20_006, 4, "geometry(Point)", Type::Text),
-        (20_006, -1, "geometry", Type::Text),
-        (20_007, -1, "geometry[]", array_of(Type::Text, b':')),
-        (20_008, -1, "\"integer\"", Type::Text),
-        (20_009, -1, "geometry(Point)[]", array_of(Type::Text, b':')),
+        (20_004, -1, "_lead", ValueType::Text),
+        (20_005, -1, "_lead[]", array_of(ValueType::Text, COMMA)),
+        (20_006, 4, "geometry(Point)", ValueType::Text),
+        (20_006, -1, "geometry", ValueType::Text),
+        (20_007, -1, "geometry[]", array_of(ValueType::Text, b':')),
+        (20_008, -1, "\"integer\"", ValueType::Text),
+        (20_009, -1, "geometry(Point)[]", array_of(ValueType::Text, b':')),
     ] {
         let found = catalog().type_of_oid(oid, modifier).unwrap();
         assert_eq!((found.name.as_str(), found.kind), (name, kind), "{oid}");
@@ -172,21 +172,21 @@ fn a_declared_modifier_is_not_used_for_rows_before_its_column_was_altered() {
 fn the_name_of_a_dropped_type_shows_whether_it_is_an_array() {
     let catalog = catalog();
     for (sent, kind) in [
-        ("app.dropped[]", array_of(Type::Text, COMMA)),
-        ("\"dropped []\"", Type::Text),
-        ("a []", Type::Text),
-        ("app.date", Type::Text),
+        ("app.dropped[]", array_of(ValueType::Text, COMMA)),
+        ("\"dropped []\"", ValueType::Text),
+        ("a []", ValueType::Text),
+        ("app.date", ValueType::Text),
     ] {
         assert_eq!(catalog.type_of_name(None, "c", sent).kind, kind, "{sent}");
     }
     for (schema, name, kind) in [
-        ("", "int4", Type::Integer),
-        ("", "_numeric", array_of(Type::Numeric(None), COMMA)),
-        ("", "_box", array_of(Type::Text, b';')),
-        ("public", "_lead", Type::Text),
-        ("public", "_price", array_of(Type::Numeric(Some(2)), COMMA)),
-        ("public", "date", Type::Text),
-        ("public", "_date", array_of(Type::Text, COMMA)),
+        ("", "int4", ValueType::Integer),
+        ("", "_numeric", array_of(ValueType::Numeric(None), COMMA)),
+        ("", "_box", array_of(ValueType::Text, b';')),
+        ("public", "_lead", ValueType::Text),
+        ("public", "_price", array_of(ValueType::Numeric(Some(2)), COMMA)),
+        ("public", "date", ValueType::Text),
+        ("public", "_date", array_of(ValueType::Text, COMMA)),
     ] {
         let found = catalog.type_of_catalog_name(schema, name);
         assert_eq!(found.kind, kind, "{schema}.{name}");
@@ -198,25 +198,40 @@ fn the_name_of_a_dropped_type_shows_whether_it_is_an_array() {
 fn a_name_adds_the_modifier_to_the_type_that_the_oid_identifies() {
     let catalog = catalog();
     for (oid, sent, name, kind) in [
-        (1700, "numeric(10,4)", "numeric(10,4)", Type::Numeric(Some(4))),
+        (
+            1700,
+            "numeric(10,4)",
+            "numeric(10,4)",
+            ValueType::Numeric(Some(4)),
+        ),
         (
             1114,
             "timestamp(3) without time zone",
             "timestamp(3) without time zone",
-            Type::Timestamp(3),
+            ValueType::Timestamp(3),
         ),
-        (PRICE, "numeric(12,2)", "numeric(12,2)", Type::Numeric(Some(2))),
+        (
+            PRICE,
+            "numeric(12,2)",
+            "numeric(12,2)",
+            ValueType::Numeric(Some(2)),
+        ),
         (
             20_001,
             "price[]",
             "numeric(12,2)[]",
-            array_of(Type::Numeric(Some(2)), COMMA),
+            array_of(ValueType::Numeric(Some(2)), COMMA),
         ),
-        (20_006, "geometry(Point)", "geometry(Point)", Type::Text),
-        (20_008, "integer", "\"integer\"", Type::Text),
-        (20_004, "former", "former", Type::Text),
-        (18, "char", "\"char\"", Type::Text),
-        (30_000, "numeric(3,1)", "numeric(3,1)", Type::Numeric(Some(1))),
+        (20_006, "geometry(Point)", "geometry(Point)", ValueType::Text),
+        (20_008, "integer", "\"integer\"", ValueType::Text),
+        (20_004, "former", "former", ValueType::Text),
+        (18, "char", "\"char\"", ValueType::Text),
+        (
+            30_000,
+            "numeric(3,1)",
+            "numeric(3,1)",
+            ValueType::Numeric(Some(1)),
+        ),
     ] {
         let found = catalog.type_of_oid_and_name(oid, sent);
         assert_eq!((found.name.as_str(), found.kind), (name, kind), "{oid} {sent}");

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::change::{COMMA, ColumnType, Type, format_type};
+use crate::change::{COMMA, ColumnType, ValueType, format_type};
 
 /// A type that is not built in.
 #[derive(Debug, Clone)]
@@ -129,8 +129,10 @@ impl TypeCatalog {
             } => inner(*base, *modifier).unwrap_or_else(|| ColumnType::unknown(&**base_name)),
             TypeForm::Array { element, delimiter } => {
                 let element_type = inner(*element, modifier);
-                let kind = element_type.as_ref().map_or(Type::Text, |it| it.kind.clone());
-                let array = named(Type::Array(Box::new(kind), *delimiter));
+                let kind = element_type
+                    .as_ref()
+                    .map_or(ValueType::Text, |it| it.kind.clone());
+                let array = named(ValueType::Array(Box::new(kind), *delimiter));
                 match element_type {
                     Some(base) if self.is_domain(*element) => ColumnType {
                         name: base.name + "[]",
@@ -140,9 +142,9 @@ impl TypeCatalog {
                 }
             }
             TypeForm::Other if found.name == "hstore" && found.extension.as_deref() == Some("hstore") => {
-                named(Type::Hstore)
+                named(ValueType::Hstore)
             }
-            TypeForm::Other => named(Type::Text),
+            TypeForm::Other => named(ValueType::Text),
         })
     }
 
@@ -231,9 +233,9 @@ impl TypeCatalog {
 ///
 /// `element` is the type of its elements, if it is known.
 fn unknown_array(name: &str, element: Option<ColumnType>) -> ColumnType {
-    let element = element.map_or(Type::Text, |element| element.kind);
+    let element = element.map_or(ValueType::Text, |element| element.kind);
     ColumnType {
-        kind: Type::Array(Box::new(element), COMMA),
+        kind: ValueType::Array(Box::new(element), COMMA),
         ..ColumnType::unknown(name)
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 
-pub use kind::{COMMA, Type, element_oid};
+pub use kind::{COMMA, ValueType, element_oid};
 
 /// Decoded row of a peek.
 #[derive(Debug, PartialEq)]
@@ -311,7 +311,7 @@ pub struct Column {
     /// The type's OID; 0 if it is not known.
     pub type_oid: u32,
     /// The type by which an envelope writes the value.
-    pub kind: Type,
+    pub kind: ValueType,
     /// Whether the column belongs to the key.
     ///
     /// The key is the replica identity. If the replica identity is `full` or `nothing`, the key is the
@@ -343,7 +343,7 @@ pub struct ColumnType {
     /// Its name as `format_type` prints it with its modifier.
     pub name: String,
     /// The type by which an envelope writes its values.
-    pub kind: Type,
+    pub kind: ValueType,
 }
 
 impl ColumnType {
@@ -354,7 +354,7 @@ impl ColumnType {
         Some(ColumnType {
             oid,
             name: format_type::of_oid(oid, modifier)?,
-            kind: Type::of_built_in(oid, modifier),
+            kind: ValueType::of_built_in(oid, modifier),
         })
     }
 
@@ -363,7 +363,7 @@ impl ColumnType {
         ColumnType {
             oid: 0,
             name: name.into(),
-            kind: Type::Text,
+            kind: ValueType::Text,
         }
     }
 }

@@ -25,10 +25,10 @@ const ROW_WITH_RULES: usize = 16 << 20;
 ///
 /// A smaller value may belong to the key, and an old row without its key is useless. An index entry has at
 /// most a third of a page, so only a compressed value can be in a key and have more bytes.
-const KEY_VALUE: usize = 8 << 10;
+const MAX_KEY_VALUE_BYTES: usize = 8 << 10;
 
 /// Most bytes of a value that is never replaced: its mark is hardly shorter.
-const SMALL_VALUE: usize = 256;
+const MAX_SMALL_VALUE_BYTES: usize = 256;
 
 /// Most bytes of the values that a shortened row keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,8 +211,8 @@ impl ShortRow {
         let open = self.open.take().ok_or(MalformedRow)?;
         if !open.is_kept {
             (open.mark)(&mut self.bytes, open.bytes);
-            self.add_syntax(SMALL_VALUE)?;
-        } else if open.bytes <= SMALL_VALUE {
+            self.add_syntax(MAX_SMALL_VALUE_BYTES)?;
+        } else if open.bytes <= MAX_SMALL_VALUE_BYTES {
             self.add_syntax(open.bytes)?;
         } else {
             self.kept_bytes += open.bytes;
@@ -240,12 +240,12 @@ impl ShortRow {
 
     /// Replaces one kept value by its mark.
     ///
-    /// It is the largest value of the old row, if that has more than [`KEY_VALUE`] bytes. Otherwise it is the
+    /// It is the largest value of the old row, if that exceeds [`MAX_KEY_VALUE_BYTES`]. Otherwise it is the
     /// largest value of both rows. Of several largest values, the first is replaced.
     fn replace_one(&mut self) {
         let kept = self.kept.iter().enumerate();
         let first = kept.max_by_key(|(index, value)| {
-            let is_first = value.is_old && value.bytes > KEY_VALUE;
+            let is_first = value.is_old && value.bytes > MAX_KEY_VALUE_BYTES;
             (is_first, value.bytes, std::cmp::Reverse(*index))
         });
         let Some(index) = first.map(|(index, _)| index) else {

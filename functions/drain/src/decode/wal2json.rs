@@ -21,7 +21,7 @@ use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::base::time::micros_of_timestamp;
 use crate::catalog::Catalog;
-use crate::change::{Change, Column, Datum, Item, Message, MessageParts, Relation, Tuple, Type};
+use crate::change::{Change, Column, Datum, Item, Message, MessageParts, Relation, Tuple, ValueType};
 use relations::{JsonAction, RelationCache, RowDescription};
 use type_names::escape_type_names;
 use virtual_columns::{DroppedNulls, drop_virtual_columns};
@@ -283,7 +283,7 @@ fn tuple<'a>(relation: &Relation, columns: &[JsonColumn<'a>], missing: &Datum<'s
 /// Value of a column.
 ///
 /// `None` for a JSON string that is not text, such as half of a surrogate pair.
-fn datum<'a>(kind: &Type, value: Option<&'a RawValue>) -> Option<Datum<'a>> {
+fn datum<'a>(kind: &ValueType, value: Option<&'a RawValue>) -> Option<Datum<'a>> {
     let Some(raw) = value.map(RawValue::get) else {
         return Some(Datum::Null);
     };
@@ -294,7 +294,7 @@ fn datum<'a>(kind: &Type, value: Option<&'a RawValue>) -> Option<Datum<'a>> {
     };
     Some(Datum::Text(match kind {
         // wal2json removes the `\x` of a bytea, but not if the column's type is a domain.
-        Type::Bytea if !text.starts_with("\\x") => Cow::Owned(format!("\\x{text}")),
+        ValueType::Bytea if !text.starts_with("\\x") => Cow::Owned(format!("\\x{text}")),
         _ => text,
     }))
 }

@@ -236,12 +236,12 @@ where
             {
                 Ok(WindowStep::AtTip)
             }
-            WindowOutcome::Whole | WindowOutcome::RowBound if self.bounds.is_searching() => {
+            WindowOutcome::Whole | WindowOutcome::Partial if self.bounds.is_searching() => {
                 // A window of a search is small on purpose, so it does not change the size of later windows.
                 self.bounds.advance_search();
                 Ok(WindowStep::Another)
             }
-            WindowOutcome::Whole | WindowOutcome::RowBound => {
+            WindowOutcome::Whole | WindowOutcome::Partial => {
                 self.tip.leave();
                 // An unconfirmed window is small on purpose, too.
                 if !confirmer.is_unconfirmed() {

@@ -458,7 +458,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             let sent = projected.as_ref().unwrap_or(&change);
             self.envelope.skip(progress, lsn, sent);
         } else {
-            events::warn_of_unnamed_row(&self.settings.slot, &change, out.report);
+            events::warn_of_unidentified_row(&self.settings.slot, &change, out.report);
             out.report.omitted += self.encode(lsn, change, out.chunk.as_deref_mut())?;
             self.queue_events(id, out)?;
         }

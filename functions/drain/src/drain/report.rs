@@ -109,7 +109,7 @@ pub struct Report {
     ///
     /// The log has a warning for each.
     #[serde(skip)]
-    pub unnamed: BTreeSet<TableName>,
+    pub unidentified_tables: BTreeSet<TableName>,
 }
 
 /// Reason why a drain stopped.

@@ -30,7 +30,7 @@ impl RowPartitionKeys {
     /// A barrier is necessary if the row's last event had another partition key, since that event may still
     /// be in flight. It is also necessary if the map is full.
     pub(super) fn add(&mut self, event: &mut Event) {
-        if let Some(row) = event.row {
+        if let Some(row) = event.row_hash {
             let key = self.hasher.hash_one(&event.partition_key);
             let is_full = self.by_row.len() >= MAX_ROWS && !self.by_row.contains_key(&row);
             let last = self.by_row.insert(row, key);
@@ -39,7 +39,7 @@ impl RowPartitionKeys {
         // A barrier waits for all events before it, and all later events wait for it.
         if event.barrier && !self.by_row.is_empty() {
             self.by_row.clear();
-            if let Some(row) = event.row {
+            if let Some(row) = event.row_hash {
                 self.by_row
                     .insert(row, self.hasher.hash_one(&event.partition_key));
             }
@@ -65,7 +65,7 @@ mod tests {
             relation: None,
             data: Vec::new(),
             missing_bytes: 0,
-            row: (row > 0).then_some(row),
+            row_hash: (row > 0).then_some(row),
         }
     }
 

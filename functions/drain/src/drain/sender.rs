@@ -40,7 +40,7 @@ const MIN_BATCH_RECORDS: usize = 100;
 /// Bytes of events that may always wait in the lanes.
 ///
 /// Without this minimum, a low throughput would stop all reading.
-const MIN_ROOM: usize = 256 << 10;
+const MIN_QUEUED_BYTES: usize = 256 << 10;
 
 /// Records of one lane that may always wait.
 const MIN_LANE_RECORDS: usize = 10;
@@ -67,7 +67,7 @@ pub(super) enum StreamAnswer {
 
 /// Bounds of the events that wait in the lanes.
 #[derive(Debug, Clone, Copy)]
-struct Room {
+struct QueueBounds {
     /// Bytes of memory of all lanes.
     bytes: usize,
     /// Records of one lane.
@@ -78,7 +78,7 @@ struct Room {
 struct OpenStream<K> {
     stream: K,
     /// Whether the partition key decides the shard.
-    keyed: bool,
+    key_decides_shard: bool,
     /// Time until which answers are not compared with the stale shard map.
     map_kept_until: Option<Instant>,
     /// Requests in flight.
@@ -90,10 +90,10 @@ struct OpenStream<K> {
 }
 
 impl<K> OpenStream<K> {
-    fn new(stream: K, keyed: bool) -> Self {
+    fn new(stream: K, key_decides_shard: bool) -> Self {
         OpenStream {
             stream,
-            keyed,
+            key_decides_shard,
             map_kept_until: None,
             requests: 0,
             last_error: None,
@@ -112,7 +112,7 @@ pub(super) struct Sender<K> {
     max_unacknowledged_bytes: usize,
     throughput: Throughput,
     lane_time: LaneTime,
-    room: Room,
+    bounds: QueueBounds,
     /// Time by which every event must be acknowledged.
     deadline: Instant,
     lanes: Lanes,
@@ -146,7 +146,7 @@ impl<K: Stream> StreamOpener for Sender<K> {
         let main = &self.streams[MAIN_STREAM].stream;
         let (stream, info) = main.open(name, self.record_bytes).await?;
         self.lanes.add_stream(info.shards);
-        self.streams.push(OpenStream::new(stream, info.keyed));
+        self.streams.push(OpenStream::new(stream, info.key_decides_shard));
         Ok(self.streams.len() - 1)
     }
 }
@@ -155,13 +155,13 @@ impl<K: Stream> Sender<K> {
     /// A sender that starts at `position`. Every event must be acknowledged before `deadline`.
     pub(super) fn new(stream: K, settings: &Settings, position: AckPosition, deadline: Instant) -> Self {
         Sender {
-            streams: vec![OpenStream::new(stream, settings.keyed)],
+            streams: vec![OpenStream::new(stream, settings.key_decides_shard)],
             record_bytes: settings.record_bytes,
             aggregation: settings.aggregation,
             max_unacknowledged_bytes: settings.max_unacknowledged_bytes,
             throughput: Throughput::default(),
             lane_time: LaneTime::default(),
-            room: Room {
+            bounds: QueueBounds {
                 bytes: settings.max_unacknowledged_bytes,
                 lane_records: usize::MAX,
             },
@@ -197,21 +197,22 @@ impl<K: Stream> Sender<K> {
     /// Near the deadline, both bounds shrink. `bytes` becomes what the streams should accept in half of the
     /// time left. `lane_records` becomes what one lane can send in the time left. Neither falls below its
     /// minimum. The next invocation reads the rest again.
-    pub(super) fn update_room(&mut self, now: Instant) {
+    pub(super) fn update_bounds(&mut self, now: Instant) {
         let time_left = self.deadline.saturating_duration_since(now);
         let accepted = self.throughput.bytes_within(time_left / 2);
-        self.room = Room {
+        self.bounds = QueueBounds {
             bytes: accepted
                 .unwrap_or(usize::MAX)
-                .max(MIN_ROOM)
+                .max(MIN_QUEUED_BYTES)
                 .min(self.max_unacknowledged_bytes),
             lane_records: self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS),
         };
     }
 
-    /// Whether more events may be read, by the bounds of [`Sender::update_room`].
+    /// Whether more events may be read, by the bounds of [`Sender::update_bounds`].
     pub(super) fn has_room(&self) -> bool {
-        self.lanes.memory() < self.room.bytes && self.lanes.records_of_longest_lane() < self.room.lane_records
+        self.lanes.memory() < self.bounds.bytes
+            && self.lanes.records_of_longest_lane() < self.bounds.lane_records
     }
 
     /// The events that are not acknowledged.

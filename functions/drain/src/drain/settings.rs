@@ -49,7 +49,7 @@ pub struct Settings {
     /// The stream's shards, as far as they are known.
     pub shards: ShardMap,
     /// Whether the partition key decides the shard.
-    pub keyed: bool,
+    pub key_decides_shard: bool,
     /// Bytes that may be read and not yet acknowledged.
     pub max_unacknowledged_bytes: usize,
     /// Time for which a drain polls an empty slot.

@@ -113,7 +113,7 @@ async fn run_on(
         flush,
         confirmed: start.confirmed,
         arrivals: VecDeque::new(),
-        looks: 0,
+        position_reads: 0,
         faults,
     };
     let ports = DrainPorts {
@@ -170,7 +170,7 @@ fn settings(aggregation: Aggregation) -> Settings {
         passes_oversize: false,
         aggregation,
         shards: ShardMap::even(1),
-        keyed: true,
+        key_decides_shard: true,
         max_unacknowledged_bytes: 1 << 20,
         linger: Duration::ZERO,
         poll_share: 0.05,
@@ -289,7 +289,7 @@ async fn an_accepted_gap_is_stored_only_after_its_control_event_is_acknowledged(
         relation: None,
         data: b"{}".to_vec(),
         missing_bytes: 0,
-        row: None,
+        row_hash: None,
     };
     // The event is refused for more than a second. After that time, a paced store would be due.
     let (log, _, outcome) = run_with(

@@ -249,7 +249,7 @@ where
         let stop = tokio::time::sleep_until(self.budget.reading_deadline().into());
         tokio::pin!(stop);
         loop {
-            self.sender.update_room(Instant::now());
+            self.sender.update_bounds(Instant::now());
             if !self.queue_events(peek).await? {
                 return Ok(ReadOutcome::Stopped);
             }

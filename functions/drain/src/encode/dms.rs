@@ -38,7 +38,7 @@ use super::value::{
 use super::{EventHead, RowEvent, RowOperation};
 use crate::base::lsn::Lsn;
 use crate::base::time::iso_micros;
-use crate::change::{Column, Datum, Message, MessageParts, Relation, Tuple, Type};
+use crate::change::{Column, Datum, Message, MessageParts, Relation, Tuple, ValueType};
 
 /// End of `metadata` and of the message.
 const END: &[u8] = b"}}\n";
@@ -268,15 +268,17 @@ fn write_image(out: &mut Vec<u8>, row: &RowEvent<'_>, image: Image, is_included:
 /// A boolean is text: DMS treats it as `varchar(5)` unless `MapBooleanAsBoolean` is set. Values of json and
 /// arrays are text. bytea is hexadecimal without a prefix, and timestamps are ISO 8601 in UTC. DMS rounds a
 /// numeric; Spillway writes all its digits.
-pub(super) fn write_value(out: &mut Vec<u8>, kind: &Type, text: &str) {
+pub(super) fn write_value(out: &mut Vec<u8>, kind: &ValueType, text: &str) {
     let written = match kind {
-        Type::Bool => parse_bool(text).map(|value| write_ascii(out, &[if value { "true" } else { "false" }])),
-        Type::Integer | Type::Float | Type::Numeric(_) => write_number(out, text),
-        Type::Bytea => hex_digits(text).map(|digits| write_ascii(out, &[digits])),
-        Type::Timestamp(_) => {
+        ValueType::Bool => {
+            parse_bool(text).map(|value| write_ascii(out, &[if value { "true" } else { "false" }]))
+        }
+        ValueType::Integer | ValueType::Float | ValueType::Numeric(_) => write_number(out, text),
+        ValueType::Bytea => hex_digits(text).map(|digits| write_ascii(out, &[digits])),
+        ValueType::Timestamp(_) => {
             split_timestamp(text).map(|(date, time)| write_ascii(out, &[date, "T", time, "Z"]))
         }
-        Type::TimestampTz(_) => {
+        ValueType::TimestampTz(_) => {
             split_timestamptz(text).map(|(date, time)| write_ascii(out, &[date, "T", time, "Z"]))
         }
         _ => None,
@@ -321,13 +323,13 @@ fn write_column_definition(out: &mut Vec<u8>, column: &Column) {
     // A modifier that is not a number is left out.
     let number = |text: &str| text.parse::<i32>().ok();
     match (BuiltIn::from_oid(column.type_oid), &column.kind) {
-        (_, Type::Bool) => out.extend_from_slice(br#","length":5"#),
+        (_, ValueType::Bool) => out.extend_from_slice(br#","length":5"#),
         (Some(BuiltIn::VARCHAR | BuiltIn::BPCHAR), _) => {
             if let Some(length) = modifier.and_then(number) {
                 let _ = write!(out, r#","length":{length}"#);
             }
         }
-        (_, Type::Numeric(Some(scale))) => {
+        (_, ValueType::Numeric(Some(scale))) => {
             let precision = modifier.and_then(|modifier| modifier.split(',').next());
             if let Some(precision) = precision.and_then(number) {
                 let _ = write!(out, r#","precision":{precision},"scale":{scale}"#);
@@ -343,14 +345,14 @@ fn dms_type(column: &Column) -> &'static str {
     match (&column.kind, BuiltIn::from_oid(column.type_oid)) {
         (_, Some(BuiltIn::INT2)) => "INT16",
         (_, Some(BuiltIn::INT4)) => "INT32",
-        (Type::Integer, _) => "INT64",
+        (ValueType::Integer, _) => "INT64",
         (_, Some(BuiltIn::FLOAT4)) => "REAL4",
-        (Type::Float, _) => "REAL8",
-        (Type::Numeric(_), _) => "NUMERIC",
-        (Type::Bytea, _) => "BYTES",
-        (Type::Date, _) => "DATE",
-        (Type::Time(_), _) => "TIME",
-        (Type::Timestamp(_) | Type::TimestampTz(_), _) => "TIMESTAMP",
+        (ValueType::Float, _) => "REAL8",
+        (ValueType::Numeric(_), _) => "NUMERIC",
+        (ValueType::Bytea, _) => "BYTES",
+        (ValueType::Date, _) => "DATE",
+        (ValueType::Time(_), _) => "TIME",
+        (ValueType::Timestamp(_) | ValueType::TimestampTz(_), _) => "TIMESTAMP",
         _ => "STRING",
     }
 }

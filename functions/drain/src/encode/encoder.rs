@@ -139,7 +139,7 @@ impl<'a> EventEncoder<'a> {
             relation: Some(Arc::clone(relation)),
             data: form.encode_truncate(&head, relation, *partition_by),
             missing_bytes: 0,
-            row: None,
+            row_hash: None,
         });
     }
 
@@ -188,7 +188,7 @@ impl<'a> EventEncoder<'a> {
         self.push_event(row, barrier, key, data);
         if let Some(event) = self.out.events.last_mut() {
             event.missing_bytes = missing_bytes;
-            event.row = row.row_hash(write_key);
+            event.row_hash = row.row_hash(write_key);
         }
         if let Some(key) = tombstone_key {
             self.push_event(row, false, key, Vec::new());
@@ -243,7 +243,7 @@ impl<'a> EventEncoder<'a> {
             relation: Some(Arc::clone(row.relation)),
             data,
             missing_bytes: 0,
-            row: None,
+            row_hash: None,
         });
     }
 }

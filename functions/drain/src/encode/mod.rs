@@ -77,7 +77,7 @@ pub struct Event {
     ///
     /// Changes of one row may then have different partition keys, and must stay in order. The hash identifies
     /// the row.
-    pub row: Option<u64>,
+    pub row_hash: Option<u64>,
 }
 
 impl Event {
@@ -305,7 +305,7 @@ impl Envelope {
             relation: None,
             data: self.form.encode_message(head, message),
             missing_bytes: 0,
-            row: None,
+            row_hash: None,
         }
     }
 

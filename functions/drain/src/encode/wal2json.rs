@@ -24,7 +24,7 @@ use super::value::{
 use super::{EventHead, RowEvent, RowOperation};
 use crate::base::time::iso_micros;
 use crate::catalog::without_quotes;
-use crate::change::{Datum, Message, Relation, Type};
+use crate::change::{Datum, Message, Relation, ValueType};
 
 /// wal2json form.
 #[derive(Debug, Clone, Copy, Default)]
@@ -186,13 +186,13 @@ fn write_name_and_type(out: &mut Vec<u8>, name: &str, type_name: &str) {
 }
 
 /// Appends a value as wal2json writes it.
-pub(super) fn write_value(out: &mut Vec<u8>, kind: &Type, text: &str) {
+pub(super) fn write_value(out: &mut Vec<u8>, kind: &ValueType, text: &str) {
     let written = match kind {
-        Type::Bool => {
+        ValueType::Bool => {
             parse_bool(text).map(|value| out.extend_from_slice(if value { b"true" } else { b"false" }))
         }
-        Type::Integer | Type::Float | Type::Numeric(_) => write_number(out, text),
-        Type::Bytea => hex_digits(text).map(|digits| write_ascii(out, &[digits])),
+        ValueType::Integer | ValueType::Float | ValueType::Numeric(_) => write_number(out, text),
+        ValueType::Bytea => hex_digits(text).map(|digits| write_ascii(out, &[digits])),
         _ => None,
     };
     if written.is_none() {

@@ -17,7 +17,7 @@ pub enum BackfillCommand {
         /// Its tables, rows and columns.
         request: BackfillRequest,
         /// Whether this invocation begins to read. Otherwise the next tick begins.
-        waits: bool,
+        reads_now: bool,
     },
     /// Cancel the pending backfill.
     Cancel,
@@ -26,7 +26,7 @@ pub enum BackfillCommand {
     /// Resume the paused backfill.
     Resume {
         /// Whether this invocation continues to read. Otherwise the next tick continues.
-        waits: bool,
+        reads_now: bool,
     },
 }
 
@@ -73,13 +73,13 @@ impl BackfillCommand {
                 return Ok(command);
             }
         }
-        let waits = is_set(fields, "wait")?;
+        let reads_now = is_set(fields, "wait")?;
         if is_set(fields, "resume")? {
             check_fields(fields, "backfill with resume", &["resume", "wait"], "wait")?;
-            return Ok(BackfillCommand::Resume { waits });
+            return Ok(BackfillCommand::Resume { reads_now });
         }
         let request = BackfillRequest::parse(fields)?;
-        Ok(BackfillCommand::Start { request, waits })
+        Ok(BackfillCommand::Start { request, reads_now })
     }
 }
 
@@ -223,7 +223,7 @@ mod tests {
             parse(json!({"tables": "all"})),
             Ok(BackfillCommand::Start {
                 request: all(),
-                waits: false
+                reads_now: false
             })
         );
         let fields = json!({
@@ -241,7 +241,7 @@ mod tests {
             parse(fields),
             Ok(BackfillCommand::Start {
                 request,
-                waits: false
+                reads_now: false
             })
         );
     }
@@ -258,7 +258,7 @@ mod tests {
             };
             Ok(BackfillCommand::Start {
                 request,
-                waits: false,
+                reads_now: false,
             })
         };
         assert_eq!(parse(json!({"repair": true})), repair(&[], None));
@@ -271,16 +271,16 @@ mod tests {
     fn the_pending_backfill_is_cancelled_paused_or_resumed() {
         assert_eq!(parse(json!({"cancel": true})), Ok(BackfillCommand::Cancel));
         assert_eq!(parse(json!({"pause": true})), Ok(BackfillCommand::Pause));
-        for waits in [false, true] {
+        for reads_now in [false, true] {
             let mut fields = json!({"resume": true});
             let mut start = json!({"tables": "all"});
-            if waits {
+            if reads_now {
                 fields["wait"] = json!(true);
                 start["wait"] = json!(true);
             }
-            assert_eq!(parse(fields), Ok(BackfillCommand::Resume { waits }));
+            assert_eq!(parse(fields), Ok(BackfillCommand::Resume { reads_now }));
             let request = all();
-            assert_eq!(parse(start), Ok(BackfillCommand::Start { request, waits }));
+            assert_eq!(parse(start), Ok(BackfillCommand::Start { request, reads_now }));
         }
         assert!(parse(json!({"pause": true, "wait": true})).is_err());
     }

@@ -49,11 +49,11 @@ pub struct Lanes {
     /// Records of all shards that could be sent now.
     sendable: usize,
     /// Shards whose next record is full.
-    full: usize,
+    full_shards: usize,
     /// Records in flight.
     in_flight: usize,
     /// Number of events in lanes or in flight: all events that are not in `behind_barrier`.
-    released: usize,
+    in_lanes: usize,
     memory: usize,
     /// The longest known lane, and the number of its shard.
     ///
@@ -78,9 +78,9 @@ impl Lanes {
             behind_barrier: VecDeque::new(),
             has_barrier: false,
             sendable: 0,
-            full: 0,
+            full_shards: 0,
             in_flight: 0,
-            released: 0,
+            in_lanes: 0,
             memory: 0,
             longest: None,
             queued_to: None,
@@ -174,7 +174,7 @@ impl Lanes {
         let events = record.into_events();
         for event in &events {
             self.memory -= event.memory();
-            self.released -= 1;
+            self.in_lanes -= 1;
         }
         if let Some(lane) = self.lanes.get_mut(&key) {
             lane.failures = 0;
@@ -263,7 +263,7 @@ impl Lanes {
             self.in_flight, 0,
             "lanes change only while no record is in flight"
         );
-        let mut waiting: Vec<QueuedEvent> = Vec::with_capacity(self.released);
+        let mut waiting: Vec<QueuedEvent> = Vec::with_capacity(self.in_lanes);
         waiting.extend(self.lanes.drain().flat_map(|(_, lane)| lane.waiting));
         // Events with the same position are in one lane. The sort is stable, so they keep their order.
         waiting.sort_by_key(|event| event.event.position);
@@ -273,7 +273,7 @@ impl Lanes {
         self.pacings.splice(before, new_pacings(shards));
         self.delayed.clear();
         self.paused.clear();
-        (self.sendable, self.full) = (0, 0);
+        (self.sendable, self.full_shards) = (0, 0);
         for (shard, pacing) in self.pacings.iter_mut().enumerate() {
             let paused_until = pacing.clear_lanes();
             self.paused
@@ -314,7 +314,7 @@ impl Lanes {
     pub fn has_full_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
             Aggregation::None => self.sendable >= limits.records && self.next_stream().1 >= limits.records,
-            Aggregation::Kpl { .. } => self.full > 0 || (self.has_barrier && self.sendable > 0),
+            Aggregation::Kpl { .. } => self.full_shards > 0 || (self.has_barrier && self.sendable > 0),
         }
     }
 
@@ -336,7 +336,7 @@ impl Lanes {
 
     /// Whether no event waits or is in flight.
     pub fn is_empty(&self) -> bool {
-        self.released == 0 && self.behind_barrier.is_empty()
+        self.in_lanes == 0 && self.behind_barrier.is_empty()
     }
 
     /// Approximate memory of all events in bytes, including those in flight.
@@ -366,9 +366,9 @@ impl Lanes {
         }
     }
 
-    /// Adds a new event to its lane, and counts it as released.
+    /// Adds a new event to its lane, and counts it.
     fn add(&mut self, event: QueuedEvent) {
-        self.released += 1;
+        self.in_lanes += 1;
         self.queue(event);
     }
 
@@ -435,7 +435,7 @@ impl Lanes {
         let is_full = lane.is_some_and(|lane| lane.bytes >= most);
         pacing.update_counts(is_full);
         self.sendable = self.sendable - sendable + pacing.sendable();
-        self.full = self.full - full + pacing.full();
+        self.full_shards = self.full_shards - full + pacing.full();
     }
 
     /// Adds events of `behind_barrier` to their lanes, as far as possible.
@@ -446,12 +446,12 @@ impl Lanes {
         while self.has_barrier {
             let Some(first) = self.behind_barrier.front() else {
                 // The barrier itself may still be in flight.
-                self.has_barrier = self.released > 0;
+                self.has_barrier = self.in_lanes > 0;
                 return;
             };
-            // The released events are those before the next barrier, or one barrier alone. In both cases, the
+            // The lanes have the events before the next barrier, or one barrier alone. In both cases, the
             // queue waits for their acknowledgement.
-            if self.released > 0 {
+            if self.in_lanes > 0 {
                 return;
             }
             if first.event.barrier {

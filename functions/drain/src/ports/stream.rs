@@ -44,7 +44,7 @@ pub struct StreamInfo {
     /// Whether the partition key determines the shard.
     ///
     /// Otherwise Kinesis chooses a shard for each record, and records of one key may arrive in any order.
-    pub keyed: bool,
+    pub key_decides_shard: bool,
     /// The open shards.
     pub shards: ShardMap,
 }

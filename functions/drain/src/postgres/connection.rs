@@ -256,20 +256,20 @@ impl Connector {
 
     /// The error of a connection that was not opened.
     ///
-    /// `is_ready`: the connection has no TLS, or its TLS handshake succeeded, so the login had begun.
-    fn connect_error(&self, error: tokio_postgres::Error, is_ready: bool) -> SlotError {
+    /// `login_began`: the connection has no TLS, or its TLS handshake succeeded, so the login had begun.
+    fn connect_error(&self, error: tokio_postgres::Error, login_began: bool) -> SlotError {
         match error.code().cloned() {
             Some(state) => self.login_error(&state, Box::new(error)),
-            None => self.handshake_error(error, is_ready),
+            None => self.handshake_error(error, login_began),
         }
     }
 
     /// The error of a connection that failed before PostgreSQL sent a SQLSTATE.
     ///
     /// The type of the cause distinguishes most errors. A refusal of TLS and a refusal of the login have the
-    /// same type. `is_ready` distinguishes these two: a server refuses TLS before the login (tokio-postgres,
-    /// `connect_tls`).
-    fn handshake_error(&self, error: tokio_postgres::Error, is_ready: bool) -> SlotError {
+    /// same type. `login_began` distinguishes these two: a server refuses TLS before the login
+    /// (tokio-postgres, `connect_tls`).
+    fn handshake_error(&self, error: tokio_postgres::Error, login_began: bool) -> SlotError {
         let host = self.database.host.clone();
         let cause = std::error::Error::source(&error);
         let is_broken =
@@ -280,7 +280,7 @@ impl Connector {
             let port = self.database.port;
             return SlotError::Unreachable { host, port, source };
         }
-        if is_tls || !is_ready {
+        if is_tls || !login_began {
             return SlotError::Tls { host, source };
         }
         SlotError::Authentication {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::base::table_name::TableName;
-use crate::change::{Change, Column, ColumnType, Datum, Relation, Tuple, Type};
+use crate::change::{Change, Column, ColumnType, Datum, Relation, Tuple, ValueType};
 use crate::rules::column_rules::{ColumnAction, ColumnRules, Salt};
 use crate::rules::pattern::TableColumns;
 
@@ -103,7 +103,7 @@ enum ColumnProjection {
     Omitted,
     /// `kind` is the column's type, which determines the hashed text.
     Hashed {
-        kind: Type,
+        kind: ValueType,
     },
 }
 
@@ -327,7 +327,7 @@ fn hash_type() -> ColumnType {
     ColumnType {
         oid: TEXT_OID,
         name: "text".to_owned(),
-        kind: Type::Text,
+        kind: ValueType::Text,
     }
 }
 

@@ -91,19 +91,20 @@ pub struct StoredAckAhead {
     ///
     /// An older version of Spillway keeps this field when it stores a checkpoint with another position. The
     /// changes are then not valid.
-    pub after: Lsn,
+    #[serde(rename = "after")]
+    pub checkpoint_end: Lsn,
     /// Hash of the rules for the events of a change: see [`rules_hash`].
     rules: String,
     marker: Marker,
-    /// The missing positions and the bound: the bytes of [`code`] in Base64.
+    /// The missing positions and the bound: the bytes of [`encode_positions`] in Base64.
     positions: String,
 }
 
 impl StoredAckAhead {
     /// The stored form, without positions.
-    pub(super) fn without_positions(after: Lsn, rules: &str, ahead: &AckAhead) -> Self {
+    pub(super) fn without_positions(checkpoint_end: Lsn, rules: &str, ahead: &AckAhead) -> Self {
         StoredAckAhead {
-            after,
+            checkpoint_end,
             rules: rules.to_owned(),
             marker: ahead.marker.clone(),
             positions: String::new(),
@@ -114,7 +115,7 @@ impl StoredAckAhead {
     ///
     /// If they need more, the last position that fits becomes the bound. Returns `false` if none fits.
     pub(super) fn set_positions(&mut self, ahead: &AckAhead, most_bytes: usize) -> bool {
-        let coded = code(ahead, most_bytes / 4 * 3);
+        let coded = encode_positions(ahead, most_bytes / 4 * 3);
         self.positions = coded.map(|bytes| STANDARD.encode(bytes)).unwrap_or_default();
         !self.positions.is_empty()
     }
@@ -126,7 +127,7 @@ impl StoredAckAhead {
     /// # Errors
     /// The reason why the stored set cannot be used. The changes are then sent again.
     pub fn read(&self, acknowledged: Lsn, rules: &str) -> Result<AckAhead, &'static str> {
-        if self.after != acknowledged {
+        if self.checkpoint_end != acknowledged {
             return Err("it belongs to another position");
         }
         if self.rules != rules {
@@ -134,7 +135,7 @@ impl StoredAckAhead {
         }
         let bytes = STANDARD.decode(&self.positions).ok();
         let mut positions = bytes
-            .and_then(|bytes| decode(&bytes))
+            .and_then(|bytes| decode_positions(&bytes))
             .ok_or("it cannot be read")?;
         let is_after = positions
             .first()
@@ -177,7 +178,7 @@ pub fn rules_hash(rules: &[&str]) -> String {
 /// 2. The LSN, as the distance from the former LSN in the same transaction. The first LSN of a transaction is
 ///    the distance to the commit end. The lowest bit states whether an index follows.
 /// 3. The index, unless it is 0.
-fn code(ahead: &AckAhead, most_bytes: usize) -> Option<Vec<u8>> {
+fn encode_positions(ahead: &AckAhead, most_bytes: usize) -> Option<Vec<u8>> {
     let all = || ahead.missing.iter().chain([&ahead.bound]);
     let is_aligned = all().all(|position| (position.commit_end.0 | position.lsn.0) % 8 == 0);
     let shift = if is_aligned { 3u8 } else { 0 };
@@ -211,8 +212,8 @@ fn push_position(bytes: &mut Vec<u8>, former: Option<Position>, position: Positi
     }
 }
 
-/// The positions that [`code`] wrote; `None` if the bytes are not valid.
-fn decode(bytes: &[u8]) -> Option<Vec<Position>> {
+/// The positions that [`encode_positions`] wrote; `None` if the bytes are not valid.
+fn decode_positions(bytes: &[u8]) -> Option<Vec<Position>> {
     let (shift, mut rest) = bytes.split_first()?;
     let shifted = |number: u128| u64::try_from(number).ok()?.checked_shl(u32::from(*shift));
     let mut positions: Vec<Position> = Vec::new();

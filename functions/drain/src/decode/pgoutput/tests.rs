@@ -4,7 +4,7 @@ use super::super::tests::rows_of;
 use super::*;
 use crate::base::table_name::TableName;
 use crate::catalog::{CatalogTable, CatalogType, TypeForm};
-use crate::change::Type;
+use crate::change::ValueType;
 
 fn message(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
@@ -212,11 +212,17 @@ fn the_oid_identifies_a_type_and_its_names_are_used_only_if_it_was_dropped() {
         });
     }
     for (oid, schema, name, type_name, kind) in [
-        (20_000, "public", "_lead", "_lead", Type::Text),
+        (20_000, "public", "_lead", "_lead", ValueType::Text),
         // pgoutput describes a domain by its base type. The schema pg_catalog is an empty name.
-        (20_001, "", "numeric", "numeric(12,2)", Type::Numeric(Some(2))),
-        (30_000, "", "int4", "integer", Type::Integer),
-        (30_000, "public", "date", "public.date", Type::Text),
+        (
+            20_001,
+            "",
+            "numeric",
+            "numeric(12,2)",
+            ValueType::Numeric(Some(2)),
+        ),
+        (30_000, "", "int4", "integer", ValueType::Integer),
+        (30_000, "public", "date", "public.date", ValueType::Text),
     ] {
         let mut decoder = PgoutputDecoder::default();
         decoder

@@ -2,7 +2,7 @@ use super::super::tests::{catalog_column, int_column, rows_of};
 use super::*;
 use crate::base::table_name::TableName;
 use crate::catalog::{CatalogColumn, CatalogTable, RecentChanges};
-use crate::change::{COMMA, Type};
+use crate::change::{COMMA, ValueType};
 
 fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
     let mut catalog = Catalog::default();
@@ -322,7 +322,7 @@ fn a_null_of_a_column_that_the_old_row_has_is_a_value() {
 }
 
 /// Types of the columns of a row.
-fn types_of(catalog: &Catalog, row: &str) -> Vec<Type> {
+fn types_of(catalog: &Catalog, row: &str) -> Vec<ValueType> {
     let item = super::decode(catalog, Lsn::ZERO, row.as_bytes()).unwrap();
     let Item::Change(
         Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. },
@@ -339,8 +339,8 @@ fn types_of(catalog: &Catalog, row: &str) -> Vec<Type> {
 
 #[test]
 fn the_number_of_digits_is_the_length_of_a_bit_if_the_catalog_lacks_the_column() {
-    let bits = |length| Type::Bits(length);
-    let list = |length| Type::Array(Box::new(Type::Bits(length)), COMMA);
+    let bits = |length| ValueType::Bits(length);
+    let list = |length| ValueType::Array(Box::new(ValueType::Bits(length)), COMMA);
     for (row, kinds) in [
         (
             "INSERT: a[bit]:B'1' b[bit]:B'0101' c[bit]:null",
@@ -387,7 +387,11 @@ fn the_catalog_has_the_length_of_a_bit_unless_the_column_is_newer_than_the_row()
             &catalog,
             "table public.t: INSERT: any[bit]:B'1' altered[bit]:B'1'",
         );
-        assert_eq!(kinds, [Type::Bits(None), Type::Bits(Some(length))], "{xid}");
+        assert_eq!(
+            kinds,
+            [ValueType::Bits(None), ValueType::Bits(Some(length))],
+            "{xid}"
+        );
     }
 }
 

@@ -430,9 +430,9 @@ fn the_oid_identifies_a_type_that_has_the_name_of_another_type() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(decode("16"), Type::Bool);
+    assert_eq!(decode("16"), ValueType::Bool);
     for oid in ["20000", "-294967296", "4000000000"] {
-        assert_eq!(decode(oid), Type::Text, "{oid}");
+        assert_eq!(decode(oid), ValueType::Text, "{oid}");
     }
 }
 
@@ -452,14 +452,14 @@ fn a_row_is_decoded_although_the_quotes_of_a_type_name_break_its_json() {
         panic!("{item:?}")
     };
     assert_eq!(new[1], Datum::Text(r#"a "type":" b"#.into()));
-    let array = Type::Array(Box::new(Type::Text), b',');
+    let array = ValueType::Array(Box::new(ValueType::Text), b',');
     assert_eq!(
         relation
             .columns
             .iter()
             .map(|c| c.kind.clone())
             .collect::<Vec<_>>(),
-        [Type::Integer, Type::Text, array]
+        [ValueType::Integer, ValueType::Text, array]
     );
 }
 

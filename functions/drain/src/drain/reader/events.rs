@@ -17,7 +17,7 @@ use super::super::report::Report;
 ///
 /// The log has neither the whole key of the old row nor the whole old row. So the event has no key, and a
 /// consumer may not find the row. Each table causes at most one warning.
-pub(super) fn warn_of_unnamed_row(slot: &str, change: &Change<'_>, report: &mut Report) {
+pub(super) fn warn_of_unidentified_row(slot: &str, change: &Change<'_>, report: &mut Report) {
     let (relation, old) = match change {
         Change::Delete { relation, old } => (relation, old),
         Change::Update {
@@ -28,7 +28,7 @@ pub(super) fn warn_of_unnamed_row(slot: &str, change: &Change<'_>, report: &mut 
         _ => return,
     };
     let is_incomplete = old.is_empty() || old.contains(&Datum::Absent);
-    if relation.has_key() || !is_incomplete || report.unnamed.contains(&relation.table) {
+    if relation.has_key() || !is_incomplete || report.unidentified_tables.contains(&relation.table) {
         return;
     }
     let table = relation.table.to_string();
@@ -38,7 +38,7 @@ pub(super) fn warn_of_unnamed_row(slot: &str, change: &Change<'_>, report: &mut 
         "the log does not have the key of an old row: its event has the table's partition key. \
          The action status names tables whose replica identity is the cause."
     );
-    report.unnamed.insert(relation.table.clone());
+    report.unidentified_tables.insert(relation.table.clone());
 }
 
 impl<R: PeekRow> WindowReader<'_, R> {

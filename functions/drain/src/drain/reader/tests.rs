@@ -33,7 +33,7 @@ fn settings() -> Settings {
         passes_oversize: false,
         aggregation: Aggregation::None,
         shards: ShardMap::even(1),
-        keyed: true,
+        key_decides_shard: true,
         max_unacknowledged_bytes: 1 << 20,
         linger: std::time::Duration::ZERO,
         poll_share: 0.05,

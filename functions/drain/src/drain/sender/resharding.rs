@@ -48,7 +48,8 @@ impl<K: Stream> Sender<K> {
     /// If not, the map is stale. Also true while a stale map is kept.
     pub(super) fn is_in_expected_shard(&self, record: &Record, shard: &str) -> bool {
         let stream = &self.streams[record.stream()];
-        let is_in_expected_shard = !stream.keyed || self.lanes.shards().shard(record.shard()).id == shard;
+        let is_in_expected_shard =
+            !stream.key_decides_shard || self.lanes.shards().shard(record.shard()).id == shard;
         is_in_expected_shard || stream.map_kept_until.is_some_and(|until| Instant::now() < until)
     }
 

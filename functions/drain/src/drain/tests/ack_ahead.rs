@@ -60,7 +60,7 @@ fn slot(tables: &[&str]) -> FakeSlot {
         commits,
         confirmed: Lsn(99 * MIB),
         arrivals: VecDeque::new(),
-        looks: 0,
+        position_reads: 0,
         faults: Faults::default(),
     }
 }

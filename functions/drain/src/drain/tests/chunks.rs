@@ -15,7 +15,7 @@ fn runner() -> (TestRunner, FakeSlot) {
         flush: Lsn(1),
         confirmed: Lsn(1),
         arrivals: VecDeque::new(),
-        looks: 0,
+        position_reads: 0,
         faults: Faults::default(),
     };
     (BackfillRunner::new(FakeStateStore(log), state), slot)

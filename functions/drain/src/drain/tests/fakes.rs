@@ -53,7 +53,7 @@ pub(super) struct FakeSlot {
     /// Transactions that are committed later: one at each request for the positions.
     pub(super) arrivals: VecDeque<String>,
     /// Number of requests for the positions.
-    pub(super) looks: u64,
+    pub(super) position_reads: u64,
     pub(super) faults: Faults,
 }
 
@@ -119,7 +119,7 @@ impl Slot for FakeSlot {
     type Rows = FakeRows;
 
     async fn wal_positions(&mut self) -> Result<WalPositions, SlotError> {
-        self.looks += 1;
+        self.position_reads += 1;
         let readable = match self.arrivals.pop_front() {
             Some(table) => {
                 self.flush = self.flush.plus(256);
@@ -319,7 +319,7 @@ impl Stream for FakeStream {
                 stream: name.to_owned(),
                 source: "no number".into(),
             })?,
-            keyed: true,
+            key_decides_shard: true,
             shards: ShardMap::even(1),
         };
         info.check_record_bytes(name, &self.name(), record_bytes)?;

@@ -25,7 +25,7 @@ impl Lingered {
             flush: Lsn(100 * MIB),
             confirmed: Lsn(99 * MIB),
             arrivals: arrivals.iter().map(|table| (*table).to_owned()).collect(),
-            looks: 0,
+            position_reads: 0,
             faults,
         };
         let settings = Settings {
@@ -137,7 +137,11 @@ async fn a_drain_ends_if_its_standby_disconnects() {
     assert!(lingered.result.is_ok(), "{:?}", lingered.result);
     assert_eq!(lingered.report.stopped, StopReason::Empty);
     // A loop without a pause would request the positions thousands of times.
-    assert!(lingered.slot.looks < 200, "looked {} times", lingered.slot.looks);
+    assert!(
+        lingered.slot.position_reads < 200,
+        "looked {} times",
+        lingered.slot.position_reads
+    );
     assert!(!lingered.has_passed_its_marker(), "{:?}", lingered.log.entries());
     assert!(lingered.report.unconfirmed > 0);
 }

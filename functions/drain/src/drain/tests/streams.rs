@@ -44,7 +44,7 @@ fn event(table: &str, number: u64) -> Event {
         relation: Some(Arc::new(relation)),
         data: vec![0; 10],
         missing_bytes: 0,
-        row: None,
+        row_hash: None,
     }
 }
 

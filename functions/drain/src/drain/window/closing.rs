@@ -18,7 +18,7 @@ pub(in crate::drain) enum WindowOutcome {
     /// Reading ended before the LSN bound, and every event was acknowledged.
     ///
     /// The row bound was reached, or an unconfirmed window sent a section of a large transaction.
-    RowBound,
+    Partial,
     /// The server exceeded the window's time.
     TooSlow,
     /// A transaction could not be resumed. The next window reads it from its beginning.
@@ -58,7 +58,7 @@ where
                 ReadOutcome::Whole if !has_left_out => {
                     self.sender.acknowledgements.complete_window(window.upto)
                 }
-                ReadOutcome::Whole | ReadOutcome::RowBound => {}
+                ReadOutcome::Whole | ReadOutcome::RowBoundReached => {}
                 // The open transaction resumes where its last section ended.
                 ReadOutcome::TooSlow | ReadOutcome::SectionSent | ReadOutcome::Stopped => {
                     self.sender.acknowledgements.discard_unfinished()
@@ -90,7 +90,7 @@ where
         let confirmed = confirmed? && is_all_sent;
         Ok(match read {
             ReadOutcome::Whole if confirmed => WindowOutcome::Whole,
-            ReadOutcome::RowBound if confirmed => WindowOutcome::RowBound,
+            ReadOutcome::RowBoundReached if confirmed => WindowOutcome::Partial,
             ReadOutcome::TooSlow if confirmed => WindowOutcome::TooSlow,
             _ => WindowOutcome::OutOfTime,
         })
@@ -104,7 +104,7 @@ where
         let sent = self.sender.acknowledgements.position().commit_end;
         self.confirmer.add_unconfirmed(sent);
         match read {
-            ReadOutcome::RowBound | ReadOutcome::SectionSent => WindowOutcome::RowBound,
+            ReadOutcome::RowBoundReached | ReadOutcome::SectionSent => WindowOutcome::Partial,
             ReadOutcome::TooSlow => WindowOutcome::TooSlow,
             ReadOutcome::Whole | ReadOutcome::Stopped => WindowOutcome::Whole,
         }

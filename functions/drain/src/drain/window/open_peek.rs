@@ -12,7 +12,7 @@ pub(super) enum ReadOutcome {
     /// Every row up to the LSN bound was read.
     Whole,
     /// The row bound was reached.
-    RowBound,
+    RowBoundReached,
     /// The server exceeded the window's time.
     TooSlow,
     /// An unconfirmed window has sent a section of a large transaction.
@@ -26,7 +26,7 @@ pub(super) enum ReadOutcome {
 impl ReadOutcome {
     /// Whether every row of the peek was read.
     pub(super) fn is_complete(self) -> bool {
-        matches!(self, ReadOutcome::Whole | ReadOutcome::RowBound)
+        matches!(self, ReadOutcome::Whole | ReadOutcome::RowBoundReached)
     }
 }
 
@@ -51,7 +51,7 @@ where
             return Err(self.reader.out_of_place(self.window.upto));
         }
         match self.count >= self.window.rows && !self.reader.has_left_out() {
-            true => Ok(ReadOutcome::RowBound),
+            true => Ok(ReadOutcome::RowBoundReached),
             false => Ok(ReadOutcome::Whole),
         }
     }

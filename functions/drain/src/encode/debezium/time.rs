@@ -1,7 +1,7 @@
 //! Dates and times as Debezium writes them.
 
 use crate::base::time::days_from_civil;
-use crate::change::Type;
+use crate::change::ValueType;
 use crate::encode::value::{is_date, is_time, split_timestamp, write_ascii};
 
 /// Form of dates and times without a zone: Debezium's `time.precision.mode`.
@@ -44,19 +44,19 @@ const ZEROS: &str = "000000";
 /// Appends a date, time or timestamp as ISO 8601 text.
 ///
 /// Returns `None` for `infinity`, which ISO 8601 does not have.
-pub(super) fn write_iso(out: &mut Vec<u8>, kind: &Type, text: &str) -> Option<()> {
+pub(super) fn write_iso(out: &mut Vec<u8>, kind: &ValueType, text: &str) -> Option<()> {
     let (text, is_bc) = split_era(text);
     match kind {
-        Type::Date => write_iso_date(out, text, is_bc, &["Z"]),
-        Type::Time(_) if is_time(text) => {
+        ValueType::Date => write_iso_date(out, text, is_bc, &["Z"]),
+        ValueType::Time(_) if is_time(text) => {
             write_ascii(out, &[text, "Z"]);
             Some(())
         }
-        Type::Timestamp(_) => {
+        ValueType::Timestamp(_) => {
             let (date, time) = split_timestamp(text)?;
             write_iso_date(out, date, is_bc, &["T", time, "Z"])
         }
-        Type::TimestampTz(digits) => {
+        ValueType::TimestampTz(digits) => {
             // The session's time zone is UTC, so the offset is always `+00`.
             let (date, time) = text.strip_suffix("+00").and_then(split_timestamp)?;
             let (whole, fraction) = time.split_once('.').unwrap_or((time, ""));
@@ -74,17 +74,17 @@ pub(super) fn write_iso(out: &mut Vec<u8>, kind: &Type, text: &str) -> Option<()
 /// A date is the number of days since 1970-01-01. A time counts from midnight. A timestamp counts from
 /// 1970-01-01, as if it were in UTC. The unit of both is that of the mode. Returns `None` if the text is not
 /// of this type, or if 64 bits cannot hold the number.
-pub(super) fn time_number(mode: TimeMode, kind: &Type, text: &str) -> Option<i64> {
+pub(super) fn time_number(mode: TimeMode, kind: &ValueType, text: &str) -> Option<i64> {
     let (micros, is_milliseconds) = match kind {
-        Type::Date => {
+        ValueType::Date => {
             let (date, is_bc) = split_era(text);
             return days_since_epoch(date, is_bc);
         }
-        Type::Time(digits) => (
+        ValueType::Time(digits) => (
             micros_of_day(text)?.into(),
             mode == TimeMode::Adaptive && *digits <= MILLISECOND_DIGITS,
         ),
-        Type::Timestamp(digits) => (
+        ValueType::Timestamp(digits) => (
             micros_since_epoch(text)?,
             matches!(mode, TimeMode::Adaptive | TimeMode::AdaptiveTimeMicroseconds)
                 && *digits <= MILLISECOND_DIGITS,

@@ -4,7 +4,7 @@ use super::structures::MONEY_SCALE;
 use super::time::MILLISECOND_DIGITS;
 use super::value::{DebeziumModes, DecimalMode};
 use super::{HstoreMode, IntervalMode, TimeMode};
-use crate::change::{Column, Type, element_oid};
+use crate::change::{Column, ValueType, element_oid};
 
 /// OIDs of built-in types, which never change (`pg_type.dat`).
 const INT2: u32 = 21;
@@ -73,7 +73,7 @@ impl TypeSchema {
 /// A type as its column declares it.
 #[derive(Clone, Copy)]
 struct DeclaredType<'c> {
-    kind: &'c Type,
+    kind: &'c ValueType,
     /// Its OID; 0 if it is not known.
     oid: u32,
     /// Its name with its modifier. For an array, the name of the array.
@@ -93,30 +93,32 @@ impl DebeziumModes {
 
     fn type_schema(self, declared: DeclaredType<'_>) -> TypeSchema {
         match declared.kind {
-            Type::Bool | Type::Bits(Some(1)) => TypeSchema::plain("boolean"),
+            ValueType::Bool | ValueType::Bits(Some(1)) => TypeSchema::plain("boolean"),
             // The largest type holds every integer, also that of `bigint`, `oid` or an unknown OID.
-            Type::Integer => TypeSchema::plain(match declared.oid {
+            ValueType::Integer => TypeSchema::plain(match declared.oid {
                 INT2 => "int16",
                 INT4 => "int32",
                 _ => "int64",
             }),
-            Type::Float => TypeSchema::plain(if declared.oid == FLOAT4 { "float" } else { "double" }),
-            Type::Numeric(scale) => self.decimal_schema(*scale, precision(declared.name)),
-            Type::Money => self.decimal_schema(Some(MONEY_SCALE), None),
-            Type::Bytea => TypeSchema::plain("bytes"),
-            Type::Date | Type::Time(_) | Type::Timestamp(_) => time_schema(self.time, declared.kind),
-            Type::TimeTz => TypeSchema::named("string", "io.debezium.time.ZonedTime"),
-            Type::TimestampTz(_) => TypeSchema::named("string", "io.debezium.time.ZonedTimestamp"),
-            Type::Interval => match self.interval {
+            ValueType::Float => TypeSchema::plain(if declared.oid == FLOAT4 { "float" } else { "double" }),
+            ValueType::Numeric(scale) => self.decimal_schema(*scale, precision(declared.name)),
+            ValueType::Money => self.decimal_schema(Some(MONEY_SCALE), None),
+            ValueType::Bytea => TypeSchema::plain("bytes"),
+            ValueType::Date | ValueType::Time(_) | ValueType::Timestamp(_) => {
+                time_schema(self.time, declared.kind)
+            }
+            ValueType::TimeTz => TypeSchema::named("string", "io.debezium.time.ZonedTime"),
+            ValueType::TimestampTz(_) => TypeSchema::named("string", "io.debezium.time.ZonedTimestamp"),
+            ValueType::Interval => match self.interval {
                 IntervalMode::String => TypeSchema::named("string", "io.debezium.time.Interval"),
                 IntervalMode::Numeric => TypeSchema::named("int64", "io.debezium.time.MicroDuration"),
             },
-            Type::Bits(length) => {
+            ValueType::Bits(length) => {
                 let length = length.unwrap_or(MAX_BITS);
                 let details = format!(r#","parameters":{{"length":"{length}"}}"#);
                 TypeSchema::detailed("bytes", "io.debezium.data.Bits", &details)
             }
-            Type::Point => {
+            ValueType::Point => {
                 let fields = [
                     ("double", false, "x"),
                     ("double", false, "y"),
@@ -125,9 +127,9 @@ impl DebeziumModes {
                 ];
                 TypeSchema::structure(&fields, "io.debezium.data.geometry.Point", "Geometry (POINT)")
             }
-            Type::Hstore => self.hstore_schema(),
-            Type::Array(element, _) => self.array_schema(element, declared),
-            Type::Text => text_schema(declared),
+            ValueType::Hstore => self.hstore_schema(),
+            ValueType::Array(element, _) => self.array_schema(element, declared),
+            ValueType::Text => text_schema(declared),
         }
     }
 
@@ -163,7 +165,7 @@ impl DebeziumModes {
         }
     }
 
-    fn array_schema(self, element: &Type, declared: DeclaredType<'_>) -> TypeSchema {
+    fn array_schema(self, element: &ValueType, declared: DeclaredType<'_>) -> TypeSchema {
         let items = self.type_schema(DeclaredType {
             kind: element,
             oid: element_oid(declared.oid),
@@ -177,27 +179,27 @@ impl DebeziumModes {
 }
 
 /// Schema of a date, time or timestamp without a zone.
-fn time_schema(mode: TimeMode, kind: &Type) -> TypeSchema {
+fn time_schema(mode: TimeMode, kind: &ValueType) -> TypeSchema {
     let is_milliseconds = |digits: u8| digits <= MILLISECOND_DIGITS;
     let (kind, name) = match (mode, kind) {
-        (TimeMode::IsoString, Type::Date) => ("string", "io.debezium.time.IsoDate"),
-        (TimeMode::IsoString, Type::Time(_)) => ("string", "io.debezium.time.IsoTime"),
+        (TimeMode::IsoString, ValueType::Date) => ("string", "io.debezium.time.IsoDate"),
+        (TimeMode::IsoString, ValueType::Time(_)) => ("string", "io.debezium.time.IsoTime"),
         (TimeMode::IsoString, _) => ("string", "io.debezium.time.IsoTimestamp"),
-        (TimeMode::Connect, Type::Date) => ("int32", "org.apache.kafka.connect.data.Date"),
-        (TimeMode::Connect, Type::Time(_)) => ("int32", "org.apache.kafka.connect.data.Time"),
+        (TimeMode::Connect, ValueType::Date) => ("int32", "org.apache.kafka.connect.data.Date"),
+        (TimeMode::Connect, ValueType::Time(_)) => ("int32", "org.apache.kafka.connect.data.Time"),
         (TimeMode::Connect, _) => ("int64", "org.apache.kafka.connect.data.Timestamp"),
-        (_, Type::Date) => ("int32", "io.debezium.time.Date"),
-        (TimeMode::Adaptive, Type::Time(digits)) if is_milliseconds(*digits) => {
+        (_, ValueType::Date) => ("int32", "io.debezium.time.Date"),
+        (TimeMode::Adaptive, ValueType::Time(digits)) if is_milliseconds(*digits) => {
             ("int32", "io.debezium.time.Time")
         }
-        (TimeMode::Adaptive | TimeMode::AdaptiveTimeMicroseconds, Type::Timestamp(digits))
+        (TimeMode::Adaptive | TimeMode::AdaptiveTimeMicroseconds, ValueType::Timestamp(digits))
             if is_milliseconds(*digits) =>
         {
             ("int64", "io.debezium.time.Timestamp")
         }
-        (TimeMode::Nanoseconds, Type::Time(_)) => ("int64", "io.debezium.time.NanoTime"),
+        (TimeMode::Nanoseconds, ValueType::Time(_)) => ("int64", "io.debezium.time.NanoTime"),
         (TimeMode::Nanoseconds, _) => ("int64", "io.debezium.time.NanoTimestamp"),
-        (_, Type::Time(_)) => ("int64", "io.debezium.time.MicroTime"),
+        (_, ValueType::Time(_)) => ("int64", "io.debezium.time.MicroTime"),
         _ => ("int64", "io.debezium.time.MicroTimestamp"),
     };
     TypeSchema::named(kind, name)

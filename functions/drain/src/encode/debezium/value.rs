@@ -10,7 +10,7 @@ use super::decimal::Decimal;
 use super::interval::{IntervalMode, write_interval};
 use super::structures::{HstoreMode, MONEY_SCALE, money_decimal, write_bits, write_hstore, write_point};
 use super::time::{TimeMode, time_number, write_iso};
-use crate::change::Type;
+use crate::change::ValueType;
 use crate::encode::value::UNAVAILABLE_VALUE;
 use crate::encode::value::{
     parse_bool, parse_bytea, timetz_in_utc, write_array, write_ascii, write_base64, write_number,
@@ -46,28 +46,30 @@ pub struct DebeziumModes {
 
 impl DebeziumModes {
     /// Appends a value of type `kind`. Returns whether it fits its schema.
-    pub(in super::super) fn write_value(self, out: &mut Vec<u8>, kind: &Type, text: &str) -> bool {
+    pub(in super::super) fn write_value(self, out: &mut Vec<u8>, kind: &ValueType, text: &str) -> bool {
         let fits_schema = Cell::new(true);
         let written = match kind {
-            Type::Bool => {
+            ValueType::Bool => {
                 parse_bool(text).map(|value| out.extend_from_slice(if value { b"true" } else { b"false" }))
             }
-            Type::Integer | Type::Float => write_number(out, text),
-            Type::Numeric(scale) => self.write_decimal(out, *scale, text),
-            Type::Bytea => parse_bytea(text).map(|bytes| write_base64(out, &bytes)),
-            Type::TimeTz => timetz_in_utc(text).map(|time| write_ascii(out, &[&time, "Z"])),
-            Type::TimestampTz(_) => write_iso(out, kind, text),
-            Type::Date | Type::Time(_) | Type::Timestamp(_) => self.write_time(out, kind, text),
-            Type::Interval => write_interval(out, self.interval, text),
-            Type::Bits(length) => write_bits(out, *length, text),
-            Type::Money => self.write_money(out, text),
-            Type::Point => {
+            ValueType::Integer | ValueType::Float => write_number(out, text),
+            ValueType::Numeric(scale) => self.write_decimal(out, *scale, text),
+            ValueType::Bytea => parse_bytea(text).map(|bytes| write_base64(out, &bytes)),
+            ValueType::TimeTz => timetz_in_utc(text).map(|time| write_ascii(out, &[&time, "Z"])),
+            ValueType::TimestampTz(_) => write_iso(out, kind, text),
+            ValueType::Date | ValueType::Time(_) | ValueType::Timestamp(_) => {
+                self.write_time(out, kind, text)
+            }
+            ValueType::Interval => write_interval(out, self.interval, text),
+            ValueType::Bits(length) => write_bits(out, *length, text),
+            ValueType::Money => self.write_money(out, text),
+            ValueType::Point => {
                 // A converter reads a coordinate that is a string as 0.
                 fits_schema.set(!text.contains("NaN") && !text.contains("Infinity"));
                 write_point(out, text)
             }
-            Type::Hstore => write_hstore(out, self.hstore, text),
-            Type::Array(element, delimiter) => {
+            ValueType::Hstore => write_hstore(out, self.hstore, text),
+            ValueType::Array(element, delimiter) => {
                 let start = out.len();
                 let write_item = |out: &mut Vec<u8>, item: &str| {
                     fits_schema.set(self.write_value(out, element, item) && fits_schema.get());
@@ -80,7 +82,7 @@ impl DebeziumModes {
                 }
                 written
             }
-            Type::Text => None,
+            ValueType::Text => None,
         };
         if written.is_some() {
             return fits_schema.get();
@@ -93,10 +95,10 @@ impl DebeziumModes {
     ///
     /// The placeholder fits the schema of the value: a string, bytes, or a list of one of these. It is null
     /// for every other type.
-    pub(super) fn write_unavailable(self, out: &mut Vec<u8>, kind: &Type) {
+    pub(super) fn write_unavailable(self, out: &mut Vec<u8>, kind: &ValueType) {
         match kind {
-            Type::Bytea => write_base64(out, UNAVAILABLE_VALUE.as_bytes()),
-            Type::Array(element, _) if **element == Type::Bytea || self.is_string(element) => {
+            ValueType::Bytea => write_base64(out, UNAVAILABLE_VALUE.as_bytes()),
+            ValueType::Array(element, _) if **element == ValueType::Bytea || self.is_string(element) => {
                 out.push(b'[');
                 self.write_unavailable(out, element);
                 out.push(b']');
@@ -109,15 +111,17 @@ impl DebeziumModes {
     /// Whether the values of this type are strings.
     ///
     /// The schema of such a type accepts every text.
-    pub(super) fn is_string(self, kind: &Type) -> bool {
+    pub(super) fn is_string(self, kind: &ValueType) -> bool {
         match kind {
-            Type::Text | Type::TimeTz | Type::TimestampTz(_) => true,
-            Type::Numeric(_) | Type::Money => self.decimal == DecimalMode::String,
-            Type::Date | Type::Time(_) | Type::Timestamp(_) => self.time == TimeMode::IsoString,
-            Type::Interval => self.interval == IntervalMode::String,
-            Type::Hstore => self.hstore == HstoreMode::Json,
-            Type::Bool | Type::Integer | Type::Float | Type::Bytea => false,
-            Type::Bits(_) | Type::Point | Type::Array(..) => false,
+            ValueType::Text | ValueType::TimeTz | ValueType::TimestampTz(_) => true,
+            ValueType::Numeric(_) | ValueType::Money => self.decimal == DecimalMode::String,
+            ValueType::Date | ValueType::Time(_) | ValueType::Timestamp(_) => {
+                self.time == TimeMode::IsoString
+            }
+            ValueType::Interval => self.interval == IntervalMode::String,
+            ValueType::Hstore => self.hstore == HstoreMode::Json,
+            ValueType::Bool | ValueType::Integer | ValueType::Float | ValueType::Bytea => false,
+            ValueType::Bits(_) | ValueType::Point | ValueType::Array(..) => false,
         }
     }
 
@@ -151,7 +155,7 @@ impl DebeziumModes {
     }
 
     /// Appends a date, time or timestamp without a zone.
-    fn write_time(self, out: &mut Vec<u8>, kind: &Type, text: &str) -> Option<()> {
+    fn write_time(self, out: &mut Vec<u8>, kind: &ValueType, text: &str) -> Option<()> {
         if self.time == TimeMode::IsoString {
             return write_iso(out, kind, text);
         }

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::value::UNAVAILABLE_VALUE;
 use super::*;
 use crate::base::table_name::TableName;
-use crate::change::{Column, ColumnCoverage, Datum, Tuple, Type};
+use crate::change::{Column, ColumnCoverage, Datum, Tuple, ValueType};
 
 const NOW: i64 = 1_700_000_001_000_000;
 const COMMITTED: i64 = 1_700_000_000_123_456;

@@ -163,13 +163,16 @@ fn columns_of_partition_keys_replace_the_key_where_they_are_known() {
         for unknown in [Datum::Unchanged, Datum::Absent, Datum::Oversize { bytes: 9 }] {
             let event = event(change(unknown));
             assert_eq!(event.partition_key, own_key);
-            assert_eq!(event.row, known.row, "it is the same row");
+            assert_eq!(event.row_hash, known.row_hash, "it is the same row");
         }
         let deleted = event(delete(partitioned(relation())));
-        assert_eq!((&*deleted.partition_key, deleted.row), (own_key, known.row));
+        assert_eq!(
+            (&*deleted.partition_key, deleted.row_hash),
+            (own_key, known.row_hash)
+        );
         let other = event(insert(partitioned(relation()), "2", "x"));
-        assert_ne!(other.row, known.row);
-        assert_eq!(event(insert(relation(), "1", "x")).row, None);
+        assert_ne!(other.row_hash, known.row_hash);
+        assert_eq!(event(insert(relation(), "1", "x")).row_hash, None);
     }
 }
 
@@ -183,8 +186,11 @@ fn rows_without_a_key_keep_the_order_of_their_table_unless_only_inserts_can_writ
             encode(&envelope(form.clone()), &changes).pop().unwrap()
         };
         let keyless = event(keyless());
-        assert_eq!((&*keyless.partition_key, keyless.row), ("public.t", None));
+        assert_eq!((&*keyless.partition_key, keyless.row_hash), ("public.t", None));
         let spread = event(Relation::clone(&insert_only).into());
-        assert_eq!((&*spread.partition_key, spread.row), (r#"{"name":"x"}"#, None));
+        assert_eq!(
+            (&*spread.partition_key, spread.row_hash),
+            (r#"{"name":"x"}"#, None)
+        );
     }
 }

@@ -40,7 +40,7 @@ fn figures_of(events: impl IntoIterator<Item = (&'static str, usize, usize)>) ->
             relation: None,
             data: vec![b'x'; size - key.len()],
             missing_bytes,
-            row: None,
+            row_hash: None,
         };
         let span = acknowledgements.begin();
         let queued = QueuedEvent {

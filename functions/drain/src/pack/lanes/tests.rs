@@ -37,7 +37,7 @@ fn event(acknowledgements: &mut Acknowledgements, n: u64, key: &str, barrier: bo
         relation: None,
         data: vec![0; 10],
         missing_bytes: 0,
-        row: None,
+        row_hash: None,
     };
     QueuedEvent {
         event,
@@ -207,7 +207,7 @@ fn an_aggregate_has_the_keys_of_one_shard_up_to_its_limit() {
     let mut lanes = Lanes::new(KPL, ShardMap::even(4));
     for n in 0..400 {
         lanes.push(event(&mut acknowledgements, n, &format!("key {n}"), false));
-        assert_eq!(lanes.has_full_request(LIMITS), lanes.full > 0);
+        assert_eq!(lanes.has_full_request(LIMITS), lanes.full_shards > 0);
     }
     let request = lanes.next_request(now, LIMITS, true);
     assert_eq!(request.len(), 4, "one record of each shard");
@@ -437,7 +437,10 @@ impl RandomRun {
     /// Checks that every event was acknowledged, and in the right order.
     fn check_result(&self) -> Result<(), TestCaseError> {
         let lanes = &self.lanes;
-        prop_assert_eq!((lanes.memory(), lanes.next_stream().1, lanes.full), (0, 0, 0));
+        prop_assert_eq!(
+            (lanes.memory(), lanes.next_stream().1, lanes.full_shards),
+            (0, 0, 0)
+        );
         prop_assert_eq!(self.acknowledged.len(), self.keys.len());
         for (index, number) in self.acknowledged.iter().enumerate() {
             for later in &self.acknowledged[index + 1..] {

@@ -139,7 +139,7 @@ impl ModelDrain<'_> {
                     relation: None,
                     data: rows,
                     missing_bytes: 0,
-                    row: None,
+                    row_hash: None,
                 },
                 span: transaction,
                 change_positions,

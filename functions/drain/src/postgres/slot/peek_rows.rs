@@ -144,7 +144,7 @@ impl PgPeekRows {
     }
 
     fn parse(&self, message: Bytes) -> Result<Option<CopiedRow>, SlotError> {
-        parse_row(message).map_err(|NotARow| self.malformed())
+        parse_row(message).map_err(|InvalidCopyRow| self.malformed())
     }
 
     fn malformed(&self) -> SlotError {
@@ -235,28 +235,31 @@ fn without_header(mut message: Bytes) -> Option<Bytes> {
 
 /// The message is not a row with four columns.
 #[derive(Debug, PartialEq)]
-struct NotARow;
+struct InvalidCopyRow;
 
 /// The row in a message.
 ///
 /// `None` for the trailer, which ends the copy.
-fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, NotARow> {
-    let columns = message.try_get_i16().map_err(|_| NotARow)?;
+fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, InvalidCopyRow> {
+    let columns = message.try_get_i16().map_err(|_| InvalidCopyRow)?;
     if columns == -1 {
         return Ok(None);
     }
     let mut column = || {
-        let length = message.try_get_i32().map_err(|_| NotARow)?;
+        let length = message.try_get_i32().map_err(|_| InvalidCopyRow)?;
         match usize::try_from(length) {
             Ok(length) if length <= message.len() => Ok(Some(message.split_to(length))),
-            Ok(_) => Err(NotARow),
+            Ok(_) => Err(InvalidCopyRow),
             // A null has the length -1.
             Err(_) => Ok(None),
         }
     };
     let (lsn, data, oversize_bytes, commit_of) = (column()?, column()?, column()?, column()?);
-    let lsn = lsn.and_then(|mut lsn| lsn.try_get_u64().ok()).ok_or(NotARow)?;
-    let number = |column: Option<Bytes>| column.map(|mut bytes| bytes.try_get_u32().map_err(|_| NotARow));
+    let lsn = lsn
+        .and_then(|mut lsn| lsn.try_get_u64().ok())
+        .ok_or(InvalidCopyRow)?;
+    let number =
+        |column: Option<Bytes>| column.map(|mut bytes| bytes.try_get_u32().map_err(|_| InvalidCopyRow));
     let oversize_bytes = number(oversize_bytes).transpose()?;
     match (columns, message.is_empty()) {
         (4, true) => Ok(Some(CopiedRow {
@@ -265,7 +268,7 @@ fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, NotARow> {
             oversize_bytes: oversize_bytes.map(|bytes| bytes as usize),
             commit_of: number(commit_of).transpose()?,
         })),
-        _ => Err(NotARow),
+        _ => Err(InvalidCopyRow),
     }
 }
 
@@ -302,13 +305,13 @@ mod tests {
         assert_eq!(parse_row(commit), Ok(Some(row(None, Some(9)))));
         assert_eq!(parse_row(Bytes::from_static(b"\xff\xff")), Ok(None));
         for length in 0..whole.len() {
-            assert_eq!(parse_row(whole.slice(..length)), Err(NotARow), "{length}");
+            assert_eq!(parse_row(whole.slice(..length)), Err(InvalidCopyRow), "{length}");
         }
         let longer = [&whole[..], b"x"].concat();
-        assert_eq!(parse_row(longer.into()), Err(NotARow));
+        assert_eq!(parse_row(longer.into()), Err(InvalidCopyRow));
         assert_eq!(
             parse_row(message(&[Some(&lsn), Some(b"data"), None])),
-            Err(NotARow)
+            Err(InvalidCopyRow)
         );
     }
 

@@ -100,7 +100,7 @@ fn a_hashed_key_stays_the_key_and_has_the_same_hash_in_each_image() {
     assert!(relation.columns[0].key && relation.columns[1].key);
     let number = &relation.columns[1];
     assert_eq!((&*number.type_name, number.type_oid), ("text", TEXT_OID));
-    assert_eq!(number.kind, Type::Text);
+    assert_eq!(number.kind, ValueType::Text);
     let text = |name: &str| (name.to_owned(), "text".to_owned());
     assert_eq!(relation.primary_key, [text("email"), text("n")]);
 }
