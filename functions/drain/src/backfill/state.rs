@@ -227,7 +227,7 @@ impl BackfillState {
         }
     }
 
-    /// Whether the text fits into a parameter, as long as the cursor stays.
+    /// Whether a parameter can hold the text, also with larger counters.
     pub fn fits(&self) -> bool {
         const MOST_BYTES: usize = stored_document::MAX_BYTES - MAX_COUNTER_GROWTH;
         self.text_within(MOST_BYTES).len() <= MOST_BYTES

@@ -1,6 +1,6 @@
 //! The pacing of one shard: which of its lanes may send, and how many records at once.
 //!
-//! A shard accepts 1,000 records and 1 MB a second, and refuses each record beyond that. After a refusal,
+//! A shard accepts 1,000 records and 1 MiB a second, and refuses each record beyond that. After a refusal,
 //! sending to the whole shard pauses. If only the lanes of the refused records paused, the other lanes would
 //! send younger events before older ones. That would not help: the acknowledged position advances only past
 //! events whose earlier events are all acknowledged.
@@ -219,7 +219,7 @@ mod tests {
         let (mut pacing, now) = (ShardPacing::default(), Instant::now());
         let usual = Aggregation::Kpl { bytes: 248_000 };
         pacing.reduce_limit(now, 4, 1);
-        for (millis, expected) in [(20, 74_400), (120, 150_000), (500, 248_000), (20, 74_400)] {
+        for (millis, expected) in [(20, 74_400), (120, 157_286), (500, 248_000), (20, 74_400)] {
             pacing.spend(now, 74_400);
             pacing.accept(now + Duration::from_millis(millis), 74_400);
             assert_eq!(

@@ -1,8 +1,8 @@
 //! The rate of records to one shard.
 //!
-//! A shard accepts 1,000 records and 1 MB a second from all its producers together (Kinesis quotas). So its
-//! *load* is measured in seconds of a shard. The load of a record is 1/1,000 s, or its size in MB as seconds,
-//! whichever is larger.
+//! A shard accepts 1,000 records and 1 MiB a second from all its producers together (Kinesis quotas). So its
+//! *load* is measured in seconds of a shard. The load of a record is 1/1,000 s, or its size in MiB as
+//! seconds, whichever is larger.
 //!
 //! The rate has no limit until the shard refuses at least 5 % of its records in a request. From then on, the
 //! limit is a curve over time around a base, which is the accepted load. The limit starts below the base.
@@ -12,14 +12,20 @@
 //!
 //! The accepted load shows the capacity of the shard only if enough records were sent. So the base is at
 //! least the former limit times the accepted part of the load. One refused record reduces it by a quarter at
-//! most. At the first refusal, there is no former limit. If little was sent, the highest limit takes its
-//! place. Otherwise the base is the accepted load. A limit that is too low would slow all shards, because
-//! they share the memory.
+//! most. A limit that is too low would slow all shards, because they share the memory.
+//!
+//! At the first refusal, there is no former limit. If little was sent, the highest limit takes its place.
+//! Otherwise the base is the accepted load and half of the refused record: the capacity is between the
+//! accepted load and its sum with that record. Other requests may be in flight at a refusal. So the base also
+//! grows with what the shard accepts in the same second.
 
 use std::time::{Duration, Instant};
 
 /// Bytes that a shard accepts in a second.
-const BYTES: f64 = 1_000_000.0;
+///
+/// The developer guide of Kinesis calls this quota 1 MB in some versions, and 1 MiB in others. If it is 1 MB,
+/// the curve finds the lower capacity.
+const BYTES: f64 = 1_048_576.0;
 /// Records that a shard accepts in a second.
 const RECORDS: f64 = 1_000.0;
 
@@ -66,6 +72,8 @@ const MIN_REFUSED_PART: f64 = 0.05;
 pub(super) struct ShardRate {
     accepted: LoadWindow,
     refused: LoadWindow,
+    /// Load of the last refused record, at most [`MAX_REFUSED_LOAD`].
+    refused_load: f64,
     /// Time at which the last record was sent.
     sent_at: Option<Instant>,
     /// At the last accepted record: the time since a record was sent.
@@ -79,8 +87,8 @@ pub(super) struct ShardRate {
 struct RateLimit {
     /// Load on which the curve is based.
     ///
-    /// It is the larger of two: the load that was accepted in the last second, and the former limit reduced
-    /// by the refused part.
+    /// It is the larger of two: the load that was accepted in the second of the refusal, and the former limit
+    /// reduced by the refused part.
     base: f64,
     /// Whether the limit has reached [`MAX_LIMIT`] since `since`.
     has_recovered: bool,
@@ -144,6 +152,10 @@ impl ShardRate {
         self.answer_time = now.saturating_duration_since(sent_at);
         if let Some(limit) = &mut self.limit {
             limit.has_recovered |= limit.rate(now) >= MAX_LIMIT;
+            // This record was in flight at the refusal.
+            if self.accepted.second.is_some_and(|second| second <= limit.since) {
+                limit.base = limit.base.max(self.accepted.current).min(1.0);
+            }
         }
     }
 
@@ -153,6 +165,7 @@ impl ShardRate {
     pub(super) fn refuse_record(&mut self, now: Instant, bytes: usize) {
         let refused = load(bytes).min(MAX_REFUSED_LOAD);
         self.refused.add(now, refused);
+        self.refused_load = refused;
         if let Some(limit) = &mut self.limit {
             limit.allowance += load(bytes) - refused;
         }
@@ -174,8 +187,10 @@ impl ShardRate {
         }
         let allowance = self.limit.as_ref().map_or(0.0, |limit| limit.allowance);
         let kept = self.former_limit(now) * self.accepted_part(now);
+        let uncertain = self.limit.as_ref().map_or(self.refused_load / 2.0, |_| 0.0);
+        let accepted = self.accepted.last_second(now) + uncertain;
         self.limit = Some(RateLimit {
-            base: self.accepted.last_second(now).max(kept).clamp(MIN_LIMIT, 1.0),
+            base: accepted.max(kept).clamp(MIN_LIMIT, 1.0),
             has_recovered: false,
             since: now,
             allowance: allowance.min(0.0),
@@ -336,10 +351,13 @@ mod tests {
     fn a_busy_shard_is_nearly_fully_used_and_refuses_few_records() {
         let (all, less) = (|_| 1.0, |_| 0.4);
         // If other producers use a part of the quota, the limit needs some time to reach the rest.
-        let cases: [(Capacity, usize, f64); 5] = [
+        let decimal = |_| 1_000_000.0 / BYTES;
+        let cases: [(Capacity, usize, f64); 7] = [
             (all, 200, 0.9),
             (all, 250_000, 0.9),
             (all, 5_000, 0.9),
+            (decimal, 5_000, 0.9),
+            (decimal, 74_400, 0.9),
             (less, 200, 0.85),
             (less, 20_000, 0.85),
         ];
@@ -353,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_limit_follows_the_capacity_that_other_producers_leave() {
-        for bytes in [200, 20_000, 124_000] {
+        for bytes in [200, 20_000, 74_400, 131_000] {
             let capacity = |second| if (15..30).contains(&second) { 0.3 } else { 1.0 };
             let (used, refused) = send(capacity, bytes, Duration::from_secs(60));
             assert!(used > 0.65, "{bytes} bytes: {used:.3} of the capacity");
@@ -368,6 +386,40 @@ mod tests {
         // A single refused record of a hundred sets no limit.
         rate.refuse(now, 100, 1);
         assert_eq!(rate.spend(now, 1_000), None);
+    }
+
+    #[test]
+    fn the_first_limit_counts_what_was_in_flight_at_the_refusal() {
+        let (mut rate, start) = (ShardRate::default(), Instant::now());
+        let answer = |rate: &mut ShardRate, at, records| {
+            for _ in 0..records {
+                rate.spend(at, 500);
+                rate.accept(at, 500);
+            }
+        };
+        answer(&mut rate, start, 750);
+        let refused = start + Duration::from_millis(400);
+        rate.refuse_record(refused, 500);
+        rate.refuse(refused, 2, 1);
+        answer(&mut rate, start + Duration::from_millis(420), 200);
+        // The records of the next second do not show the capacity of the former one.
+        answer(&mut rate, start + Duration::from_millis(1_010), 990);
+        let base = rate.limit.as_ref().unwrap().base;
+        assert!((0.949..0.952).contains(&base), "{base}");
+    }
+
+    #[test]
+    fn the_first_limit_is_between_the_accepted_load_and_that_with_the_refused_record() {
+        let (mut rate, now) = (ShardRate::default(), Instant::now());
+        let bytes = 248_000;
+        for _ in 0..3 {
+            rate.spend(now, bytes);
+            rate.accept(now, bytes);
+        }
+        rate.refuse_record(now, bytes);
+        rate.refuse(now, 1, 1);
+        let base = rate.limit.as_ref().unwrap().base;
+        assert!((base - 3.5 * load(bytes)).abs() < 1e-9, "{base}");
     }
 
     #[test]
