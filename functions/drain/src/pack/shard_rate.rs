@@ -61,7 +61,11 @@ const MIN_MEASURABLE_LOAD: f64 = 0.5;
 /// is bounded because the limit may grow during the pause.
 const MAX_PAUSE: f64 = 1.0;
 /// Load that may be sent at once.
-const BURST: f64 = 0.05;
+///
+/// With [`MAX_LIMIT`], it is the quota of a second.
+const BURST: f64 = 0.03;
+/// Part of the limit that shows that the limit is right.
+const NEARLY: f64 = 0.9;
 /// Smallest refused part of a request that sets or lowers the limit.
 ///
 /// A smaller part may be chance.
@@ -185,19 +189,31 @@ impl ShardRate {
         {
             return None;
         }
-        let allowance = self.limit.as_ref().map_or(0.0, |limit| limit.allowance);
-        let kept = self.former_limit(now) * self.accepted_part(now);
+        let accepted = self.accepted.last_second(now);
         let uncertain = self.limit.as_ref().map_or(self.refused_load / 2.0, |_| 0.0);
-        let accepted = self.accepted.last_second(now) + uncertain;
+        let kept = self.former_limit(now) * self.accepted_part(now);
+        let pause_end = self.pause_end(now, accepted);
+        let allowance = self.limit.as_ref().map_or(0.0, |limit| limit.allowance);
         self.limit = Some(RateLimit {
-            base: accepted.max(kept).clamp(MIN_LIMIT, 1.0),
+            base: (accepted + uncertain).max(kept).clamp(MIN_LIMIT, 1.0),
             has_recovered: false,
             since: now,
             allowance: allowance.min(0.0),
             updated: now,
         });
-        // Each second has its own quota. The quota of this second is used up, so the shard accepts records
-        // again in the next second.
+        pause_end
+    }
+
+    /// The time at which the shard is expected to accept records again.
+    ///
+    /// Each second has its own quota, and that of the present second is used up. `accepted` is the load of
+    /// the last second. If it is nearly the limit, the second of the shard ends soon, and only the refused
+    /// record was too much. Otherwise the second is taken to begin with the accepted records.
+    fn pause_end(&self, now: Instant, accepted: f64) -> Option<Instant> {
+        let limit = self.limit.as_ref().map(|limit| limit.rate(now));
+        if limit.is_some_and(|limit| accepted + self.refused_load >= NEARLY * limit) {
+            return Some(now + Duration::from_secs_f64(self.refused_load + BURST));
+        }
         let second = self.accepted.second.filter(|_| self.accepted.current > 0.0);
         second.map(|second| second + Duration::from_secs(1))
     }
@@ -276,208 +292,4 @@ impl LoadWindow {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The part of its limit that a shard accepts in a second.
-    type Capacity = fn(u64) -> f64;
-
-    /// A shard that accepts `capacity` of its limit in each second.
-    ///
-    /// The seconds are counted from 0, the start of the simulation.
-    struct SimulatedShard {
-        capacity: Capacity,
-        second: u64,
-        used: f64,
-    }
-
-    impl SimulatedShard {
-        fn accepts(&mut self, at: Duration, bytes: usize) -> bool {
-            if at.as_secs() != self.second {
-                (self.second, self.used) = (at.as_secs(), 0.0);
-            }
-            let is_accepted = self.used + load(bytes) <= (self.capacity)(self.second);
-            self.used += if is_accepted { load(bytes) } else { 0.0 };
-            is_accepted
-        }
-    }
-
-    /// Sends requests of up to 20 records every 10 ms, for `time`.
-    ///
-    /// Returns the used part of the capacity, and the refused part of the records.
-    fn send(capacity: Capacity, bytes: usize, time: Duration) -> (f64, f64) {
-        let (start, step) = (Instant::now(), Duration::from_millis(10));
-        let (mut rate, mut shard) = (
-            ShardRate::default(),
-            SimulatedShard {
-                capacity,
-                second: 0,
-                used: 0.0,
-            },
-        );
-        let (mut at, mut free) = (Duration::ZERO, start);
-        let (mut accepted, mut refused) = (0usize, 0usize);
-        // An aggregate is the only record of its shard in a request.
-        let most = if bytes > 100_000 { 1 } else { 20 };
-        while at < time {
-            let now = start + at;
-            let (mut sent, mut failed) = (0, 0);
-            while sent < most && free <= now {
-                sent += 1;
-                free = free.max(rate.spend(now, bytes).unwrap_or(now));
-                if shard.accepts(at, bytes) {
-                    rate.accept(now, bytes);
-                } else {
-                    failed += 1;
-                    rate.refuse_record(now, bytes);
-                }
-            }
-            if failed > 0 {
-                let until = rate.refuse(now, sent, failed).unwrap_or(now);
-                free = free.max(until).max(now + Duration::from_millis(100));
-            }
-            accepted += sent - failed;
-            refused += failed;
-            at += step;
-        }
-        let capacity: f64 = (0..time.as_secs()).map(capacity).sum();
-        (
-            accepted as f64 * load(bytes) / capacity,
-            refused as f64 / (accepted + refused) as f64,
-        )
-    }
-
-    #[test]
-    fn a_busy_shard_is_nearly_fully_used_and_refuses_few_records() {
-        let (all, less) = (|_| 1.0, |_| 0.4);
-        // If other producers use a part of the quota, the limit needs some time to reach the rest.
-        let decimal = |_| 1_000_000.0 / BYTES;
-        let cases: [(Capacity, usize, f64); 7] = [
-            (all, 200, 0.9),
-            (all, 250_000, 0.9),
-            (all, 5_000, 0.9),
-            (decimal, 5_000, 0.9),
-            (decimal, 74_400, 0.9),
-            (less, 200, 0.85),
-            (less, 20_000, 0.85),
-        ];
-        for (capacity, bytes, least) in cases {
-            let (used, refused) = send(capacity, bytes, Duration::from_secs(30));
-            let case = format!("{bytes} bytes, {} of a shard", capacity(0));
-            assert!(used > least, "{case}: {used:.3} of the capacity");
-            assert!(refused < 0.05, "{case}: {refused:.3} refused");
-        }
-    }
-
-    #[test]
-    fn a_limit_follows_the_capacity_that_other_producers_leave() {
-        for bytes in [200, 20_000, 74_400, 131_000] {
-            let capacity = |second| if (15..30).contains(&second) { 0.3 } else { 1.0 };
-            let (used, refused) = send(capacity, bytes, Duration::from_secs(60));
-            assert!(used > 0.65, "{bytes} bytes: {used:.3} of the capacity");
-            assert!(refused < 0.05, "{bytes} bytes: {refused:.3} refused");
-        }
-    }
-
-    #[test]
-    fn a_shard_that_refuses_nothing_has_no_limit() {
-        let (mut rate, now) = (ShardRate::default(), Instant::now());
-        assert!((0..100_000).all(|_| rate.spend(now, 1_000).is_none()));
-        // A single refused record of a hundred sets no limit.
-        rate.refuse(now, 100, 1);
-        assert_eq!(rate.spend(now, 1_000), None);
-    }
-
-    #[test]
-    fn the_first_limit_counts_what_was_in_flight_at_the_refusal() {
-        let (mut rate, start) = (ShardRate::default(), Instant::now());
-        let answer = |rate: &mut ShardRate, at, records| {
-            for _ in 0..records {
-                rate.spend(at, 500);
-                rate.accept(at, 500);
-            }
-        };
-        answer(&mut rate, start, 750);
-        let refused = start + Duration::from_millis(400);
-        rate.refuse_record(refused, 500);
-        rate.refuse(refused, 2, 1);
-        answer(&mut rate, start + Duration::from_millis(420), 200);
-        // The records of the next second do not show the capacity of the former one.
-        answer(&mut rate, start + Duration::from_millis(1_010), 990);
-        let base = rate.limit.as_ref().unwrap().base;
-        assert!((0.949..0.952).contains(&base), "{base}");
-    }
-
-    #[test]
-    fn the_first_limit_is_between_the_accepted_load_and_that_with_the_refused_record() {
-        let (mut rate, now) = (ShardRate::default(), Instant::now());
-        let bytes = 248_000;
-        for _ in 0..3 {
-            rate.spend(now, bytes);
-            rate.accept(now, bytes);
-        }
-        rate.refuse_record(now, bytes);
-        rate.refuse(now, 1, 1);
-        let base = rate.limit.as_ref().unwrap().base;
-        assert!((base - 3.5 * load(bytes)).abs() < 1e-9, "{base}");
-    }
-
-    #[test]
-    fn a_refusal_after_a_quiet_second_does_not_lower_the_limit_much() {
-        let (mut rate, start) = (ShardRate::default(), Instant::now());
-        for step in 0..8 {
-            let at = start + Duration::from_millis(125) * step;
-            rate.spend(at, 124_000);
-            rate.accept(at, 124_000);
-        }
-        let limit_at = |rate: &ShardRate, at| rate.limit.as_ref().unwrap().rate(at);
-        let first = start + Duration::from_millis(999);
-        rate.refuse_record(first, 124_000);
-        rate.refuse(first, 1, 1);
-        assert!(limit_at(&rate, first) > 0.9);
-        // Nothing was sent for two seconds, and then two records.
-        let later = first + Duration::from_secs(2);
-        rate.spend(later, 124_000);
-        rate.accept(later, 124_000);
-        rate.spend(later, 124_000);
-        rate.refuse_record(later, 124_000);
-        rate.refuse(later, 1, 1);
-        assert!(limit_at(&rate, later) > 0.75, "{}", limit_at(&rate, later));
-    }
-
-    #[test]
-    fn the_first_refusal_lowers_the_highest_limit_by_the_refused_part() {
-        let now = Instant::now();
-        for (bytes, records) in [(124_000, 1), (1_000_000, 1), (1_000, 60)] {
-            let mut rate = ShardRate::default();
-            for _ in 0..records {
-                rate.spend(now, bytes);
-                rate.refuse_record(now, bytes);
-            }
-            rate.refuse(now, records, records);
-            let limit = rate.limit.as_ref().unwrap().rate(now);
-            assert!(limit > 0.65, "{records} records of {bytes} bytes: {limit}");
-        }
-    }
-
-    #[test]
-    fn a_refused_large_record_pauses_its_shard_for_its_own_time_and_two_seconds_at_most() {
-        for megabytes in [1, 5, 10] {
-            let (mut rate, mut now) = (ShardRate::default(), Instant::now());
-            let bytes = megabytes * 1_000_000;
-            // Other producers use up the quota of three seconds.
-            for _ in 0..3 {
-                let until = rate.spend(now, bytes).unwrap_or(now);
-                rate.refuse_record(now, bytes);
-                let refused = rate.refuse(now, 1, 1).unwrap_or(now);
-                let longest = Duration::from_secs(2) + Duration::from_millis(1_100) * megabytes as u32;
-                assert!(
-                    until.max(refused) - now <= longest,
-                    "{megabytes} MB: {:?}",
-                    until.max(refused) - now
-                );
-                now += Duration::from_secs(1);
-            }
-        }
-    }
-}
+mod tests;
