@@ -129,6 +129,12 @@ async fn setup_needs_no_publication_for_text_plugins() {
         fixture.sql("insert into t values (1)").await;
         fixture.drain().await;
         assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
+
+        // After the loss of the slot, a deployment runs setup without a plugin.
+        let sql = format!("select pg_drop_replication_slot('{}')", fixture.slot);
+        fixture.sql(&sql).await;
+        let again = fixture.invoke(json!({"action": "setup"})).await.answer();
+        assert_eq!(again["plugin"], plugin.name(), "{again}");
     }
 }
 

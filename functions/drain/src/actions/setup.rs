@@ -25,7 +25,8 @@ use crate::postgres::server::{self, CommitWait, Inspection};
 
 /// Checks the role and the stream, then creates the missing objects.
 ///
-/// `given` is the plugin of a new slot; the default is pgoutput. An existing slot must have the given plugin.
+/// `given` is the plugin of a new slot. The default is that of the checkpoint, or pgoutput without a
+/// checkpoint. An existing slot must have the given plugin.
 /// A stream or a salt that a drain cannot use is a problem in the answer.
 ///
 /// # Errors
@@ -47,8 +48,9 @@ pub(crate) async fn run(
     let deadline = budget.reading_deadline();
     server::lock_or_busy(connector, &session, &config.slot, deadline).await?;
     let Inspection { server, slot: state } = server::inspect(connector, &session, &config.slot).await?;
-    let plugin = chosen_plugin(&config.slot, &server, state.as_ref(), given)?;
     let stored = app.checkpoint.load().await?;
+    let former = stored.as_ref().and_then(|stored| stored.plugin.parse().ok());
+    let plugin = chosen_plugin(&config.slot, &server, state.as_ref(), given, former)?;
     let mut created = create_publications(config, connector, &session, plugin).await?;
     if state.is_none() {
         provisioning::create_slot(connector, &session, &config.slot, plugin, server.version).await?;
@@ -95,10 +97,11 @@ fn chosen_plugin(
     server: &ServerInfo,
     state: Option<&SlotState>,
     given: Option<Plugin>,
+    former: Option<Plugin>,
 ) -> Result<Plugin, Error> {
     let plugin = match state {
         Some(state) => continuity::readable(slot, server, state)?.0,
-        None => given.unwrap_or(Plugin::Pgoutput),
+        None => given.or(former).unwrap_or(Plugin::Pgoutput),
     };
     match given {
         Some(given) if given != plugin => Err(Error::from(ContinuityError::OtherPlugin {

@@ -43,7 +43,7 @@ pub struct ChunkRows {
 struct ChunkRow {
     start: usize,
     length: usize,
-    /// Whether a newer change replaces the row.
+    /// Whether a newer change has dropped the row.
     is_dropped: bool,
 }
 
@@ -175,7 +175,7 @@ impl ChunkRows {
     ///
     /// If the snapshot shows the transaction, the rows already have its changes. Otherwise the change is
     /// newer, and the rows with its keys are dropped. An update lacks the large values that it left
-    /// unchanged. They are filled in from the updated row.
+    /// unchanged. They are copied from the chunk's row.
     ///
     /// Returns the indexes of the new row's columns that were filled in.
     pub fn apply_change(&mut self, xid: u32, change: &mut Change<'_>) -> Vec<usize> {
@@ -194,7 +194,7 @@ impl ChunkRows {
                 let (before, after) = (old.as_ref().and_then(key), key(new));
                 match (&before, &after) {
                     (Some(before), _) => filled = self.fill_from_row(before, relation, new),
-                    // An update that does not change the key has no old row.
+                    // An update without an old row did not change the key.
                     (None, Some(after)) if relation.has_key() => {
                         filled = self.fill_from_row(after, relation, new)
                     }
@@ -276,9 +276,9 @@ impl ChunkRows {
         Some(RowRequest { key: key?, xid })
     }
 
-    /// Fills the unchanged large values of an update from the updated row.
+    /// Fills an update's unchanged large values from the chunk's row.
     fn fill_from_row(&self, key: &[u8], relation: &Relation, new: &mut Tuple<'_>) -> Vec<usize> {
-        // If the row was dropped, an earlier change replaced it, and was sent with the value.
+        // A dropped row is not used: an earlier change of this row was sent, and has the value.
         if let Some(row) = self.live_row(key)
             && let Ok(tuple) = self.tuple(row)
         {
@@ -396,7 +396,7 @@ impl OmittedFields {
     }
 }
 
-/// Copies the values that a change left unchanged from the row `read`.
+/// Copies from `read` the values that `new` lacks.
 ///
 /// `read` has the columns of `table`, and `new` those of `relation`.
 ///

@@ -1,4 +1,4 @@
-//! Polling at the end of the log: the pauses, and which windows may stay unconfirmed.
+//! Polling at the end of the log: pauses and unconfirmed windows.
 //!
 //! Each poll decodes the log from `restart_lsn`. So the polls may take only a share of one core of the
 //! server.

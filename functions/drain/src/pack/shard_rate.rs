@@ -11,13 +11,13 @@
 //! end. The limit is near the base for most of the time. Therefore, the shard refuses few records.
 //!
 //! The accepted load shows the capacity of the shard only if enough records were sent. So the base is at
-//! least the former limit times the accepted part of the load. One refused record reduces it by a quarter at
+//! least the former limit times the accepted part of the load: one refused record reduces it by a quarter at
 //! most. A limit that is too low would slow all shards, because they share the memory.
 //!
 //! At the first refusal, there is no former limit. If little was sent, the highest limit takes its place.
-//! Otherwise the base is the accepted load and half of the refused record: the capacity is between the
-//! accepted load and its sum with that record. Other requests may be in flight at a refusal. So the base also
-//! grows with what the shard accepts in the same second.
+//! Otherwise the base is the accepted load, and half of the refused record is added: the whole record was too
+//! much. Other requests may be in flight at a refusal. So the base also grows with what the shard accepts in
+//! the same second.
 
 use std::time::{Duration, Instant};
 
@@ -51,9 +51,9 @@ const MAX_LIMIT: f64 = 0.97;
 /// A record of several MB has more load than a shard accepts in a second. Even a nearly idle shard may refuse
 /// it.
 const MAX_REFUSED_LOAD: f64 = 0.25;
-/// Minimum load that shows a shard's capacity at its first refusal.
+/// Smallest recent load that shows a shard's capacity at its first refusal.
 ///
-/// It is the load of the last one to two seconds.
+/// The recent load is that of the last one to two seconds.
 const MIN_MEASURABLE_LOAD: f64 = 0.5;
 /// Longest extra pause, in seconds.
 ///
@@ -62,10 +62,10 @@ const MIN_MEASURABLE_LOAD: f64 = 0.5;
 const MAX_PAUSE: f64 = 1.0;
 /// Load that may be sent at once.
 ///
-/// With [`MAX_LIMIT`], it is the quota of a second.
+/// This load and [`MAX_LIMIT`] add up to the quota of a second.
 const BURST: f64 = 0.03;
-/// Part of the limit that shows that the limit is right.
-const NEARLY: f64 = 0.9;
+/// Part of the limit from which a load counts as the limit.
+const NEAR_LIMIT_PART: f64 = 0.9;
 /// Smallest refused part of a request that sets or lowers the limit.
 ///
 /// A smaller part may be chance.
@@ -80,7 +80,7 @@ pub(super) struct ShardRate {
     refused_load: f64,
     /// Time at which the last record was sent.
     sent_at: Option<Instant>,
-    /// At the last accepted record: the time since a record was sent.
+    /// Time from the last sent record to the last accepted one.
     answer_time: Duration,
     /// `None` until the shard has refused at least [`MIN_REFUSED_PART`] of a request.
     limit: Option<RateLimit>,
@@ -91,10 +91,10 @@ pub(super) struct ShardRate {
 struct RateLimit {
     /// Load on which the curve is based.
     ///
-    /// It is the larger of two: the load that was accepted in the second of the refusal, and the former limit
-    /// reduced by the refused part.
+    /// It is at least the load that was accepted in the last second. It is also at least the former limit
+    /// times the accepted part of the load. Records in flight at the refusal may raise it.
     base: f64,
-    /// Whether the limit has reached [`MAX_LIMIT`] since `since`.
+    /// Whether the limit has reached [`MAX_LIMIT`] after the refusal.
     has_recovered: bool,
     /// Time of the last refusal that set it.
     since: Instant,
@@ -124,7 +124,7 @@ impl ShardRate {
         self.limit.as_ref().is_some_and(|limit| !limit.has_recovered)
     }
 
-    /// Bytes that a shard accepts at its full quota until an answer.
+    /// Bytes of the quota during one answer, plus a quarter.
     ///
     /// A quarter is added, because the times of answers differ. The measured time is correct only while the
     /// shard has one record in flight.
@@ -207,11 +207,11 @@ impl ShardRate {
     /// The time at which the shard is expected to accept records again.
     ///
     /// Each second has its own quota, and that of the present second is used up. `accepted` is the load of
-    /// the last second. If it is nearly the limit, the second of the shard ends soon, and only the refused
-    /// record was too much. Otherwise the second is taken to begin with the accepted records.
+    /// the last second. If it is nearly the limit with the refused record, the second of the shard ends soon.
+    /// Otherwise the second is assumed to be that of the accepted records. `None` if it has none.
     fn pause_end(&self, now: Instant, accepted: f64) -> Option<Instant> {
         let limit = self.limit.as_ref().map(|limit| limit.rate(now));
-        if limit.is_some_and(|limit| accepted + self.refused_load >= NEARLY * limit) {
+        if limit.is_some_and(|limit| accepted + self.refused_load >= NEAR_LIMIT_PART * limit) {
             return Some(now + Duration::from_secs_f64(self.refused_load + BURST));
         }
         let second = self.accepted.second.filter(|_| self.accepted.current > 0.0);
@@ -221,8 +221,8 @@ impl ShardRate {
     /// The limit that a refusal lowers.
     ///
     /// At the first refusal, there is no former limit. The result is then the highest limit if less than
-    /// [`MIN_MEASURABLE_LOAD`] was sent: so little load shows no capacity. Otherwise it is 0, so the base is
-    /// the accepted load.
+    /// [`MIN_MEASURABLE_LOAD`] was sent: so little load shows no capacity. Otherwise it is 0: only
+    /// the measured load decides.
     fn former_limit(&mut self, now: Instant) -> f64 {
         let sent = self.accepted.recent(now) + self.refused.recent(now);
         let first = if sent < MIN_MEASURABLE_LOAD {

@@ -378,8 +378,8 @@ pub enum StateStoreError {
     )]
     Unavailable { parameter: String, source: BoxError },
     #[error(
-        "the checkpoint parameter {parameter} cannot be read; repair it, or delete it to start from the \
-         slot's own position"
+        "the checkpoint parameter {parameter} cannot be read: deploy the version that wrote it, or accept the gap \
+         at the slot's confirmed_flush_lsn and run a repair"
     )]
     Invalid {
         parameter: String,

@@ -95,7 +95,7 @@ pub(crate) async fn check_query(
     match explained {
         Ok(true) => Ok(Ok(())),
         Ok(false) => Ok(Err(
-            "it has a parameter, such as $1, and there is no value for it".to_owned(),
+            "the condition has a parameter, such as $1: a condition must have no parameters".to_owned(),
         )),
         Err(error) => table_refusal(connector, error).map(|why| Err(format!("PostgreSQL says: {why}"))),
     }
@@ -192,7 +192,7 @@ impl TableSource for PgSlot<'_> {
                 Some(lookup) => return Ok(lookup),
                 None if began.elapsed() < VISIBILITY_TIME => tokio::time::sleep(VISIBILITY_TIME / 50).await,
                 None => {
-                    let why = format!("transaction {}, which moved it, is not visible yet", request.xid);
+                    let why = format!("transaction {} of the key change is not visible yet", request.xid);
                     return Ok(RowLookup::Unknown(why));
                 }
             }

@@ -1,4 +1,4 @@
-//! Projection of each relation: columns that are omitted or hashed, and columns of the partition key.
+//! Projection of relations: omitted columns, hashed columns, and partition keys.
 //!
 //! A change is projected before it is encoded. So no event, partition key or hash of a key has a value that
 //! the rules hide. The comparison of a change with the rows of a backfill precedes the projection. The module
@@ -16,7 +16,7 @@ use crate::rules::pattern::TableColumns;
 /// OID of `text`, the type of all hashes (`pg_type.dat`).
 const TEXT_OID: u32 = 25;
 
-/// Most relations of one table that are cached.
+/// Maximum number of cached relations of one table.
 ///
 /// With wal2json, rows that lack different large columns have different relations.
 const MAX_RELATIONS: usize = 64;
@@ -276,7 +276,7 @@ impl Projection {
 
     /// The values of a row as they are sent.
     ///
-    /// Only texts are hashed. A null, absent, unchanged or dropped value stays the same.
+    /// Only texts are hashed. A null, absent, unchanged or oversized value stays the same.
     fn row<'c>(&self, salt: &Salt, row: &'c Tuple<'_>) -> Tuple<'c> {
         let values = row.iter().zip(&self.columns);
         let sent = values.filter_map(|(datum, projection)| match (projection, datum) {

@@ -23,7 +23,7 @@ pub(in crate::drain) enum WindowOutcome {
     TooSlow,
     /// A transaction could not be resumed. The next window reads it from its beginning.
     ReadAgain,
-    /// The invocation's time is over.
+    /// The time is over, or the slot was not advanced in time.
     OutOfTime,
 }
 
@@ -31,10 +31,11 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
 {
-    /// Waits for the acknowledgements of a window, and confirms the acknowledged position.
+    /// Waits for the window's acknowledgements, then confirms the acknowledged position.
     ///
-    /// It also does this after a failure: the stream may accept the events in flight, and a confirmed event
-    /// is not sent again. `has_left_out` is true if a transaction is left to a later window. `failure` is the
+    /// An unconfirmed window whose events are all acknowledged is not confirmed. After a discontinuity,
+    /// nothing is confirmed. After any other failure, the acknowledged events are confirmed, so that they are
+    /// not sent again. `has_left_out` is true if a transaction is left to a later window. `failure` is the
     /// error that ended reading.
     pub(super) async fn close(
         &mut self,
@@ -47,7 +48,7 @@ where
         let (sent, is_all_sent) = self.send_rest().await;
         self.last.sending = began.elapsed();
         let mut failure = match (failure, sent.err()) {
-            // If sending failed, too, another window would be useless: it may send nothing.
+            // After `NotResumed`, the drain would open another window. But sending has failed for good.
             (Some(Error::NotResumed { .. }), sending @ Some(_)) => sending,
             (failure, sending) => failure.or(sending),
         };
@@ -122,7 +123,7 @@ where
             confirmed?;
             tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
             self.sender.acknowledgements.restart_transaction();
-            // The rows of the log now differ from those that were sent.
+            // The server returned other rows than before. So what was acknowledged ahead is sent again.
             let position = self.sender.acknowledgements.position().clone();
             self.confirmer.restart(position);
             return Ok(WindowOutcome::ReadAgain);
