@@ -17,10 +17,9 @@ pub const REQUEST_LIMITS: RequestLimits = RequestLimits {
 
 /// Most bytes of an aggregate.
 ///
-/// Four aggregates of this size, with their partition keys, are the 1 MB a second that a shard accepts. One
-/// aggregate fills ten put units of 25 KB. At most one aggregate of a shard is in flight. So this is also the
-/// most that a shard receives in one round trip. After a refusal, aggregates are smaller
-/// (`pack/shard_pacing.rs`).
+/// A shard accepts four aggregates of this size in a second. One aggregate fills ten put units of 25 KB. At
+/// most one aggregate of a shard is in flight. So this is also the most that a shard receives in one round
+/// trip. After a refusal, aggregates are smaller (`pack/shard_pacing.rs`).
 pub const AGGREGATE_BYTES: usize = 248_000;
 
 /// Settings of a drain.

@@ -219,7 +219,7 @@ mod tests {
         let (mut pacing, now) = (ShardPacing::default(), Instant::now());
         let usual = Aggregation::Kpl { bytes: 248_000 };
         pacing.reduce_limit(now, 4, 1);
-        for (millis, expected) in [(20, 74_400), (120, 157_286), (500, 248_000), (20, 74_400)] {
+        for (millis, expected) in [(20, 74_400), (120, 143_440), (500, 248_000), (20, 74_400)] {
             pacing.spend(now, 74_400);
             pacing.accept(now + Duration::from_millis(millis), 74_400);
             assert_eq!(

@@ -14,7 +14,8 @@
 //! least the former limit times the accepted part of the load: one refused record reduces it by a quarter at
 //! most. A limit that is too low would slow all shards, because they share the memory.
 //!
-//! At the first refusal, there is no former limit. If little was sent, the highest limit takes its place.
+//! At the first refusal, there is no former limit. If little was sent, or nearly nothing was accepted, the
+//! highest limit takes its place.
 //! Otherwise the base is the accepted load, and half of the refused record is added: the whole record was too
 //! much. Other requests may be in flight at a refusal. So the base also grows with what the shard accepts in
 //! the same second.
@@ -62,7 +63,7 @@ const MIN_MEASURABLE_LOAD: f64 = 0.5;
 const MAX_PAUSE: f64 = 1.0;
 /// Load that may be sent at once.
 ///
-/// This load and [`MAX_LIMIT`] add up to the quota of a second.
+/// This load and [`MAX_LIMIT`] add up to the quota of a second. One record may exceed it.
 const BURST: f64 = 0.03;
 /// Part of the limit from which a load counts as the limit.
 const NEAR_LIMIT_PART: f64 = 0.9;
@@ -80,8 +81,11 @@ pub(super) struct ShardRate {
     refused_load: f64,
     /// Time at which the last record was sent.
     sent_at: Option<Instant>,
-    /// Time from the last sent record to the last accepted one.
-    answer_time: Duration,
+    /// Bytes of the limit during one answer, plus a quarter.
+    ///
+    /// The quarter is added because the times of answers differ. The time of an answer is correct only while
+    /// the shard has one record in flight.
+    answer_bytes: usize,
     /// `None` until the shard has refused at least [`MIN_REFUSED_PART`] of a request.
     limit: Option<RateLimit>,
 }
@@ -94,8 +98,6 @@ struct RateLimit {
     /// It is at least the load that was accepted in the last second. It is also at least the former limit
     /// times the accepted part of the load. Records in flight at the refusal may raise it.
     base: f64,
-    /// Whether the limit has reached [`MAX_LIMIT`] after the refusal.
-    has_recovered: bool,
     /// Time of the last refusal that set it.
     since: Instant,
     /// Load that may be sent.
@@ -119,17 +121,14 @@ fn load(bytes: usize) -> f64 {
 }
 
 impl ShardRate {
-    /// Whether a limit is below its maximum since the last refusal.
+    /// Whether the rate has a limit: the shard has refused records.
     pub(super) fn is_limited(&self) -> bool {
-        self.limit.as_ref().is_some_and(|limit| !limit.has_recovered)
+        self.limit.is_some()
     }
 
-    /// Bytes of the quota during one answer, plus a quarter.
-    ///
-    /// A quarter is added, because the times of answers differ. The measured time is correct only while the
-    /// shard has one record in flight.
+    /// Bytes that the shard is expected to accept until the next answer.
     pub(super) fn bytes_until_answer(&self) -> usize {
-        (self.answer_time.as_secs_f64() * 1.25 * BYTES) as usize
+        self.answer_bytes
     }
 
     /// Counts a record that is sent.
@@ -153,9 +152,10 @@ impl ShardRate {
     pub(super) fn accept(&mut self, now: Instant, bytes: usize) {
         self.accepted.add(now, load(bytes));
         let sent_at = self.sent_at.unwrap_or(now);
-        self.answer_time = now.saturating_duration_since(sent_at);
+        let answer_time = now.saturating_duration_since(sent_at).as_secs_f64();
+        let rate = self.limit.as_ref().map_or(1.0, |limit| limit.rate(now));
+        self.answer_bytes = (answer_time * 1.25 * BYTES * rate) as usize;
         if let Some(limit) = &mut self.limit {
-            limit.has_recovered |= limit.rate(now) >= MAX_LIMIT;
             // This record was in flight at the refusal.
             if self.accepted.second.is_some_and(|second| second <= limit.since) {
                 limit.base = limit.base.max(self.accepted.current).min(1.0);
@@ -190,13 +190,14 @@ impl ShardRate {
             return None;
         }
         let accepted = self.accepted.last_second(now);
-        let uncertain = self.limit.as_ref().map_or(self.refused_load / 2.0, |_| 0.0);
-        let kept = self.former_limit(now) * self.accepted_part(now);
+        let base = match &self.limit {
+            Some(limit) => accepted.max(limit.rate(now) * self.accepted_part(now)),
+            None => self.first_base(now, accepted),
+        };
         let pause_end = self.pause_end(now, accepted);
         let allowance = self.limit.as_ref().map_or(0.0, |limit| limit.allowance);
         self.limit = Some(RateLimit {
-            base: (accepted + uncertain).max(kept).clamp(MIN_LIMIT, 1.0),
-            has_recovered: false,
+            base: base.clamp(MIN_LIMIT, 1.0),
             since: now,
             allowance: allowance.min(0.0),
             updated: now,
@@ -218,19 +219,20 @@ impl ShardRate {
         second.map(|second| second + Duration::from_secs(1))
     }
 
-    /// The limit that a refusal lowers.
+    /// The base of the first limit.
     ///
-    /// At the first refusal, there is no former limit. The result is then the highest limit if less than
-    /// [`MIN_MEASURABLE_LOAD`] was sent: so little load shows no capacity. Otherwise it is 0: only
-    /// the measured load decides.
-    fn former_limit(&mut self, now: Instant) -> f64 {
-        let sent = self.accepted.recent(now) + self.refused.recent(now);
-        let first = if sent < MIN_MEASURABLE_LOAD {
-            MAX_LIMIT
-        } else {
-            0.0
-        };
-        self.limit.as_ref().map_or(first, |limit| limit.rate(now))
+    /// If less than [`MIN_MEASURABLE_LOAD`] was sent, or nearly nothing was accepted, the accepted load shows
+    /// no capacity: another producer may have used up this second. Then the base is the highest limit without
+    /// the refused part, of which at most [`MAX_REFUSED_LOAD`] counts. Later refusals do not count the same
+    /// load again.
+    fn first_base(&mut self, now: Instant, accepted: f64) -> f64 {
+        let (recent, refused) = (self.accepted.recent(now), self.refused.recent(now));
+        let measured = accepted + self.refused_load / 2.0;
+        if recent + refused >= MIN_MEASURABLE_LOAD && recent >= MIN_LIMIT {
+            return measured;
+        }
+        self.refused = LoadWindow::default();
+        measured.max(MAX_LIMIT * (1.0 - refused.min(MAX_REFUSED_LOAD)))
     }
 
     /// The part of the recent load that the shard did not refuse.

@@ -144,6 +144,48 @@ fn the_first_limit_is_between_the_accepted_load_and_that_with_the_refused_record
 }
 
 #[test]
+fn a_first_second_that_others_used_up_does_not_starve_the_shard() {
+    let (mut rate, now) = (ShardRate::default(), Instant::now());
+    for _ in 0..250 {
+        rate.spend(now, 4_000);
+        rate.refuse_record(now, 4_000);
+    }
+    rate.refuse(now, 250, 250);
+    let limit_at = |rate: &ShardRate, at| rate.limit.as_ref().unwrap().rate(at);
+    assert!(limit_at(&rate, now) > 0.6, "{}", limit_at(&rate, now));
+    // The next refusal does not count these records again.
+    let next = now + Duration::from_millis(600);
+    rate.refuse_record(next, 4_000);
+    rate.refuse(next, 1, 1);
+    assert!(limit_at(&rate, next) > 0.6, "{}", limit_at(&rate, next));
+}
+
+#[test]
+fn aggregates_are_sized_for_the_limit_and_stay_small() {
+    let (mut rate, start) = (ShardRate::default(), Instant::now());
+    let answer = |rate: &mut ShardRate, at: Instant| {
+        rate.spend(at, 74_400);
+        rate.accept(at + Duration::from_millis(100), 74_400);
+        rate.bytes_until_answer()
+    };
+    assert_eq!(answer(&mut rate, start), 131_072);
+    for _ in 0..6 {
+        rate.refuse_record(start, 248_000);
+    }
+    rate.refuse(start, 6, 6);
+    let limit = rate
+        .limit
+        .as_ref()
+        .unwrap()
+        .rate(start + Duration::from_millis(100));
+    let expected = (131_072.0 * limit) as usize;
+    assert_eq!(answer(&mut rate, start), expected);
+    // The limit is at its highest again.
+    rate.accept(start + 10 * RECOVERY, 74_400);
+    assert!(rate.is_limited());
+}
+
+#[test]
 fn a_refusal_after_a_quiet_second_does_not_lower_the_limit_much() {
     let (mut rate, start) = (ShardRate::default(), Instant::now());
     for step in 0..8 {
