@@ -15,10 +15,9 @@
 //! most. A limit that is too low would slow all shards, because they share the memory.
 //!
 //! At the first refusal, there is no former limit. If little was sent, or nearly nothing was accepted, the
-//! highest limit takes its place.
-//! Otherwise the base is the accepted load, and half of the refused record is added: the whole record was too
-//! much. Other requests may be in flight at a refusal. So the base also grows with what the shard accepts in
-//! the same second.
+//! highest limit takes its place. Otherwise the base is the accepted load, and half of the refused record is
+//! added: the whole record was too much. Other requests may be in flight at a refusal. So the base also grows
+//! with what the shard accepts in the same second.
 
 use std::time::{Duration, Instant};
 
