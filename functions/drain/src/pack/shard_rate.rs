@@ -12,7 +12,8 @@
 //!
 //! The accepted load shows the capacity of the shard only if enough records were sent. So the base is at
 //! least the former limit times the accepted part of the load: one refused record reduces it by a quarter at
-//! most. A limit that is too low would slow all shards, because they share the memory.
+//! most. If the accepted load was nearly the limit, the former limit is the base: the load is only known in
+//! whole records. A limit that is too low would slow all shards, because they share the memory.
 //!
 //! At the first refusal, there is no former limit. If little was sent, or nearly nothing was accepted, the
 //! highest limit takes its place. Otherwise the base is the accepted load, and half of the refused record is
@@ -190,6 +191,7 @@ impl ShardRate {
         }
         let accepted = self.accepted.last_second(now);
         let base = match &self.limit {
+            Some(limit) if self.is_near(limit, now, accepted) => limit.rate(now),
             Some(limit) => accepted.max(limit.rate(now) * self.accepted_part(now)),
             None => self.first_base(now, accepted),
         };
@@ -204,14 +206,24 @@ impl ShardRate {
         pause_end
     }
 
+    /// Whether the shard accepted nearly its limit in the last second.
+    ///
+    /// The refused record counts as accepted, because only this record was too much.
+    fn is_near(&self, limit: &RateLimit, now: Instant, accepted: f64) -> bool {
+        accepted + self.refused_load >= NEAR_LIMIT_PART * limit.rate(now)
+    }
+
     /// The time at which the shard is expected to accept records again.
     ///
     /// Each second has its own quota, and that of the present second is used up. `accepted` is the load of
     /// the last second. If it is nearly the limit with the refused record, the second of the shard ends soon.
     /// Otherwise the second is assumed to be that of the accepted records. `None` if it has none.
     fn pause_end(&self, now: Instant, accepted: f64) -> Option<Instant> {
-        let limit = self.limit.as_ref().map(|limit| limit.rate(now));
-        if limit.is_some_and(|limit| accepted + self.refused_load >= NEAR_LIMIT_PART * limit) {
+        if self
+            .limit
+            .as_ref()
+            .is_some_and(|limit| self.is_near(limit, now, accepted))
+        {
             return Some(now + Duration::from_secs_f64(self.refused_load + BURST));
         }
         let second = self.accepted.second.filter(|_| self.accepted.current > 0.0);

@@ -238,8 +238,16 @@ fn a_refusal_at_the_limit_pauses_its_shard_only_briefly() {
             rate.spend(at, 74_400);
             rate.accept(at, 74_400);
         }
+        let former = rate.limit.as_ref().unwrap().rate(refused);
         rate.refuse_record(refused, 74_400);
         let pause = rate.refuse(refused, 1, 1).unwrap() - refused;
+        // The capacity is measured in whole aggregates, which is less exact than the limit.
+        let base = rate.limit.as_ref().unwrap().base;
+        assert_eq!(
+            base == former,
+            records == 13,
+            "{records} records a second: {base}"
+        );
         assert!(
             expected.contains(&pause.as_millis()),
             "{records} records a second: {pause:?}"
