@@ -278,7 +278,7 @@ impl ChunkRows {
 
     /// Fills an update's unchanged large values from the chunk's row.
     fn fill_from_row(&self, key: &[u8], relation: &Relation, new: &mut Tuple<'_>) -> Vec<usize> {
-        // A dropped row is not used: an earlier change of this row was sent, and has the value.
+        // A dropped row is not used. An earlier change of the row was sent with the value.
         if let Some(row) = self.live_row(key)
             && let Ok(tuple) = self.tuple(row)
         {

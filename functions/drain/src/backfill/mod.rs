@@ -24,8 +24,8 @@
 //!
 //! The function ensures this in two ways. First, it remembers the transactions that this invocation sent. It
 //! uses S only if S shows all of them. Second, an earlier invocation may have sent other transactions. So
-//! before its first chunk of a table, the function looks for open transactions that have written to the
-//! table. It waits until they have ended. A writer keeps its lock on the table until its changes are visible.
+//! before its first chunk of a table, the function waits until all transactions that have written to the
+//! table have ended. They show in `pg_locks`: a writer keeps its lock until its changes are visible.
 //!
 //! A commit after the watermark follows the event of r, in the stream and in position. It drops no row. Two
 //! changes of one key become visible in the order of the log, because the second one waits for the row lock

@@ -11,9 +11,10 @@
 //! end. The limit is near the base for most of the time. Therefore, the shard refuses few records.
 //!
 //! The accepted load shows the capacity of the shard only if enough records were sent. So the base is at
-//! least the former limit times the accepted part of the load: one refused record reduces it by a quarter at
-//! most. If the accepted load was nearly the limit, the former limit is the base: the load is only known in
-//! whole records. A limit that is too low would slow all shards, because they share the memory.
+//! least the former limit times the accepted part of the load. One refused record reduces the base by a
+//! quarter at most. If the accepted load was nearly the limit, the base is the former limit. A load consists
+//! of whole records, so it is less exact than the limit. The limit of one shard must not be too low: all
+//! shards share the memory, so they would wait for this shard.
 //!
 //! At the first refusal, there is no former limit. If little was sent, or nearly nothing was accepted, the
 //! highest limit takes its place. Otherwise the base is the accepted load, and half of the refused record is

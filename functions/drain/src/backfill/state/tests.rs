@@ -15,18 +15,30 @@ fn name(number: u32) -> TableName {
     TableName::new("public", format!("table_{number:04}"))
 }
 
+/// The progress of a table before its first chunk.
+fn progress_of(name: TableName) -> TableProgress {
+    TableProgress {
+        name,
+        key: None,
+        columns: vec!["id".into()],
+        rows: 0,
+        ms: 0,
+        slow: false,
+        late: 0,
+        invalid: 0,
+    }
+}
+
 #[test]
 fn a_stored_state_is_read_back_and_another_version_is_refused() {
     let mut state = state();
     state.table = Some(TableProgress {
-        name: name(1),
         key: Some(vec!["7".into(), "it's".into()]),
         columns: vec!["a".into(), "b".into()],
         rows: 9,
         ms: 3,
         slow: true,
-        late: 0,
-        invalid: 0,
+        ..progress_of(name(1))
     });
     assert_eq!(BackfillState::parse(&state.to_text()).unwrap(), state);
     let other = state.to_text().replace("\"version\":1", "\"version\":2");
@@ -41,14 +53,10 @@ fn a_stored_state_is_read_back_and_another_version_is_refused() {
 #[test]
 fn the_rate_and_the_time_bound_the_rows_of_a_chunk() {
     let progress = |rows, ms, slow| TableProgress {
-        name: name(1),
-        key: None,
-        columns: vec!["id".into()],
         rows,
         ms,
         slow,
-        late: 0,
-        invalid: 0,
+        ..progress_of(name(1))
     };
     for (rows, ms, slow, most, expected) in [
         // The rate is unknown.
@@ -86,14 +94,9 @@ fn a_state_with_many_finished_tables_fits_into_a_parameter() {
     let mut state = state();
     for number in 0..1000 {
         state.table = Some(TableProgress {
-            name: name(number),
-            key: None,
-            columns: vec!["id".into()],
             rows: 1_000_000,
             ms: 60_000,
-            slow: false,
-            late: 0,
-            invalid: 0,
+            ..progress_of(name(number))
         });
         state.finish_table();
         assert!(state.fits());
@@ -103,14 +106,10 @@ fn a_state_with_many_finished_tables_fits_into_a_parameter() {
     assert!(stored.is_over(&name(0)) && stored.is_over(&name(999)) && !stored.is_over(&name(1000)));
     assert_eq!(stored.finished.last().unwrap().name, name(999));
     state.table = Some(TableProgress {
-        name: name(1000),
         key: Some(vec!["x".repeat(5000)]),
-        columns: vec!["id".into()],
         rows: 1,
         ms: 1,
-        slow: false,
-        late: 0,
-        invalid: 0,
+        ..progress_of(name(1000))
     });
     assert!(!state.fits(), "the key is larger than a parameter");
     state.fail_table(name(1000), "too long".into());
@@ -131,14 +130,10 @@ fn failed_tables_with_long_names_leave_space_for_the_next_cursor() {
         );
     }
     state.table = Some(TableProgress {
-        name: long_name(20),
         key: Some(vec!["x".repeat(1_000)]),
-        columns: vec!["id".into()],
         rows: 1,
         ms: 1,
-        slow: false,
-        late: 0,
-        invalid: 0,
+        ..progress_of(long_name(20))
     });
     assert!(state.fits());
     let stored = BackfillState::parse(&state.to_text()).unwrap();
@@ -149,14 +144,8 @@ fn failed_tables_with_long_names_leave_space_for_the_next_cursor() {
 fn a_stored_cursor_leaves_bytes_for_larger_counters() {
     let mut state = state();
     let progress = |key: usize| TableProgress {
-        name: name(1),
         key: Some(vec!["x".repeat(key)]),
-        columns: vec!["id".into()],
-        rows: 0,
-        ms: 0,
-        slow: false,
-        late: 0,
-        invalid: 0,
+        ..progress_of(name(1))
     };
     let longest = (0..4_096).rev().find(|key| {
         state.table = Some(progress(*key));
@@ -179,14 +168,11 @@ fn a_stored_cursor_leaves_bytes_for_larger_counters() {
 fn a_key_with_braces_is_stored_without_a_parameter_reference() {
     let mut state = state();
     state.table = Some(TableProgress {
-        name: name(1),
         key: Some(vec!["{{1,2},{3,4}}".into(), "{{{name}}}".into()]),
         columns: vec!["a".into(), "b".into()],
         rows: 9,
         ms: 3,
-        slow: false,
-        late: 0,
-        invalid: 0,
+        ..progress_of(name(1))
     });
     assert!(!state.to_text().contains("{{"));
     assert_eq!(BackfillState::parse(&state.to_text()).unwrap(), state);

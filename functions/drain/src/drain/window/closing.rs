@@ -33,10 +33,12 @@ where
 {
     /// Waits for the window's acknowledgements, then confirms the acknowledged position.
     ///
-    /// An unconfirmed window whose events are all acknowledged is not confirmed. After a discontinuity,
-    /// nothing is confirmed. After any other failure, the acknowledged events are confirmed, so that they are
-    /// not sent again. `has_left_out` is true if a transaction is left to a later window. `failure` is the
-    /// error that ended reading.
+    /// There are two exceptions. If all events of an unconfirmed window are acknowledged, a later window
+    /// confirms them. After a discontinuity, nothing is confirmed.
+    ///
+    /// After any other failure, the position is confirmed, too: the next window then does not send these
+    /// events again. `has_left_out`: a transaction is left to a later window. `failure` is the error that
+    /// ended reading.
     pub(super) async fn close(
         &mut self,
         window: Window,
