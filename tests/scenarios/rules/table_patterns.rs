@@ -119,17 +119,21 @@ async fn a_pattern_that_matches_no_table_is_reported() {
     .await;
 }
 
-async fn a_pattern_that_matches_no_published_table_is_reported() {
-    let fixture = Fixture::builder(Plugin::Pgoutput)
-        .without_slot()
-        .env("TABLES", "public.a,public.b,public.c*")
-        .build()
-        .await;
-    fixture
-        .sql("create table a (id int); create table b (id int); create table c1 (id int)")
-        .await;
-    fixture.sql("create publication spillway for table a").await;
+/// A fixture whose slot is newer than what `sql` creates.
+///
+/// `sql` creates tables, and the publication. `tables` is the value of `TABLES`.
+async fn fixture_with_publication(tables: &str, sql: &str) -> Fixture {
+    let builder = Fixture::builder(Plugin::Pgoutput).without_slot();
+    let fixture = builder.env("TABLES", tables).build().await;
+    fixture.sql(sql).await;
     fixture.create_slot().await;
+    fixture
+}
+
+async fn a_pattern_that_matches_no_published_table_is_reported() {
+    let sql = "create table a (id int); create table b (id int); create table c1 (id int);
+               create publication spillway for table a";
+    let fixture = fixture_with_publication("public.a,public.b,public.c*", sql).await;
     let status = fixture.invoke(json!({"action": "status"})).await.answer();
     let problem = |pattern: &str| {
         json!(format!(
@@ -224,20 +228,11 @@ async fn a_partitioned_table_whose_partitions_match_is_not_reported() {
 }
 
 async fn a_partitioned_table_that_is_not_published_itself_is_named() {
-    let fixture = Fixture::builder(Plugin::Pgoutput)
-        .without_slot()
-        .env("TABLES", "public.orders")
-        .build()
-        .await;
-    fixture
-        .sql(
-            "create table orders (id int) partition by range (id);
+    let sql = "create table orders (id int) partition by range (id);
              create table orders_1 partition of orders for values from (0) to (9);
              alter table orders_1 add primary key (id);
-             create publication spillway for table orders_1",
-        )
-        .await;
-    fixture.create_slot().await;
+             create publication spillway for table orders_1";
+    let fixture = fixture_with_publication("public.orders", sql).await;
     let add = "alter publication spillway add table public.orders";
     let set = "alter publication spillway set (publish_via_partition_root = true)";
     let advice = format!(", or give public.orders a primary key, then run {add}, and {set}");
@@ -265,20 +260,11 @@ async fn a_partitioned_table_that_is_not_published_itself_is_named() {
 
 /// With `publish_via_partition_root` the changes have the name of the uppermost published table.
 async fn a_table_whose_own_partitioned_table_is_published_has_no_advice_to_send_its_name() {
-    let fixture = Fixture::builder(Plugin::Pgoutput)
-        .without_slot()
-        .env("TABLES", "public.orders")
-        .build()
-        .await;
-    fixture
-        .sql(
-            "create table everything (id int primary key) partition by range (id);
+    let sql = "create table everything (id int primary key) partition by range (id);
              create table orders partition of everything for values from (0) to (99) partition by range (id);
              create table orders_1 partition of orders for values from (0) to (9);
-             create publication spillway for table everything, orders",
-        )
-        .await;
-    fixture.create_slot().await;
+             create publication spillway for table everything, orders";
+    let fixture = fixture_with_publication("public.orders", sql).await;
     let expected = json!([named_by_partitions("")]);
     let status = fixture.invoke(json!({"action": "status"})).await.answer();
     assert_eq!(status["problems"], expected, "{status}");
