@@ -15,19 +15,14 @@ use crate::invocation::Action;
 /// # Errors
 /// See [`Error`]. An action that still runs at [`Budget::end`] is dropped with [`Error::OutOfTime`].
 pub async fn handle(app: &App, event: &Value, deadline: Instant) -> Result<Value, Error> {
-    // A report stays after an invocation that succeeded.
-    app.take_failed_report();
+    app.begin_failed_report(None);
     let action = Action::parse(event)?;
-    let name = action.name();
+    app.begin_failed_report(Some(action.name()));
     let budget = Budget::new(Instant::now(), deadline);
     // On the heap: the future of a drain is large.
     let running = Box::pin(run(app, action, budget));
     let answered = tokio::time::timeout_at(budget.end().into(), running).await;
-    let answer = answered.unwrap_or(Err(Error::OutOfTime));
-    if answer.is_err() {
-        app.name_failed_action(name);
-    }
-    answer
+    answered.unwrap_or(Err(Error::OutOfTime))
 }
 
 async fn run(app: &App, action: Action, budget: Budget) -> Result<Value, Error> {

@@ -95,12 +95,16 @@ async fn serve(config: Result<Config, Error>, fields: &LineFields) -> Result<(),
                 Ok(answer)
             }
             Err(error) => {
-                let report = app.take_failed_report();
-                write_line(
-                    summary::failure_line(&error, report.as_ref(), namespace, now),
-                    fields,
+                let report = app.failed_report();
+                write_line(summary::failure_line(&error, &report, namespace, now), fields);
+                tracing::error!(
+                    error_type = error.name(),
+                    kind = ?error.kind(),
+                    slot = report["slot"].as_str(),
+                    action = report["action"].as_str(),
+                    "{}",
+                    error.chain()
                 );
-                tracing::error!(error_type = error.name(), kind = ?error.kind(), "{}", error.chain());
                 Err(diagnostic(&error))
             }
         }

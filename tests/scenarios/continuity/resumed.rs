@@ -23,6 +23,7 @@ crate::scenarios![
     a_kill_inside_a_pgoutput_transaction_resumes_at_the_checkpoint,
     a_kill_inside_a_wal2json_transaction_resumes_at_the_checkpoint,
     tables_of_a_resumed_transaction_are_not_each_others_partitions,
+    a_plan_reads_a_changed_transaction_from_its_beginning,
 ];
 
 /// Memory of the smallest function that Lambda offers, in bytes.
@@ -263,6 +264,30 @@ async fn assert_resumes_after_kill(plugin: Plugin) {
         positions_and_content(&delivery) == positions_and_content(&drain_in_one_invocation(&fixture).await),
         "the events differ from those of one invocation"
     );
+}
+
+/// A plan counts the whole transaction, as a drain would send it.
+///
+/// Its rows change if the plugin's options or the published tables change. The test changes the stored hash
+/// instead.
+async fn a_plan_reads_a_changed_transaction_from_its_beginning() {
+    let fixture = fixture_with_transactions(Plugin::Pgoutput).await;
+    for _ in 0..MAX_TICKS {
+        if stored_rows(&fixture).await > Some(0) {
+            break;
+        }
+        fixture.function.invoke(&json!({}), SHORT).await;
+    }
+    let sent = stored_rows(&fixture).await.unwrap_or(0);
+    assert!(sent > 0, "no invocation stopped inside of the transaction");
+    let planned_changes =
+        || async { fixture.invoke(json!({"action": "plan"})).await.answer()["changes"].clone() };
+    assert_eq!(planned_changes().await, json!(ROWS - sent + 1));
+
+    let mut checkpoint = fixture.checkpoint().await.expect("a checkpoint is stored");
+    checkpoint["progress"]["hash"] = json!("0".repeat(32));
+    fixture.put_checkpoint(&checkpoint).await;
+    assert_eq!(planned_changes().await, json!(ROWS + 1));
 }
 
 /// A resumed window omits the rows that were sent.

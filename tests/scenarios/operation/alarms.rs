@@ -149,7 +149,7 @@ async fn an_open_transaction_rings_before_the_lag_moves() {
     let open = watched.fixture.postgres.admin(&watched.fixture.database).await;
     let begin = "begin; insert into t values (1)";
     open.batch_execute(begin).await.expect("a transaction begins");
-    let mut retained = Vec::new();
+    let mut retained = None;
     for _ in 0..4 {
         write_log(&watched.fixture, 4).await;
         let report = watched.tick().await;
@@ -157,9 +157,10 @@ async fn an_open_transaction_rings_before_the_lag_moves() {
         assert!(report["lag_bytes"].as_u64() < Some(1 << 20), "{report}");
         assert_eq!(report["behind_seconds"], 0, "{report}");
         assert_eq!(report["wal_status"], "reserved", "{report}");
-        retained.push(report["retained_bytes"].as_u64().unwrap_or(0));
+        retained = report["retained_bytes"].as_u64();
     }
-    assert!(retained.is_sorted() && retained[3] > 12 << 20, "{retained:?}");
+    // The server keeps the log from the start of the transaction on. At first, it may keep older log, too.
+    assert!(retained > Some(12 << 20), "{retained:?}");
     let lag = watched.metrics.values("LagBytes");
     assert!(lag.iter().all(|bytes| *bytes < 1e6), "{lag:?}");
     // A younger transaction is not reported.

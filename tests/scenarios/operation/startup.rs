@@ -381,11 +381,19 @@ async fn a_role_that_may_not_connect_is_a_definite_error() {
     let (kind, message) = fixture.failing_tick().await;
     assert_eq!(kind, "PostgresFailed", "{message}");
     assert!(message.contains(database), "{message}");
-    let definite = |line: &String| {
-        line.contains(r#""error_type":"PostgresFailed""#) && line.contains(r#""kind":"Definite""#)
-    };
+    let slot = format!(r#""slot":"{}""#, fixture.slot);
     let log = fixture.function.log();
-    assert!(log.iter().any(definite), "{log:#?}");
+    let failed = |field: &str| {
+        let fields = [
+            field,
+            r#""error_type":"PostgresFailed""#,
+            &slot,
+            r#""action":"drain""#,
+        ];
+        log.iter().any(|line| fields.iter().all(|it| line.contains(it)))
+    };
+    assert!(failed(r#""kind":"Definite""#), "{log:#?}");
+    assert!(failed(r#""Failures":1"#), "no summary line: {log:#?}");
     fixture
         .sql(&format!("grant connect on database {database} to public"))
         .await;

@@ -1,10 +1,10 @@
 //! Clients of a sandbox, and access to the slot under its lock.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_types::SdkConfig;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
 use crate::aws::kinesis::{Kinesis, StreamRequirements};
@@ -52,10 +52,8 @@ pub struct App {
     pub(super) sent_tables: Parameter,
     /// Window sizing, with the measurements of earlier invocations.
     pub(super) sizing: Mutex<WindowSizing>,
-    /// Report of this invocation's drain.
-    ///
-    /// If the invocation fails, the summary line has the fields of the report.
-    failed_report: Mutex<Option<Value>>,
+    /// Fields of the summary line if this invocation fails.
+    failed_report: Mutex<Map<String, Value>>,
     /// Time of the last check of the sent tables, if any.
     tables_checked: Mutex<Option<Instant>>,
     /// The salt of hashed columns; empty before the first read.
@@ -94,25 +92,37 @@ impl App {
         }
     }
 
-    /// Stores the report for the summary line of a failed invocation.
-    pub(super) fn set_failed_report(&self, report: Value) {
-        *self.failed_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    /// Begins the report of a new invocation.
+    ///
+    /// A report of an earlier invocation is removed. `action` is `None` if the event is not valid.
+    pub fn begin_failed_report(&self, action: Option<&str>) {
+        let fields = [
+            ("action", action.map(Value::from)),
+            ("slot", Some(Value::from(&*self.config.slot))),
+        ];
+        let fields = fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        *self.lock_failed_report() = fields.collect();
     }
 
-    /// Names the action in the stored report, if one is stored.
+    /// Adds the figures of a drain to the report.
     ///
-    /// A plan and a backfill open the slot as a drain does, and store the same report.
-    pub fn name_failed_action(&self, action: &str) {
-        let mut report = self.failed_report.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(report) = report.as_mut() {
-            report["action"] = Value::from(action);
+    /// The action stays: a plan and a backfill open the slot as a drain does.
+    pub(super) fn add_to_failed_report(&self, figures: Value) {
+        if let Value::Object(mut figures) = figures {
+            figures.remove("action");
+            self.lock_failed_report().extend(figures);
         }
     }
 
-    /// Removes and returns the stored report; `None` if none is stored.
-    pub fn take_failed_report(&self) -> Option<Value> {
-        let mut report = self.failed_report.lock().unwrap_or_else(PoisonError::into_inner);
-        report.take()
+    /// The report of this invocation, an object.
+    pub fn failed_report(&self) -> Value {
+        Value::Object(self.lock_failed_report().clone())
+    }
+
+    fn lock_failed_report(&self) -> MutexGuard<'_, Map<String, Value>> {
+        self.failed_report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the sent tables were last checked `interval` ago or earlier.
@@ -258,7 +268,7 @@ impl App {
         let figures = inspection.figures();
         // The log may fill the disk while the slot cannot be opened. So the summary line of a failure has
         // these figures.
-        self.set_failed_report(failed_report(name, figures.clone()));
+        self.add_to_failed_report(figures_report(&figures));
         let Inspection { server, slot: state } = inspection;
         let Some(stored) = stored else {
             let plugin = state.and_then(|state| state.plugin?.parse::<Plugin>().ok());
@@ -401,11 +411,9 @@ pub(super) struct BusySlot {
     pub(super) figures: SlotFigures,
 }
 
-/// The report of a drain that could not open its slot.
-fn failed_report(slot: &str, figures: SlotFigures) -> Value {
+/// The figures of the slot, with the names of a drain's report.
+fn figures_report(figures: &SlotFigures) -> Value {
     json!({
-        "action": "drain",
-        "slot": slot,
         "lag_bytes": figures.lag_bytes,
         "retained_bytes": figures.retention.retained_bytes,
         "wal_status": figures.retention.wal_status,

@@ -134,7 +134,7 @@ pub(super) async fn drain_opened(
         // ending.
         Err(Error::Slot(SlotError::Busy { .. })) => report.stopped = StopReason::Busy,
         Err(error) => {
-            app.set_failed_report(json!(report));
+            app.add_to_failed_report(json!(report));
             return Err(error);
         }
         Ok(()) => {}

@@ -11,6 +11,7 @@ use crate::base::clock::now_micros;
 use crate::base::lsn::Lsn;
 use crate::base::window_sizing::Window;
 use crate::continuity::StartPosition;
+use crate::continuity::checkpoint::ResumePoint;
 use crate::drain::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
 use crate::drain::report::Report;
 use crate::drain::{AGGREGATE_BYTES, REQUEST_LIMITS, Settings, StreamOpener, StreamRoutes};
@@ -109,11 +110,29 @@ pub(crate) struct PlanInput<'a, K> {
     pub(crate) time: Duration,
 }
 
-/// Peeks once, and forecasts the records of a drain.
+/// Peeks, and forecasts the records of a drain.
+///
+/// If the rows of a partly acknowledged transaction have changed, it peeks again. The forecast then has the
+/// whole transaction, since a drain would send all of it.
 ///
 /// # Errors
 /// See [`run`].
 pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, K>) -> Result<Plan, Error> {
+    match forecast(slot, &input, input.start.resume.clone()).await {
+        Err(Error::NotResumed { .. }) => {
+            slot.cancel_peek().await;
+            forecast(slot, &input, None).await
+        }
+        planned => planned,
+    }
+}
+
+/// Peeks once. With `resume`, the rows up to that point are not part of the forecast.
+async fn forecast<S: Slot, K: Stream>(
+    slot: &mut S,
+    input: &PlanInput<'_, K>,
+    resume: Option<ResumePoint>,
+) -> Result<Plan, Error> {
     let began = Instant::now();
     let PlanInput {
         stream,
@@ -122,7 +141,7 @@ pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, 
         rows,
         time,
         ..
-    } = input;
+    } = *input;
     let upto = slot.wal_positions().await?.readable;
     let window = Window {
         upto,
@@ -130,12 +149,12 @@ pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, 
         sent_prefix: None,
     };
     let mut peeked = slot.peek(window, time).await?;
-    let reader_settings = reader_settings(&input);
+    let reader_settings = reader_settings(input);
     let history = SentHistory {
         settled: start.settled,
         sent_by_this_drain: start.settled,
         acknowledged: start.acknowledged,
-        resume: start.resume.clone(),
+        resume,
         expected: None,
         ahead: None,
         readable: upto,
@@ -143,7 +162,7 @@ pub(crate) async fn plan<S: Slot, K: Stream>(slot: &mut S, input: PlanInput<'_, 
     let catalog = slot.catalog().await?;
     let mut reader = WindowReader::new(&reader_settings, input.envelope, catalog, history, now_micros());
     reader.add_first_commits(peeked.take_first_commits());
-    let mut forecaster = Forecaster::new(reader, &input, began);
+    let mut forecaster = Forecaster::new(reader, input, began);
     let complete = forecaster.read(slot, &mut peeked, window).await?;
     drop(peeked);
     slot.cancel_peek().await;

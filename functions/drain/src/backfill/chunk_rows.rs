@@ -1,7 +1,7 @@
 //! The rows of one chunk, between their snapshot and their watermark.
 //!
-//! A change that the snapshot does not show drops its row. An update is completed with the unchanged large
-//! values of its row.
+//! A change that the snapshot does not show is newer than the rows. It drops the row with its key, so the
+//! older row is not sent. An update lacks the large values that it left unchanged. It gets them from its row.
 
 use std::borrow::Cow;
 
@@ -18,10 +18,12 @@ use super::table::BackfillTable;
 /// It is the memory of the row's entries in the list and in the map.
 const CHUNK_ROW_BYTES: usize = 96;
 
-/// Reason why a chunk is invalid: the change may concern any row.
+/// Reason why a chunk is invalid: a change without a key may be of any row.
 const UNKNOWN_ROW: &str = "a change does not name its row";
 
-/// Reason why a chunk is invalid: only the chunk may have the missing values.
+/// Reason why a chunk is invalid: only its rows may have the values that an update lacks.
+///
+/// If the rows were dropped, these values would never be sent: see [`lacks_columns`].
 const LACKS_COLUMNS: &str = "an update lacks columns of its table, which is being altered";
 
 /// The rows of a chunk, in the order of their keys.
@@ -114,8 +116,7 @@ impl ChunkRows {
 
     /// Adds a row as `COPY … TO STDOUT` writes it.
     ///
-    /// `line` may end with a line break. Its first field is the size of the row, and not a column: see
-    /// `query`.
+    /// `line` may end with a line break. Its first field is not a column: see `OmittedFields`.
     ///
     /// # Errors
     /// The line is not a row of this table.
@@ -243,9 +244,10 @@ impl ChunkRows {
 
     /// The request for a row whose change lacks unchanged large values.
     ///
-    /// `None` if no request is needed. `table` is the table that is being read. `rows` are the rows of the
-    /// current chunk. A request is needed only for an update that changes the key of its row, if `rows` lack
-    /// the row with the old key. A consumer may not have received that row yet.
+    /// `table` is the table that is being read, and `rows` are the rows of the current chunk. `None` if no
+    /// request is needed. It is needed only for an update that changes the key of its row, and only if `rows`
+    /// lack the row with the old key. A consumer then may not have that row yet, so the event of the new key
+    /// must be complete.
     pub fn row_request(
         table: &BackfillTable,
         rows: Option<&ChunkRows>,
@@ -278,7 +280,7 @@ impl ChunkRows {
 
     /// Fills an update's unchanged large values from the chunk's row.
     fn fill_from_row(&self, key: &[u8], relation: &Relation, new: &mut Tuple<'_>) -> Vec<usize> {
-        // A dropped row is not used. An earlier change of the row was sent with the value.
+        // The values of a dropped row may be old. The change that dropped it was sent with the new values.
         if let Some(row) = self.live_row(key)
             && let Ok(tuple) = self.tuple(row)
         {
@@ -308,9 +310,9 @@ impl ChunkRows {
 
 /// Whether an update's relation lacks columns that the backfill reads.
 ///
-/// wal2json omits a large value that an update left unchanged. If the column was altered after the update,
-/// the catalog does not show that it existed at the time of the update. Then the relation lacks the column,
-/// and its value is not filled in.
+/// wal2json omits a large value that an update left unchanged. Usually the catalog has the column, and the
+/// relation gets it from there. If the column was altered after the update, the catalog does not show whether
+/// the updated row had it. Then the relation lacks the column, and no value can be filled in.
 pub(super) fn lacks_columns(table: &BackfillTable, relation: &Relation) -> bool {
     let columns = table.relation.columns.iter().enumerate();
     let mut read = columns.filter(|(index, _)| table.selects(*index));
@@ -337,7 +339,8 @@ pub(super) fn changes_key(table: &BackfillTable, change: &Change<'_>) -> bool {
 
 /// The values of a row in the format of `COPY`.
 ///
-/// The first field has the size of the row, and the indexes of the columns that were not read: see `query`.
+/// The first field is not a column: see [`OmittedFields`]. A column that the backfill does not read is
+/// absent.
 ///
 /// # Errors
 /// The line is not a row of this table.
@@ -365,12 +368,12 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
     }
 }
 
-/// The largest columns of a row that exceeds every record.
+/// The first field of a row: its size, and the columns that were not read.
 ///
-/// They were not read: see `query`. Each of these columns alone may fit into a record.
+/// The query does not read the largest columns of a row that no record can hold: see `query`.
 struct OmittedFields {
     indexes: Vec<usize>,
-    /// Bytes that are reported for each of them: its share of the row's size.
+    /// Size that each of them is taken to have, in bytes: the row's size divided by their number.
     bytes_each: usize,
 }
 

@@ -416,7 +416,7 @@ impl DatabaseSchema {
                 .map(|table| self.catalog.primary_key_columns(table))
                 .unwrap_or_default(),
             is_insert_only: table.is_some_and(|table| self.catalog.is_insert_only(table)),
-            rows_may_move: false,
+            partition_key_may_change: false,
             // The catalog shows the present table. A change in the log may have other columns.
             coverage: match request.columns.is_empty() {
                 true => ColumnCoverage::Completed,

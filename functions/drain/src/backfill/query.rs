@@ -282,7 +282,7 @@ mod tests {
             primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
             is_insert_only: false,
-            rows_may_move: false,
+            partition_key_may_change: false,
         };
         let key_names: Vec<String> = key.iter().map(|(name, ..)| (*name).to_owned()).collect();
         BackfillTable {

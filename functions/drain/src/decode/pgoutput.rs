@@ -190,7 +190,7 @@ impl PgoutputDecoder {
             primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
             is_insert_only: false,
-            rows_may_move: false,
+            partition_key_may_change: false,
         };
         Ok((oid, RelationTable::new(relation, identity, past)))
     }

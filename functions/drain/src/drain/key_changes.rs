@@ -70,7 +70,7 @@ mod tests {
             primary_key: Vec::new(),
             coverage: ColumnCoverage::Whole,
             is_insert_only: false,
-            rows_may_move: false,
+            partition_key_may_change: false,
         })
     }
 

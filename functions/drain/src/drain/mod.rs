@@ -225,7 +225,7 @@ where
         match outcome {
             WindowOutcome::OutOfTime => Ok(WindowStep::OutOfTime),
             WindowOutcome::TooSlow => {
-                self.tip.leave();
+                self.tip.confirm_next_window();
                 let had_most_time = decode_timeout >= self.reading_time / 2;
                 self.bounds
                     .shrink(confirmed_before, positions.restart, had_most_time)
@@ -242,7 +242,7 @@ where
                 Ok(WindowStep::Another)
             }
             WindowOutcome::Whole | WindowOutcome::Partial => {
-                self.tip.leave();
+                self.tip.confirm_next_window();
                 // An unconfirmed window is small on purpose, too.
                 if !confirmer.is_unconfirmed() {
                     let time_left = self.reading_time_left();

@@ -4,22 +4,25 @@
 //! server.
 //!
 //! All functions of an account together may store about three SSM parameters a second. So a drain stores its
-//! checkpoint about once a second. The windows in between send their events, but are not confirmed. Such a
-//! window writes no marker, stores no checkpoint and does not advance the slot. The next confirmed window
-//! reads the same log again, and skips the events that were sent. If more log is left, the next window is
-//! confirmed, and follows at once.
+//! checkpoint about once a second. A window in between sends its events, but stays *unconfirmed*: it writes
+//! no marker, stores no checkpoint and does not advance the slot. The next confirmed window reads the same
+//! log again, and skips the events that were sent.
+//!
+//! If a window leaves log to read, there is no pause, and the next window is confirmed.
 
 use std::time::{Duration, Instant};
 
 /// Shortest pause between two polls.
 const MIN_PAUSE: Duration = Duration::from_millis(20);
 
-/// While nothing is written, the shortest pause doubles up to this.
+/// Longest pause for which idle polls are the reason.
+///
+/// While nothing is written, each pause is twice the last one, up to this.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause.
 ///
-/// With a share of 5 %, a poll of more than 1.6 s would need a longer pause. Such polls exceed their share.
+/// With a share of 5 %, a poll of 1.6 s needs a pause of 30 s. A longer poll exceeds the share.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Time since the slot's last advance after which a window is confirmed.
@@ -54,17 +57,19 @@ impl TipPolling {
         self.is_polling && Instant::now() < self.until && confirmed_at.elapsed() < CONFIRM_INTERVAL
     }
 
-    /// Ends the polling for now: more log is left to read.
+    /// Ends the polling for now, so that the next window is confirmed.
     ///
-    /// The next window is confirmed.
-    pub(super) fn leave(&mut self) {
+    /// For a drain that has more log to read.
+    pub(super) fn confirm_next_window(&mut self) {
         self.is_polling = false;
     }
 
     /// Pauses before the next poll.
     ///
-    /// The last poll took `took` on the server. `found` is true if it found new log. Returns `false`, without
-    /// a pause, if the pause would last until the end of the polling or until `last_moment`.
+    /// `took` is the time of the last poll on the server. `found` is true if the poll found new log.
+    ///
+    /// Returns `true` after the pause. Returns `false` at once if the pause would not end before the end of
+    /// the polling and before `last_moment`.
     pub(super) async fn pause(&mut self, took: Duration, found: bool, last_moment: Instant) -> bool {
         let pause = self.pacing.next(took, found);
         self.is_polling = Instant::now() + pause < self.until.min(last_moment);
@@ -81,9 +86,10 @@ struct PollPacing {
     /// Share of one server core, above 0 and at most 1.
     share: f64,
     /// Average time of a poll on the server. Later polls have more weight.
-    poll: Option<Duration>,
-    /// The last pause.
-    pause: Duration,
+    ///
+    /// `None` before the first poll.
+    poll_time: Option<Duration>,
+    last_pause: Duration,
 }
 
 impl PollPacing {
@@ -93,24 +99,26 @@ impl PollPacing {
     fn new(share: f64) -> Self {
         PollPacing {
             share,
-            poll: None,
-            pause: MIN_PAUSE,
+            poll_time: None,
+            last_pause: MIN_PAUSE,
         }
     }
 
-    /// The pause after a poll that took `took` on the server. `found` is true if it found new log.
+    /// The pause after a poll that took `took` on the server.
     ///
-    /// While nothing is written, the shortest pause doubles up to half a second.
+    /// `found` is true if the poll found new log. The pause is long enough for the share of the core, and at
+    /// least [`MIN_PAUSE`]. While nothing is written, it is at least twice the last pause, up to
+    /// [`IDLE_PAUSE`].
     fn next(&mut self, took: Duration, found: bool) -> Duration {
-        let poll = self.poll.map_or(took, |known| known * 3 / 4 + took / 4);
-        self.poll = Some(poll);
-        let shared = poll.mul_f64((1.0 - self.share) / self.share);
+        let poll_time = self.poll_time.map_or(took, |known| known * 3 / 4 + took / 4);
+        self.poll_time = Some(poll_time);
+        let shared = poll_time.mul_f64((1.0 - self.share) / self.share);
         let shortest = match found {
             true => MIN_PAUSE,
-            false => (self.pause * 2).min(IDLE_PAUSE),
+            false => (self.last_pause * 2).min(IDLE_PAUSE),
         };
-        self.pause = shared.clamp(shortest, MAX_PAUSE);
-        self.pause
+        self.last_pause = shared.clamp(shortest, MAX_PAUSE);
+        self.last_pause
     }
 }
 

@@ -87,7 +87,7 @@ mod tests {
             primary_key: Vec::new(),
             coverage,
             is_insert_only: false,
-            rows_may_move: false,
+            partition_key_may_change: false,
         })
     }
 

@@ -169,7 +169,7 @@ mod tests {
             primary_key: Vec::new(),
             coverage: crate::change::ColumnCoverage::Whole,
             is_insert_only: true,
-            rows_may_move: false,
+            partition_key_may_change: false,
         };
         let at = |lsn, index| Position {
             commit_end: Lsn(1 << 40),

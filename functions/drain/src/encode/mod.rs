@@ -73,7 +73,7 @@ pub struct Event {
     /// The decoder dropped these values, because no record can hold them. An event with missing bytes cannot
     /// be sent.
     pub missing_bytes: usize,
-    /// Hash of the row's table and key, if [`Relation::rows_may_move`].
+    /// Hash of the row's table and key, if [`Relation::partition_key_may_change`].
     ///
     /// Changes of one row may then have different partition keys, and must stay in order. The hash identifies
     /// the row.

@@ -124,7 +124,7 @@ impl<'r> RowEvent<'r> {
     /// `None` if the partition key of the row cannot change, or if the row has no whole key. `write_key`
     /// writes the row's key.
     pub(super) fn row_hash(&self, write_key: impl Fn(&mut Vec<u8>, &Relation, &Tuple<'_>)) -> Option<u64> {
-        if !self.relation.rows_may_move || !self.has_key() {
+        if !self.relation.partition_key_may_change || !self.has_key() {
             return None;
         }
         let mut key = Vec::new();

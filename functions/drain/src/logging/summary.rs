@@ -70,10 +70,7 @@ const DRAINS: [&str; 2] = ["drain", "backfill"];
 ///
 /// `now` is in ms since 1970-01-01 UTC.
 pub fn answer_line(answer: &Value, namespace: &str, now: i64) -> Map<String, Value> {
-    let mut line = match answer {
-        Value::Object(fields) => fields.clone(),
-        other => Map::from_iter([("answer".to_owned(), other.clone())]),
-    };
+    let mut line = fields_of(answer);
     remove_values(&mut line);
     let is_drain = DRAINS.iter().any(|action| answer["action"] == *action);
     if is_drain {
@@ -91,6 +88,14 @@ pub fn answer_line(answer: &Value, namespace: &str, now: i64) -> Map<String, Val
         }
     }
     line
+}
+
+/// The fields of an answer or a report.
+fn fields_of(answer: &Value) -> Map<String, Value> {
+    match answer {
+        Value::Object(fields) => fields.clone(),
+        other => Map::from_iter([("answer".to_owned(), other.clone())]),
+    }
 }
 
 /// Removes fields that may contain values of rows.
@@ -112,15 +117,13 @@ fn remove_values(line: &mut Map<String, Value>) {
 
 /// The summary line of a failed invocation.
 ///
-/// `report` is the report of a drain that failed. `now` is in ms since 1970-01-01 UTC.
-pub fn failure_line(error: &Error, report: Option<&Value>, namespace: &str, now: i64) -> Map<String, Value> {
-    let mut line = match report {
-        Some(Value::Object(fields)) => fields.clone(),
-        _ => Map::new(),
-    };
+/// `report` has the slot, the action, and the figures of a drain that failed. `now` is in ms since 1970-01-01
+/// UTC.
+pub fn failure_line(error: &Error, report: &Value, namespace: &str, now: i64) -> Map<String, Value> {
+    let mut metrics = drain_metrics(report);
+    let mut line = fields_of(report);
     line.remove("stopped");
     line.insert("error_type".to_owned(), json!(error.name()));
-    let mut metrics = report.map(drain_metrics).unwrap_or_default();
     metrics.insert(0, ("Failures", "Count", json!(1)));
     if error.is_discontinuity() {
         metrics.insert(1, ("Discontinuities", "Count", json!(1)));
@@ -236,13 +239,15 @@ mod tests {
             checkpoint: Lsn(1),
         });
         let report = json!({"action": "drain", "stopped": "empty", "retained_bytes": 5});
-        let line = Value::Object(failure_line(&error, Some(&report), "n", 0));
+        let line = Value::Object(failure_line(&error, &report, "n", 0));
         assert_eq!(names(&line), ["Failures", "Discontinuities", "RetainedBytes"]);
         assert_eq!(
             (&line["error_type"], &line["stopped"]),
             (&json!("SlotMissing"), &Value::Null)
         );
-        let line = Value::Object(failure_line(&Error::OutOfTime, None, "n", 0));
+        let report = json!({"action": "drain", "slot": "s"});
+        let line = Value::Object(failure_line(&Error::OutOfTime, &report, "n", 0));
         assert_eq!(names(&line), ["Failures"]);
+        assert_eq!(line["slot"], "s");
     }
 }

@@ -154,7 +154,7 @@ impl ShardPacing {
     ///
     /// Returns the number of consecutive throttled answers, and the shortest time of a pause.
     pub(super) fn reduce_limit(&mut self, now: Instant, records: usize, refused: usize) -> (u32, Duration) {
-        let until = self.rate.refuse(now, records, refused);
+        let until = self.rate.adapt_limit(now, records, refused);
         let least = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
         self.max_in_flight = (self.max_in_flight.min(records) / 2).max(MIN_IN_FLIGHT);
         self.throttles += 1;

@@ -76,8 +76,8 @@ const MIN_REFUSED_PART: f64 = 0.05;
 /// The rate of one shard.
 #[derive(Debug, Default)]
 pub(super) struct ShardRate {
-    accepted: LoadWindow,
-    refused: LoadWindow,
+    accepted: RecentLoad,
+    refused: RecentLoad,
     /// Load of the last refused record, at most [`MAX_REFUSED_LOAD`].
     refused_load: f64,
     /// Time at which the last record was sent.
@@ -100,17 +100,18 @@ struct RateLimit {
     /// times the accepted part of the load. Records in flight at the refusal may raise it.
     base: f64,
     /// Time of the last refusal that set it.
-    since: Instant,
+    refused_at: Instant,
     /// Load that may be sent.
     ///
     /// It is negative after a record with a larger load than the allowance.
     allowance: f64,
-    updated: Instant,
+    /// Time of `allowance`. Since then, it has grown at the limit.
+    allowance_at: Instant,
 }
 
 /// Load of the present second and of the second before.
 #[derive(Debug, Default)]
-struct LoadWindow {
+struct RecentLoad {
     second: Option<Instant>,
     current: f64,
     previous: f64,
@@ -139,9 +140,9 @@ impl ShardRate {
         self.sent_at = Some(now);
         let limit = self.limit.as_mut()?;
         let rate = limit.rate(now);
-        let elapsed = now.saturating_duration_since(limit.updated).as_secs_f64();
+        let elapsed = now.saturating_duration_since(limit.allowance_at).as_secs_f64();
         limit.allowance = (limit.allowance + elapsed * rate).min(BURST) - load(bytes);
-        limit.updated = now;
+        limit.allowance_at = now;
         // The pause lasts until half of the burst is available. Then one request can have several small
         // records.
         let missing = BURST / 2.0 - limit.allowance;
@@ -158,7 +159,11 @@ impl ShardRate {
         self.answer_bytes = (answer_time * 1.25 * BYTES * rate) as usize;
         if let Some(limit) = &mut self.limit {
             // This record was in flight at the refusal.
-            if self.accepted.second.is_some_and(|second| second <= limit.since) {
+            if self
+                .accepted
+                .second
+                .is_some_and(|second| second <= limit.refused_at)
+            {
                 limit.base = limit.base.max(self.accepted.current).min(1.0);
             }
         }
@@ -179,14 +184,14 @@ impl ShardRate {
     /// Adapts the limit, after the shard refused some of `sent` records.
     ///
     /// Returns the time at which the shard is expected to accept records again; `None` if it is unknown.
-    pub(super) fn refuse(&mut self, now: Instant, sent: usize, refused: usize) -> Option<Instant> {
+    pub(super) fn adapt_limit(&mut self, now: Instant, sent: usize, refused: usize) -> Option<Instant> {
         if (refused as f64) < MIN_REFUSED_PART * sent as f64 {
             return None;
         }
         // Requests that were sent before the last refusal may be refused, too. Their answers show nothing
         // new.
         if let Some(limit) = &self.limit
-            && now.saturating_duration_since(limit.since) < Duration::from_millis(500)
+            && now.saturating_duration_since(limit.refused_at) < Duration::from_millis(500)
         {
             return None;
         }
@@ -200,9 +205,9 @@ impl ShardRate {
         let allowance = self.limit.as_ref().map_or(0.0, |limit| limit.allowance);
         self.limit = Some(RateLimit {
             base: base.clamp(MIN_LIMIT, 1.0),
-            since: now,
+            refused_at: now,
             allowance: allowance.min(0.0),
-            updated: now,
+            allowance_at: now,
         });
         pause_end
     }
@@ -243,7 +248,7 @@ impl ShardRate {
         if recent + refused >= MIN_MEASURABLE_LOAD && recent >= MIN_LIMIT {
             return measured;
         }
-        self.refused = LoadWindow::default();
+        self.refused = RecentLoad::default();
         measured.max(MAX_LIMIT * (1.0 - refused.min(MAX_REFUSED_LOAD)))
     }
 
@@ -261,15 +266,16 @@ impl RateLimit {
     /// The load that may be sent in a second.
     fn rate(&self, now: Instant) -> f64 {
         let recovery = RECOVERY.as_secs_f64();
-        let elapsed = now.saturating_duration_since(self.since).as_secs_f64();
+        let elapsed = now.saturating_duration_since(self.refused_at).as_secs_f64();
         let from_plateau = (elapsed - recovery) / recovery;
         let scale = if from_plateau < 0.0 { REDUCTION } else { GROWTH };
         (self.base * PLATEAU + scale * from_plateau.powi(3)).clamp(MIN_LIMIT, MAX_LIMIT)
     }
 }
 
-impl LoadWindow {
-    fn roll(&mut self, now: Instant) {
+impl RecentLoad {
+    /// Begins a new second if the present one is over.
+    fn advance(&mut self, now: Instant) {
         let Some(second) = self.second else {
             self.second = Some(now);
             return;
@@ -288,18 +294,21 @@ impl LoadWindow {
     }
 
     fn add(&mut self, now: Instant, load: f64) {
-        self.roll(now);
+        self.advance(now);
         self.current += load;
     }
 
     /// The load of the last one to two seconds.
     fn recent(&mut self, now: Instant) -> f64 {
-        self.roll(now);
+        self.advance(now);
         self.current + self.previous
     }
 
+    /// The load of the last second.
+    ///
+    /// The load of the second before is assumed to be evenly distributed over it.
     fn last_second(&mut self, now: Instant) -> f64 {
-        self.roll(now);
+        self.advance(now);
         let elapsed = self.second.map_or(0.0, |second| (now - second).as_secs_f64());
         self.current + self.previous * (1.0 - elapsed).max(0.0)
     }

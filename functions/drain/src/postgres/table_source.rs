@@ -155,7 +155,7 @@ impl TableSource for PgSlot<'_> {
         client.batch_execute(&begin(table)).await.map_err(failed)?;
         let read = self.copy_chunk(reader, table, after, bounds, delivered).await;
         let mut is_rolled_back = false;
-        if !matches!(&read, Ok(read) if read.is_idle) {
+        if !matches!(&read, Ok(read) if read.has_query_ended) {
             reader.cancel().await;
             // The cancel may hit this rollback instead of the query.
             is_rolled_back = client.batch_execute("rollback").await.is_ok();
@@ -214,21 +214,24 @@ impl TableSource for PgSlot<'_> {
 }
 
 /// A chunk, and whether its query has ended.
-struct SessionRead {
+struct QueriedChunk {
     chunk: ChunkRead,
-    /// Whether the query has ended. Otherwise the server still sends rows, and the query must be cancelled.
-    is_idle: bool,
+    /// Otherwise the server still sends rows, and the query must be cancelled.
+    has_query_ended: bool,
 }
 
-impl SessionRead {
-    fn idle(chunk: ChunkRead) -> Self {
-        SessionRead { chunk, is_idle: true }
+impl QueriedChunk {
+    fn of_ended_query(chunk: ChunkRead) -> Self {
+        QueriedChunk {
+            chunk,
+            has_query_ended: true,
+        }
     }
 
-    fn still_sending(chunk: ChunkRead) -> Self {
-        SessionRead {
+    fn of_running_query(chunk: ChunkRead) -> Self {
+        QueriedChunk {
             chunk,
-            is_idle: false,
+            has_query_ended: false,
         }
     }
 }
@@ -320,7 +323,7 @@ impl PgSlot<'_> {
         after: Option<&[String]>,
         bounds: ChunkBounds,
         delivered: &mut BTreeSet<u32>,
-    ) -> Result<SessionRead, ChunkReadError> {
+    ) -> Result<QueriedChunk, ChunkReadError> {
         // Planning locks the table with ACCESS SHARE, so no other session can rewrite it from now on. A
         // rewrite between the snapshot and this lock would hide all rows from the snapshot.
         reader
@@ -328,12 +331,12 @@ impl PgSlot<'_> {
             .query(&query::explain_chunk(table, after), &[])
             .await?;
         if is_rewritten(self.connector, reader, table).await? {
-            return Ok(SessionRead::idle(ChunkRead::Rewritten));
+            return Ok(QueriedChunk::of_ended_query(ChunkRead::Rewritten));
         }
         let snapshot = snapshot(self.connector, reader).await?;
         delivered.retain(|xid| !snapshot.shows(*xid));
         if let Some(xid) = delivered.first() {
-            return Ok(SessionRead::idle(ChunkRead::Unseen(*xid)));
+            return Ok(QueriedChunk::of_ended_query(ChunkRead::Unseen(*xid)));
         }
         self.copy_rows(reader, table, after, bounds, snapshot).await
     }
@@ -346,7 +349,7 @@ impl PgSlot<'_> {
         after: Option<&[String]>,
         bounds: ChunkBounds,
         snapshot: Snapshot,
-    ) -> Result<SessionRead, ChunkReadError> {
+    ) -> Result<QueriedChunk, ChunkReadError> {
         // One row beyond the bound shows whether the table has more rows.
         let sql = query::copy_chunk(table, after, bounds.rows.saturating_add(1));
         let lines = reader.client.copy_out(&sql).await?;
@@ -355,23 +358,31 @@ impl PgSlot<'_> {
         loop {
             let line = match lines.try_next().await {
                 Ok(Some(line)) => line,
-                Ok(None) => return Ok(SessionRead::idle(ChunkRead::Rows { rows, more: false })),
+                Ok(None) => {
+                    return Ok(QueriedChunk::of_ended_query(ChunkRead::Rows {
+                        rows,
+                        more: false,
+                    }));
+                }
                 // The rows that were received before the timeout form a chunk.
                 Err(error) if is_cancelled(&error) && !rows.is_empty() => {
-                    return Ok(SessionRead::idle(ChunkRead::Rows { rows, more: true }));
+                    return Ok(QueriedChunk::of_ended_query(ChunkRead::Rows { rows, more: true }));
                 }
                 Err(error) => return Err(error.into()),
             };
             if rows.len() as u64 >= bounds.rows {
                 // The query ends by itself after this row. A late cancel could cancel the next statement.
                 while lines.try_next().await?.is_some() {}
-                return Ok(SessionRead::idle(ChunkRead::Rows { rows, more: true }));
+                return Ok(QueriedChunk::of_ended_query(ChunkRead::Rows { rows, more: true }));
             }
             if rows.memory() >= bounds.bytes && !rows.is_empty() {
-                return Ok(SessionRead::still_sending(ChunkRead::Rows { rows, more: true }));
+                return Ok(QueriedChunk::of_running_query(ChunkRead::Rows {
+                    rows,
+                    more: true,
+                }));
             }
             if let Err(error) = rows.push(&line) {
-                return Ok(SessionRead::still_sending(ChunkRead::Unreadable(
+                return Ok(QueriedChunk::of_running_query(ChunkRead::Unreadable(
                     error.to_string(),
                 )));
             }

@@ -160,7 +160,7 @@ impl ColumnRules {
     }
 
     /// Whether a rule may match a column of this table.
-    pub fn match_table(&self, table: &TableName) -> bool {
+    pub fn matches_table(&self, table: &TableName) -> bool {
         self.rules.iter().any(|rule| rule.pattern.matches_table(table))
     }
 

@@ -1,8 +1,8 @@
 //! Projection of relations: omitted columns, hashed columns, and partition keys.
 //!
 //! A change is projected before it is encoded. So no event, partition key or hash of a key has a value that
-//! the rules hide. The comparison of a change with the rows of a backfill precedes the projection. The module
-//! does no I/O.
+//! the rules hide. But a change is compared with the rows of a backfill before it is projected, since the
+//! rows have all their columns then. The module does no I/O.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -28,8 +28,8 @@ pub struct ProjectionRules {
     pub column_rules: ColumnRules,
     /// Columns of the partition keys of some tables.
     ///
-    /// If several entries match a table, the first one applies. The partition keys of the other tables are
-    /// their own keys.
+    /// If several entries match a table, the first one applies. If none matches, the table's own key is the
+    /// partition key.
     pub partition_keys: Vec<TableColumns>,
 }
 
@@ -45,14 +45,14 @@ impl ProjectionRules {
         !self.column_rules.is_empty()
     }
 
-    /// Whether there are no rules, so every relation is sent unchanged.
+    /// Whether there are no rules: every relation is sent unchanged.
     fn is_empty(&self) -> bool {
         self.column_rules.is_empty() && self.partition_keys.is_empty()
     }
 
     /// Whether a relation of this table may be projected.
-    fn match_table(&self, table: &TableName) -> bool {
-        self.column_rules.match_table(table) || self.partition_columns(table).is_some()
+    fn matches_table(&self, table: &TableName) -> bool {
+        self.column_rules.matches_table(table) || self.partition_columns(table).is_some()
     }
 
     /// The columns of a table's partition key.
@@ -69,9 +69,9 @@ impl ProjectionRules {
 #[derive(Debug)]
 pub struct Projections<'r> {
     rules: &'r ProjectionRules,
-    /// The last relation that is sent unchanged.
+    /// The last relation for which no rule was found.
     ///
-    /// Most consecutive changes are of one table.
+    /// Consecutive changes are often of one table. For them, one comparison of pointers suffices.
     unchanged: Option<Arc<Relation>>,
     /// The relations of each table.
     ///
@@ -127,14 +127,14 @@ impl<'r> Projections<'r> {
         let salt = self.rules.column_rules.salt();
         match change {
             Change::Insert { relation, new } => {
-                let projection = self.of(relation)?;
+                let projection = self.projection_of(relation)?;
                 Some(Change::Insert {
                     new: projection.row(salt, new),
                     relation: Arc::clone(&projection.relation),
                 })
             }
             Change::Update { relation, old, new } => {
-                let projection = self.of(relation)?;
+                let projection = self.projection_of(relation)?;
                 Some(Change::Update {
                     old: old.as_ref().map(|old| projection.row(salt, old)),
                     new: projection.row(salt, new),
@@ -142,17 +142,19 @@ impl<'r> Projections<'r> {
                 })
             }
             Change::Delete { relation, old } => {
-                let projection = self.of(relation)?;
+                let projection = self.projection_of(relation)?;
                 Some(Change::Delete {
                     old: projection.row(salt, old),
                     relation: Arc::clone(&projection.relation),
                 })
             }
             Change::Truncate { relations } => {
-                let relations = relations.iter().map(|relation| match self.of(relation) {
-                    Some(projection) => Arc::clone(&projection.relation),
-                    None => Arc::clone(relation),
-                });
+                let relations = relations
+                    .iter()
+                    .map(|relation| match self.projection_of(relation) {
+                        Some(projection) => Arc::clone(&projection.relation),
+                        None => Arc::clone(relation),
+                    });
                 Some(Change::Truncate {
                     relations: relations.collect(),
                 })
@@ -172,7 +174,7 @@ impl<'r> Projections<'r> {
         if self.rules.is_empty() {
             return None;
         }
-        let projection = self.of(relation)?;
+        let projection = self.projection_of(relation)?;
         let row = projection.row(self.rules.column_rules.salt(), row);
         Some((Arc::clone(&projection.relation), row))
     }
@@ -180,13 +182,13 @@ impl<'r> Projections<'r> {
     /// The projection of a relation.
     ///
     /// `None` if the relation is sent unchanged.
-    fn of(&mut self, relation: &Arc<Relation>) -> Option<Arc<Projection>> {
+    fn projection_of(&mut self, relation: &Arc<Relation>) -> Option<Arc<Projection>> {
         let is_same = |known: &Arc<Relation>| Arc::ptr_eq(known, relation);
         if self.unchanged.as_ref().is_some_and(is_same) {
             return None;
         }
         if !self.tables.contains_key(&relation.table) {
-            let matches = self.rules.match_table(&relation.table);
+            let matches = self.rules.matches_table(&relation.table);
             self.tables.insert(relation.table.clone(), matches.then(Vec::new));
         }
         let projection = match self.tables.get_mut(&relation.table) {
@@ -221,8 +223,8 @@ impl<'r> Projections<'r> {
 impl Projection {
     /// The projection of a relation; `None` if no rule matches it.
     ///
-    /// Without one of its columns, a key may match several rows. So a relation whose key loses a column has
-    /// no key, and its rows stay in the order of their table.
+    /// Without one of its columns, a key may match several rows. So if the rules omit a column of the key,
+    /// the sent relation has no key. All its rows then have the same partition key, which keeps their order.
     fn new(rules: &ProjectionRules, relation: &Relation) -> Option<Self> {
         let action = |name: &str| rules.column_rules.action_of(&relation.table, name);
         let columns = relation.columns.iter();
@@ -238,8 +240,8 @@ impl Projection {
         let is_listed = |(name, _): &(String, String)| action(name).is_some();
         let is_projected = |column: &ColumnProjection| *column != ColumnProjection::Kept;
         let partition = rules.partition_columns(&relation.table);
-        let hides = columns.iter().any(is_projected) || relation.primary_key.iter().any(is_listed);
-        if !hides && partition.is_none() {
+        let hides_values = columns.iter().any(is_projected) || relation.primary_key.iter().any(is_listed);
+        if !hides_values && partition.is_none() {
             return None;
         }
         let pairs = relation.columns.iter().zip(&columns);
@@ -261,7 +263,7 @@ impl Projection {
             columns: sent.collect(),
             primary_key: primary_key(&rules.column_rules, relation),
             is_insert_only: relation.is_insert_only && !loses_key,
-            rows_may_move: false,
+            partition_key_may_change: false,
             table: relation.table.clone(),
             coverage: relation.coverage,
         };
@@ -297,14 +299,14 @@ impl Projection {
 
 /// Marks the columns of the partition key.
 ///
-/// They are marked only if the relation has all of them. The relation of a delete may lack some of them. Then
-/// the delete has another partition key than the other changes of its row.
+/// None is marked if the relation lacks one of them. The relation of a delete may lack some. Then the delete
+/// has another partition key than the other changes of its row.
 fn set_partition_columns(relation: &mut Relation, names: &[String]) {
     let indexes: Option<Vec<usize>> = relation.column_indexes(names).into_iter().collect();
     let indexes = indexes.unwrap_or_default();
     let mut columns = relation.columns.iter().enumerate();
     let is_in_key = columns.all(|(index, column)| column.key || !indexes.contains(&index));
-    relation.rows_may_move = indexes.is_empty() || !is_in_key;
+    relation.partition_key_may_change = indexes.is_empty() || !is_in_key;
     for (index, column) in relation.columns.iter_mut().enumerate() {
         column.partition = indexes.contains(&index);
     }

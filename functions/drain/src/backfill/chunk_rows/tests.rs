@@ -13,7 +13,7 @@ fn relation(columns: &[(&str, bool)]) -> Arc<Relation> {
         primary_key: Vec::new(),
         coverage: ColumnCoverage::Whole,
         is_insert_only: false,
-        rows_may_move: false,
+        partition_key_may_change: false,
     })
 }
 

@@ -46,7 +46,7 @@ pub(super) fn relation(
             .unwrap_or_default(),
         coverage,
         is_insert_only: past.is_some_and(|past| past.is_insert_only(false)),
-        rows_may_move: false,
+        partition_key_may_change: false,
     }
 }
 

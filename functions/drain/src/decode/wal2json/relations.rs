@@ -187,7 +187,7 @@ impl RowDescription<'_, '_> {
         };
         let primary_key = self.primary_key.iter();
         Relation {
-            rows_may_move: false,
+            partition_key_may_change: false,
             is_insert_only: key.is_empty()
                 && past.is_some_and(|past| past.is_insert_only(self.primary_key.is_empty())),
             table: name,

@@ -31,7 +31,7 @@ fn event(table: &str, number: u64) -> Event {
         primary_key: Vec::new(),
         coverage: ColumnCoverage::Whole,
         is_insert_only: false,
-        rows_may_move: false,
+        partition_key_may_change: false,
     };
     Event {
         position: Position {

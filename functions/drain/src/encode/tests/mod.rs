@@ -39,7 +39,7 @@ fn table(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
             .collect(),
         coverage: ColumnCoverage::Whole,
         is_insert_only: false,
-        rows_may_move: false,
+        partition_key_may_change: false,
     })
 }
 

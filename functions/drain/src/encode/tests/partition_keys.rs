@@ -140,7 +140,7 @@ fn a_row_whose_key_has_an_unknown_value_is_a_barrier_with_the_key_of_its_table()
 /// The table, with the column `name` as its partition key.
 fn partitioned(mut relation: Arc<Relation>) -> Arc<Relation> {
     let table = Arc::get_mut(&mut relation).unwrap();
-    table.rows_may_move = true;
+    table.partition_key_may_change = true;
     table.columns[1].partition = true;
     relation
 }

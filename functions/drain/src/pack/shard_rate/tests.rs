@@ -54,7 +54,7 @@ fn send(capacity: Capacity, bytes: usize, time: Duration) -> (f64, f64) {
             }
         }
         if failed > 0 {
-            let until = rate.refuse(now, sent, failed).unwrap_or(now);
+            let until = rate.adapt_limit(now, sent, failed).unwrap_or(now);
             free = free.max(until).max(now + Duration::from_millis(100));
         }
         accepted += sent - failed;
@@ -105,7 +105,7 @@ fn a_shard_that_refuses_nothing_has_no_limit() {
     let (mut rate, now) = (ShardRate::default(), Instant::now());
     assert!((0..100_000).all(|_| rate.spend(now, 1_000).is_none()));
     // A single refused record of a hundred sets no limit.
-    rate.refuse(now, 100, 1);
+    rate.adapt_limit(now, 100, 1);
     assert_eq!(rate.spend(now, 1_000), None);
 }
 
@@ -121,7 +121,7 @@ fn the_first_limit_counts_what_was_in_flight_at_the_refusal() {
     answer(&mut rate, start, 750);
     let refused = start + Duration::from_millis(400);
     rate.refuse_record(refused, 500);
-    rate.refuse(refused, 2, 1);
+    rate.adapt_limit(refused, 2, 1);
     answer(&mut rate, start + Duration::from_millis(420), 200);
     // The records of the next second do not show the capacity of the former one.
     answer(&mut rate, start + Duration::from_millis(1_010), 990);
@@ -138,7 +138,7 @@ fn the_first_limit_is_between_the_accepted_load_and_that_with_the_refused_record
         rate.accept(now, bytes);
     }
     rate.refuse_record(now, bytes);
-    rate.refuse(now, 1, 1);
+    rate.adapt_limit(now, 1, 1);
     let base = rate.limit.as_ref().unwrap().base;
     assert!((base - 3.5 * load(bytes)).abs() < 1e-9, "{base}");
 }
@@ -150,13 +150,13 @@ fn a_first_second_that_others_used_up_does_not_starve_the_shard() {
         rate.spend(now, 4_000);
         rate.refuse_record(now, 4_000);
     }
-    rate.refuse(now, 250, 250);
+    rate.adapt_limit(now, 250, 250);
     let limit_at = |rate: &ShardRate, at| rate.limit.as_ref().unwrap().rate(at);
     assert!(limit_at(&rate, now) > 0.6, "{}", limit_at(&rate, now));
     // The next refusal does not count these records again.
     let next = now + Duration::from_millis(600);
     rate.refuse_record(next, 4_000);
-    rate.refuse(next, 1, 1);
+    rate.adapt_limit(next, 1, 1);
     assert!(limit_at(&rate, next) > 0.6, "{}", limit_at(&rate, next));
 }
 
@@ -172,7 +172,7 @@ fn aggregates_are_sized_for_the_limit_and_stay_small() {
     for _ in 0..6 {
         rate.refuse_record(start, 248_000);
     }
-    rate.refuse(start, 6, 6);
+    rate.adapt_limit(start, 6, 6);
     let limit = rate
         .limit
         .as_ref()
@@ -196,7 +196,7 @@ fn a_refusal_after_a_quiet_second_does_not_lower_the_limit_much() {
     let limit_at = |rate: &ShardRate, at| rate.limit.as_ref().unwrap().rate(at);
     let first = start + Duration::from_millis(999);
     rate.refuse_record(first, 124_000);
-    rate.refuse(first, 1, 1);
+    rate.adapt_limit(first, 1, 1);
     assert!(limit_at(&rate, first) > 0.9);
     // Nothing was sent for two seconds, and then two records.
     let later = first + Duration::from_secs(2);
@@ -204,7 +204,7 @@ fn a_refusal_after_a_quiet_second_does_not_lower_the_limit_much() {
     rate.accept(later, 124_000);
     rate.spend(later, 124_000);
     rate.refuse_record(later, 124_000);
-    rate.refuse(later, 1, 1);
+    rate.adapt_limit(later, 1, 1);
     assert!(limit_at(&rate, later) > 0.75, "{}", limit_at(&rate, later));
 }
 
@@ -217,7 +217,7 @@ fn the_first_refusal_lowers_the_highest_limit_by_the_refused_part() {
             rate.spend(now, bytes);
             rate.refuse_record(now, bytes);
         }
-        rate.refuse(now, records, records);
+        rate.adapt_limit(now, records, records);
         let limit = rate.limit.as_ref().unwrap().rate(now);
         assert!(limit > 0.65, "{records} records of {bytes} bytes: {limit}");
     }
@@ -228,7 +228,7 @@ fn a_refusal_at_the_limit_pauses_its_shard_only_briefly() {
     for (records, expected) in [(13, 90..=110), (5, 690..=710)] {
         let (mut rate, start) = (ShardRate::default(), Instant::now());
         rate.refuse_record(start, 74_400);
-        rate.refuse(start, 1, 1);
+        rate.adapt_limit(start, 1, 1);
         let refused = start + Duration::from_millis(4_300);
         let step = Duration::from_secs(1) / records;
         for at in (0..)
@@ -240,7 +240,7 @@ fn a_refusal_at_the_limit_pauses_its_shard_only_briefly() {
         }
         let former = rate.limit.as_ref().unwrap().rate(refused);
         rate.refuse_record(refused, 74_400);
-        let pause = rate.refuse(refused, 1, 1).unwrap() - refused;
+        let pause = rate.adapt_limit(refused, 1, 1).unwrap() - refused;
         // The capacity is measured in whole aggregates, which is less exact than the limit.
         let base = rate.limit.as_ref().unwrap().base;
         assert_eq!(
@@ -264,7 +264,7 @@ fn a_refused_large_record_pauses_its_shard_for_its_own_time_and_two_seconds_at_m
         for _ in 0..3 {
             let until = rate.spend(now, bytes).unwrap_or(now);
             rate.refuse_record(now, bytes);
-            let refused = rate.refuse(now, 1, 1).unwrap_or(now);
+            let refused = rate.adapt_limit(now, 1, 1).unwrap_or(now);
             let longest = Duration::from_secs(2) + Duration::from_millis(1_100) * megabytes as u32;
             assert!(
                 until.max(refused) - now <= longest,

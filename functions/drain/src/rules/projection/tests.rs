@@ -26,7 +26,7 @@ fn partition(columns: &str, partition_keys: &str, relation: &Arc<Relation>) -> (
     };
     let columns = relation.columns.iter().filter(|column| column.partition);
     let names: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
-    (names.join(","), relation.rows_may_move)
+    (names.join(","), relation.partition_key_may_change)
 }
 
 fn relation(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
@@ -40,7 +40,7 @@ fn relation(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
             .collect(),
         coverage: ColumnCoverage::Whole,
         is_insert_only: false,
-        rows_may_move: false,
+        partition_key_may_change: false,
     })
 }
 

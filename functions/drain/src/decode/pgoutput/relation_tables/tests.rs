@@ -31,7 +31,7 @@ fn table(catalog: &Catalog, oid: u32, identity: u8, marked: &[&str]) -> Relation
         primary_key: Vec::new(),
         coverage: ColumnCoverage::Whole,
         is_insert_only: false,
-        rows_may_move: false,
+        partition_key_may_change: false,
     };
     RelationTable::new(relation, identity, catalog.past_table(oid))
 }
