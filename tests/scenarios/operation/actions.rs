@@ -29,6 +29,7 @@ crate::scenarios![
     an_event_of_eventbridge_is_a_tick,
     a_lingering_function_sends_new_commits,
     setup_names_the_transaction_that_delays_the_slot,
+    setup_names_a_prepared_transaction_that_delays_the_slot,
     a_publication_without_tables_is_a_problem,
     lingering_ends_before_the_deadline,
     a_large_backlog_takes_several_invocations,
@@ -419,6 +420,29 @@ async fn setup_names_the_transaction_that_delays_the_slot() {
         "{message}"
     );
     open.batch_execute("commit").await.unwrap();
+    fixture.invoke(setup).await.answer();
+}
+
+async fn setup_names_a_prepared_transaction_that_delays_the_slot() {
+    let postgres = Postgres::start(PostgresSettings {
+        conf: "max_prepared_transactions = 2\n".to_owned(),
+        ..PostgresSettings::default()
+    })
+    .await;
+    let fixture = Fixture::builder(Plugin::TestDecoding)
+        .on_server(postgres)
+        .without_slot()
+        .build()
+        .await;
+    fixture.sql("create table t (id int)").await;
+    fixture
+        .sql("begin; insert into t values (1); prepare transaction 'forgotten'")
+        .await;
+    let setup = json!({"action": "setup", "plugin": "test_decoding"});
+    let (kind, message) = fixture.invoke(setup.clone()).await.error();
+    assert_eq!(kind, "PostgresFailed", "{message}");
+    assert!(message.contains("pg_prepared_xacts"), "{message}");
+    fixture.sql("rollback prepared 'forgotten'").await;
     fixture.invoke(setup).await.answer();
 }
 

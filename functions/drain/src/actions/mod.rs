@@ -8,6 +8,7 @@ mod pending_backfill;
 pub mod plan;
 mod publications;
 mod rule_problems;
+mod setting_problems;
 pub(crate) mod setup;
 pub(crate) mod status;
 mod table_streams;

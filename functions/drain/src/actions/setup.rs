@@ -5,9 +5,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::publications::publication_problems;
-use super::rule_problems::rule_problems;
-use super::table_streams::stream_problems;
+use super::setting_problems::setting_problems;
 use crate::base::budget::Budget;
 use crate::base::clock::now_text;
 use crate::base::lsn::Lsn;
@@ -27,7 +25,8 @@ use crate::postgres::server::{self, CommitWait, Inspection};
 ///
 /// `given` is the plugin of a new slot. The default is that of the checkpoint, or pgoutput without a
 /// checkpoint. An existing slot must have the given plugin.
-/// A stream or a salt that a drain cannot use is a problem in the answer.
+///
+/// The answer has problems: a stream or a salt that a drain cannot use, and settings that do not fit.
 ///
 /// # Errors
 /// The role may not use replication slots, or the slot cannot be read. Another drainer still has the lock at
@@ -72,9 +71,7 @@ pub(crate) async fn run(
             created.push(format!("checkpoint {}", app.checkpoint.name));
         }
     }
-    problems.extend(publication_problems(app, connector, &session, plugin).await?);
-    problems.extend(rule_problems(app, connector, &session, plugin).await?);
-    problems.extend(stream_problems(app, connector, &session, plugin).await?);
+    problems.extend(setting_problems(app, connector, &session, plugin).await);
     Ok(json!({
         "action": "setup",
         "slot": config.slot,

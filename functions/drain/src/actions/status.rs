@@ -5,16 +5,13 @@
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::publications::publication_problems;
-use super::rule_problems::rule_problems;
-use super::table_streams::stream_problems;
+use super::setting_problems::setting_problems;
 use super::{backfill_status, tables_no_longer_sent};
 use crate::base::lsn::Lsn;
 use crate::config::StandbyAck;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::{self, ServerInfo, SlotState};
 use crate::error::Error;
-use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server::{self, Inspection, StandbyInfo};
 use crate::postgres::{provisioning, retention};
@@ -58,6 +55,10 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     problems.extend(access_problems(app, connector, &session, stream_status.is_ok()).await);
     if let Some(plugin) = plugin {
         problems.extend(setting_problems(app, connector, &session, plugin).await);
+        match tables_no_longer_sent::check(app, connector, &session, plugin).await {
+            Ok(left) => problems.extend(left.sentences),
+            Err(error) => problems.push(error.chain()),
+        }
     }
     let stream_status = stream_status.unwrap_or_else(|error| {
         problems.push(Error::from(error).chain());
@@ -134,30 +135,6 @@ async fn access_problems(
         problems.extend(app.stream.usable_info().await.err().map(Error::from));
     }
     problems.iter().map(Error::chain).collect()
-}
-
-/// Settings that do not fit the database or the streams. A failed check is a problem, too.
-async fn setting_problems(
-    app: &App,
-    connector: &Connector,
-    session: &Session,
-    plugin: Plugin,
-) -> Vec<String> {
-    let left = tables_no_longer_sent::check(app, connector, session, plugin).await;
-    let found = [
-        publication_problems(app, connector, session, plugin).await,
-        rule_problems(app, connector, session, plugin)
-            .await
-            .map_err(Error::from),
-        stream_problems(app, connector, session, plugin)
-            .await
-            .map_err(Error::from),
-        left.map(|left| left.sentences),
-    ];
-    let sentences = found
-        .into_iter()
-        .flat_map(|found| found.unwrap_or_else(|error| vec![error.chain()]));
-    sentences.collect()
 }
 
 /// Fields of the answer about server, slot and checkpoint, with positions.

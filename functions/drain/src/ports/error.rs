@@ -122,12 +122,13 @@ pub enum SlotError {
     )]
     RowOverServerLimit { slot: String, source: BoxError },
     #[error(
-        "slot {slot} was not created: it waits for process {pid}, whose transaction is writing. End it, or \
-         try again"
+        "slot {slot} was not created: it waits for {}. Then run setup again",
+        writer_text(*pid)
     )]
     CreationWaits {
         slot: String,
-        pid: i32,
+        /// `None` for a prepared transaction.
+        pid: Option<i32>,
         source: BoxError,
     },
     #[error("PostgreSQL on {host} is starting or recovering: the next tick tries again")]
@@ -184,6 +185,13 @@ fn holder_text(holder: Option<&LockHolder>) -> String {
             pid,
             age_seconds: Some(age),
         }) => format!(" (server process {pid}, for {age} s)"),
+    }
+}
+
+fn writer_text(pid: Option<i32>) -> String {
+    match pid {
+        Some(pid) => format!("process {pid}, whose transaction is writing: wait for its end, or end it"),
+        None => "a prepared transaction of pg_prepared_xacts: commit it or roll it back".to_owned(),
     }
 }
 

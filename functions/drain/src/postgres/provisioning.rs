@@ -144,7 +144,7 @@ const PUBLISHABLE_TABLES: &str = "
 /// the session's `lock_timeout`.
 ///
 /// # Errors
-/// [`SlotError::CreationWaits`] names the process of the oldest of these transactions. Other errors have the
+/// [`SlotError::CreationWaits`] names the oldest of these transactions. Other errors have the
 /// server's refusal.
 pub(crate) async fn create_slot(
     connector: &Connector,
@@ -164,15 +164,14 @@ pub(crate) async fn create_slot(
     let Err(error) = created else {
         return Ok(());
     };
-    if is_lock_timeout(&error) {
-        let oldest = retention::oldest_transaction(connector, session).await?;
-        if let Some(pid) = oldest.and_then(|oldest| oldest.pid) {
-            return Err(SlotError::CreationWaits {
-                slot: slot.to_owned(),
-                pid,
-                source: Box::new(error),
-            });
-        }
+    if is_lock_timeout(&error)
+        && let Some(oldest) = retention::oldest_transaction(connector, session).await?
+    {
+        return Err(SlotError::CreationWaits {
+            slot: slot.to_owned(),
+            pid: oldest.pid,
+            source: Box::new(error),
+        });
     }
     let context = SlotContext {
         connector,
