@@ -4,6 +4,7 @@
 //! must act.
 
 use crate::base::causes::with_causes;
+use crate::base::error_kind::ErrorKind;
 use crate::base::lsn::Lsn;
 use crate::base::stored_document::InvalidDocument;
 use crate::config::ConfigError;
@@ -11,7 +12,7 @@ use crate::continuity::ContinuityError;
 use crate::decode::DecodeError;
 use crate::encode::{Event, OversizePolicy};
 use crate::invocation::EventError;
-use crate::ports::{ErrorKind, SlotError, StateStoreError, StreamError};
+use crate::ports::{SlotError, StateStoreError, StreamError};
 
 /// The error that ended an invocation.
 #[derive(Debug, thiserror::Error)]
@@ -212,12 +213,11 @@ impl Error {
             Error::Stream(error) => error.kind(),
             Error::StateStore(error) => error.kind(),
             Error::Slot(error) => error.kind(),
-            Error::Continuity(error) if error.is_transient() => ErrorKind::Transient,
+            Error::Config(error) => error.kind(),
+            Error::Event(error) => error.kind(),
+            Error::Continuity(error) => error.kind(),
             // No later tick succeeds until an operator acts. The cause may also be a fault of Spillway.
-            Error::Config(_)
-            | Error::Event(_)
-            | Error::Continuity(_)
-            | Error::Undecodable { .. }
+            Error::Undecodable { .. }
             | Error::RowOutsideTransaction { .. }
             | Error::NotResumed { .. }
             | Error::BackfillRefused { .. }

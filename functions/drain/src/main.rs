@@ -74,7 +74,7 @@ async fn serve(config: Result<Config, Error>, fields: &LineFields) -> Result<(),
     let app = match config {
         Ok(config) => Ok(App::new(config)),
         Err(error) => {
-            tracing::error!(error_type = error.name(), "{}", error.chain());
+            tracing::error!(error_type = error.name(), kind = ?error.kind(), "{}", error.chain());
             Err(error)
         }
     };

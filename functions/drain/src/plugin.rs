@@ -49,6 +49,13 @@ impl Plugin {
     /// Every plugin, the best choice first.
     pub const ALL: [Plugin; 3] = [Plugin::Pgoutput, Plugin::Wal2json, Plugin::TestDecoding];
 
+    /// The names of all plugins, for errors.
+    pub const NAMES: &str = "pgoutput, wal2json or test_decoding";
+
+    /// The reason why some servers have no watermarks: see [`Plugin::sends_messages`].
+    pub const WITHOUT_MESSAGES: &str =
+        "pgoutput sends no logical messages before PostgreSQL 14, and so no watermark";
+
     /// The plugin's name in PostgreSQL.
     pub fn name(self) -> &'static str {
         match self {
@@ -206,6 +213,15 @@ impl FromStr for Plugin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_name_every_plugin() {
+        assert!(
+            Plugin::ALL
+                .iter()
+                .all(|plugin| Plugin::NAMES.contains(plugin.name()))
+        );
+    }
 
     #[test]
     fn pgoutput_sends_messages_from_postgresql_14_on() {

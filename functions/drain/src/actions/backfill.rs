@@ -12,6 +12,7 @@ use crate::drain::BackfillRunner;
 use crate::drain::report::BackfillReport;
 use crate::error::Error;
 use crate::invocation::{BackfillCommand, BackfillRequest};
+use crate::plugin::Plugin;
 use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::{server, table_source};
@@ -181,8 +182,7 @@ async fn check(
     };
     let plugin = opened.settings.plugin;
     if !plugin.sends_messages(opened.server.version) {
-        let why = "pgoutput sends no logical messages before PostgreSQL 14, and so no watermark";
-        return refused(vec![why.to_owned()]);
+        return refused(vec![Plugin::WITHOUT_MESSAGES.to_owned()]);
     }
     let session = opened.slot.control();
     let source = app.schema_source(connector, session, plugin);

@@ -3,9 +3,10 @@
 use super::app::{App, OpenedSlot};
 use crate::aws::parameter_store::Parameter;
 use crate::backfill::BackfillState;
+use crate::base::error_kind::ErrorKind;
 use crate::drain::BackfillRunner;
 use crate::error::Error;
-use crate::ports::{ErrorKind, StateStore as _};
+use crate::ports::StateStore as _;
 
 /// Loads the stored state; `None` when there is none.
 ///

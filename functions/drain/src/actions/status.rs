@@ -12,6 +12,8 @@ use crate::config::StandbyAck;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::{self, ServerInfo, SlotState};
 use crate::error::Error;
+use crate::plugin::Plugin;
+use crate::ports::SlotFigures;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server::{self, Inspection, StandbyInfo};
 use crate::postgres::{provisioning, retention};
@@ -45,20 +47,12 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
         }
     };
     problems.extend(standby_problem(config.standby_ack, &standbys));
-    let stalled = server::stalling_standby_slot(connector, &session, &config.slot).await?;
-    problems.extend(stalled.map(|name| {
-        format!(
-            "synchronized_standby_slots has {name}, which no standby reads: the drain sends nothing until \
-             one does. Start that standby, or remove the name from the setting"
-        )
-    }));
+    let stalling = server::stalling_standby_slot(connector, &session, &config.slot).await?;
+    problems.extend(stalling.map(|name| stalling_problem(&name)));
     problems.extend(access_problems(app, connector, &session, stream_status.is_ok()).await);
     if let Some(plugin) = plugin {
         problems.extend(setting_problems(app, connector, &session, plugin).await);
-        match tables_no_longer_sent::check(app, connector, &session, plugin).await {
-            Ok(left) => problems.extend(left.sentences),
-            Err(error) => problems.push(error.chain()),
-        }
+        problems.extend(table_problems(app, connector, &session, plugin).await);
     }
     let stream_status = stream_status.unwrap_or_else(|error| {
         problems.push(Error::from(error).chain());
@@ -141,8 +135,7 @@ async fn access_problems(
 fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &StandbyInfo) -> Value {
     let server: &ServerInfo = &inspection.server;
     let slot: Option<&SlotState> = inspection.slot.as_ref();
-    let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
-    let restart = slot.and_then(|slot| slot.restart_lsn);
+    let SlotFigures { lag_bytes, retention } = inspection.figures();
     let resume = stored.and_then(|stored| stored.resume.as_ref());
     let text = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.to_string());
     json!({
@@ -153,10 +146,10 @@ fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &St
         "server_version": server.version,
         "timeline": server.timeline,
         "flush_lsn": server.flush.to_string(),
-        "confirmed_flush_lsn": text(confirmed),
-        "restart_lsn": text(restart),
-        "wal_status": slot.and_then(|slot| slot.wal_status.clone()),
-        "safe_wal_size": slot.and_then(|slot| slot.safe_wal_size),
+        "confirmed_flush_lsn": text(slot.and_then(|slot| slot.confirmed_flush_lsn)),
+        "restart_lsn": text(slot.and_then(|slot| slot.restart_lsn)),
+        "wal_status": retention.wal_status,
+        "safe_wal_size": retention.safe_wal_size,
         "active_pid": slot.and_then(|slot| slot.active_pid),
         "checkpoint": stored.map(|stored| stored.commit_end.to_string()),
         "checkpoint_updated_at": stored.map(|stored| stored.updated_at.clone()),
@@ -165,9 +158,24 @@ fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &St
         "failover": slot.and_then(|slot| slot.failover),
         "standbys": standbys.count,
         "standby_flush_lsn": text(standbys.flushed),
-        "lag_bytes": confirmed.map(|confirmed| server.flush.bytes_since(confirmed)),
-        "retained_bytes": restart.map(|restart| server.flush.bytes_since(restart)),
+        "lag_bytes": lag_bytes,
+        "retained_bytes": retention.retained_bytes,
     })
+}
+
+/// Tables that were sent, and are not any more. A failed check is a problem, too.
+async fn table_problems(app: &App, connector: &Connector, session: &Session, plugin: Plugin) -> Vec<String> {
+    match tables_no_longer_sent::check(app, connector, session, plugin).await {
+        Ok(left) => left.sentences,
+        Err(error) => vec![error.chain()],
+    }
+}
+
+fn stalling_problem(standby_slot: &str) -> String {
+    format!(
+        "synchronized_standby_slots has {standby_slot}, which no standby reads: the drain sends nothing until \
+         one does. Start that standby, or remove the name from the setting"
+    )
 }
 
 fn standby_problem(standby_ack: StandbyAck, standbys: &StandbyInfo) -> Option<String> {

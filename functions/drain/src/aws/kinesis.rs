@@ -13,8 +13,9 @@ use aws_sdk_kinesis::types::{
 };
 
 use super::client::{Refusal, classify, refusal_of_code};
+use crate::base::causes::BoxError;
 use crate::pack::{HashKey, Record, Shard, ShardMap};
-use crate::ports::{BoxError, PutAnswer, RecordOutcome, Stream, StreamError, StreamInfo};
+use crate::ports::{PutAnswer, RecordOutcome, Stream, StreamError, StreamInfo};
 
 /// Most bytes of a record, if the stream's description has no limit.
 ///

@@ -7,8 +7,9 @@ use aws_credential_types::provider::ProvideCredentials as _;
 use aws_types::SdkConfig;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::base::causes::BoxError;
 use crate::config::Database;
-use crate::ports::{BoxError, SlotError};
+use crate::ports::SlotError;
 
 /// A token that PostgreSQL on RDS accepts as a password.
 ///

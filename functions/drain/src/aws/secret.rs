@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::client::{Refusal, classify};
-use crate::ports::BoxError;
+use crate::base::causes::BoxError;
 use crate::rules::column_rules::Salt;
 
 /// Login fields of a secret, as RDS and its rotation store them.

@@ -207,7 +207,7 @@ impl BackfillState {
     /// If it does not fit into a parameter, the oldest finished tables are left out, then the last failed
     /// tables. The numbers of both stay.
     pub fn to_text(&self) -> String {
-        self.text_within(stored_document::MAX_BYTES)
+        self.text_within(stored_document::MAX_DOCUMENT_BYTES)
     }
 
     /// The text without the tables for which `most_bytes` are too few.
@@ -229,8 +229,8 @@ impl BackfillState {
 
     /// Whether a parameter can hold the text, also with larger counters.
     pub fn fits(&self) -> bool {
-        const MOST_BYTES: usize = stored_document::MAX_BYTES - MAX_COUNTER_GROWTH;
-        self.text_within(MOST_BYTES).len() <= MOST_BYTES
+        const MAX_STATE_BYTES: usize = stored_document::MAX_DOCUMENT_BYTES - MAX_COUNTER_GROWTH;
+        self.text_within(MAX_STATE_BYTES).len() <= MAX_STATE_BYTES
     }
 
     /// Whether the state of a new backfill leaves room for the progress.

@@ -1,6 +1,9 @@
-//! The text of an error and its causes.
+//! Errors of libraries, and the text of an error with its causes.
 
 use std::error::Error;
+
+/// The cause of an error, as a library returned it.
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The error and its causes on one line.
 ///

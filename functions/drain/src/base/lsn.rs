@@ -1,5 +1,6 @@
 //! Log sequence numbers of PostgreSQL.
 
+use crate::base::shown_text::shown;
 use std::fmt;
 use std::str::FromStr;
 
@@ -53,7 +54,7 @@ impl FromStr for Lsn {
         };
         text.split_once('/')
             .and_then(|(high, low)| Some(Lsn(half(high)? << 32 | half(low)?)))
-            .ok_or_else(|| LsnParseError(text.chars().take(40).collect()))
+            .ok_or_else(|| LsnParseError(shown(text)))
     }
 }
 

@@ -1,11 +1,13 @@
 //! Types and limits that every other module may use.
 
 pub mod budget;
-pub(crate) mod causes;
+pub mod causes;
 pub mod clock;
+pub mod error_kind;
 pub mod lsn;
 pub(crate) mod nonce;
 pub mod position;
+pub(crate) mod shown_text;
 pub mod stored_document;
 pub mod table_name;
 pub mod time;

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Most bytes of a document: the limit of a standard parameter of SSM.
-pub const MAX_BYTES: usize = 4_096;
+pub const MAX_DOCUMENT_BYTES: usize = 4_096;
 
 /// A stored text that is not a document of the expected version.
 #[derive(Debug, thiserror::Error)]

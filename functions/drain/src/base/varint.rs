@@ -3,7 +3,7 @@
 //! The highest bit is set in each byte but the last.
 
 /// Most bytes of a number of 70 bits.
-const MAX_BYTES: u32 = 10;
+const MAX_VARINT_BYTES: u32 = 10;
 
 /// Bytes that [`push`] writes for `number`.
 pub(crate) fn length(number: u64) -> usize {
@@ -27,7 +27,7 @@ pub(crate) fn push(out: &mut Vec<u8>, number: impl Into<u128>) {
 /// `None` if `bytes` does not start with a number of at most 70 bits.
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u128> {
     let mut number = 0;
-    for group in 0..MAX_BYTES {
+    for group in 0..MAX_VARINT_BYTES {
         let (byte, rest) = bytes.split_first()?;
         *bytes = rest;
         number |= u128::from(byte & 0x7f) << (7 * group);

@@ -121,8 +121,8 @@ pub fn element_oid(array_oid: u32) -> u32 {
 
 /// Fractional digits of a second, 0 to 6; without a modifier, 6.
 fn second_digits(modifier: i32) -> u8 {
-    const MOST: u8 = 6;
-    u8::try_from(modifier).map_or(MOST, |digits| digits.min(MOST))
+    const MAX_DIGITS: u8 = 6;
+    u8::try_from(modifier).map_or(MAX_DIGITS, |digits| digits.min(MAX_DIGITS))
 }
 
 #[cfg(test)]

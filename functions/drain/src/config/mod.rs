@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::variables::{Variables, invalid};
+use crate::base::error_kind::ErrorKind;
 use crate::encode::Envelope;
 use crate::rules::column_rules::{ColumnRule, Salt};
 use crate::rules::pattern::{TableColumns, TablePattern};
@@ -227,6 +228,11 @@ impl ConfigError {
     /// The stable `errorType`.
     pub fn name(&self) -> &'static str {
         "ConfigInvalid"
+    }
+
+    /// Kind of the error: always definite.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Definite
     }
 }
 

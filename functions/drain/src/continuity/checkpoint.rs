@@ -153,7 +153,7 @@ impl Checkpoint {
         }
         let mut stored = StoredAckAhead::without_positions(self.commit_end, rules_hash, ahead);
         self.ack_ahead = Some(Box::new(stored.clone()));
-        let room = stored_document::MAX_BYTES.saturating_sub(self.to_text().len());
+        let room = stored_document::MAX_DOCUMENT_BYTES.saturating_sub(self.to_text().len());
         let has_some = stored.set_positions(ahead, room.min(MAX_POSITION_BYTES));
         self.ack_ahead = has_some.then(|| Box::new(stored));
         self
@@ -252,7 +252,7 @@ mod tests {
             largest.others.insert("colour".into(), "x".repeat(others).into());
             let text = largest.with_ack_ahead(&most_ahead(), &rules).to_text();
             assert!(
-                text.len() <= stored_document::MAX_BYTES || others == 3_500,
+                text.len() <= stored_document::MAX_DOCUMENT_BYTES || others == 3_500,
                 "{}",
                 text.len()
             );

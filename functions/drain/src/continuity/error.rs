@@ -1,6 +1,7 @@
 //! Errors of the continuity check: the slot cannot be used, or cannot continue the stream.
 
 use super::SlotLoss;
+use crate::base::error_kind::ErrorKind;
 use crate::base::lsn::Lsn;
 use crate::plugin::Plugin;
 
@@ -66,7 +67,7 @@ pub enum ContinuityError {
         given: Plugin,
         plugin: Plugin,
     },
-    #[error("slot {slot} uses the plugin {plugin}: Spillway reads pgoutput, wal2json and test_decoding")]
+    #[error("slot {slot} uses the plugin {plugin}: Spillway reads only {}", Plugin::NAMES)]
     PluginUnsupported { slot: String, plugin: String },
     #[error(
         "database {database} is encoded in {encoding}, and {plugin} does not convert it: use pgoutput, which \
@@ -152,9 +153,13 @@ pub enum ContinuityError {
 }
 
 impl ContinuityError {
-    /// Whether a later tick may succeed: a session is still creating the slot.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, ContinuityError::BeingCreated { .. })
+    /// Kind of the error: transient if the next tick may succeed.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            // A session is still creating the slot.
+            ContinuityError::BeingCreated { .. } => ErrorKind::Transient,
+            _ => ErrorKind::Definite,
+        }
     }
 
     /// Whether the error is a discontinuity: the slot does not continue where the stream ended.

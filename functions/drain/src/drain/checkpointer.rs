@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+use crate::base::causes::BoxError;
 use crate::base::clock::now_text;
+use crate::base::error_kind::ErrorKind;
 use crate::base::lsn::Lsn;
 use crate::continuity::checkpoint::{AckAhead, AckPosition, Checkpoint};
 use crate::continuity::marker::Marker;
 use crate::error::Error;
 use crate::pack::AcknowledgedCounts;
-use crate::ports::{BoxError, ErrorKind, SlotError, StateStore, StateStoreError};
+use crate::ports::{SlotError, StateStore, StateStoreError};
 
 /// Shortest time between two stores while events are acknowledged.
 const STORE_INTERVAL: Duration = Duration::from_secs(1);

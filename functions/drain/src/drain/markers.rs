@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::reader::missing_marker;
 use super::settings::Settings;
 use crate::base::budget::{Budget, CANCEL_TIME};
+use crate::base::causes::BoxError;
 use crate::base::lsn::Lsn;
 use crate::base::nonce::random_nonce;
 use crate::base::window_sizing::{Window, WindowSizing};
@@ -18,7 +19,7 @@ use crate::continuity::marker::{self, MARKER_TIME, Marker, MarkerDraft};
 use crate::decode::Decoder;
 use crate::error::Error;
 use crate::plugin::Plugin;
-use crate::ports::{BoxError, EmittedMessage, Slot, SlotError, WalPositions};
+use crate::ports::{EmittedMessage, Slot, SlotError, WalPositions};
 
 /// The markers that the slot has not returned yet.
 #[derive(Debug)]

@@ -442,9 +442,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if open.is_sent {
             // This drain sent the transactions after the settled position. They are not counted as skipped.
             out.report.skipped += u64::from(commit_end <= self.history.settled);
-            let projected = self.projections.change(&change);
-            let sent = projected.as_ref().unwrap_or(&change);
-            self.envelope.skip(progress, lsn, sent);
+            events::skip(&mut self.projections, self.envelope, progress, lsn, &change);
             return Ok(());
         }
         let id = open.id;
@@ -454,9 +452,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let ahead = self.history.ahead.as_ref();
         if ahead.is_some_and(|ahead| events::has_change(ahead, &change, progress.next_position(lsn))) {
             out.report.acknowledged_ahead += 1;
-            let projected = self.projections.change(&change);
-            let sent = projected.as_ref().unwrap_or(&change);
-            self.envelope.skip(progress, lsn, sent);
+            events::skip(&mut self.projections, self.envelope, progress, lsn, &change);
         } else {
             events::warn_of_unidentified_row(&self.settings.slot, &change, out.report);
             out.report.omitted += self.encode(lsn, change, out.chunk.as_deref_mut())?;

@@ -15,13 +15,14 @@ use super::report::Report;
 use super::settings::{REQUEST_LIMITS, Settings};
 use super::stream_routes::StreamOpener;
 use super::throughput::{LaneTime, Throughput};
+use crate::base::error_kind::ErrorKind;
 use crate::continuity::checkpoint::AckPosition;
 use crate::encode::Event;
 use crate::error::Error;
 use crate::pack::{
     Acknowledgements, Aggregation, Lanes, MAIN_STREAM, OutstandingEvents, QueuedEvent, Record, ShardMap,
 };
-use crate::ports::{ErrorKind, PutAnswer, RecordOutcome, Stream, StreamError};
+use crate::ports::{PutAnswer, RecordOutcome, Stream, StreamError};
 
 /// Maximum number of requests in flight.
 ///

@@ -382,7 +382,7 @@ async fn a_drainer_that_lost_the_lock_stores_nothing() {
     };
     let (log, _, outcome) = run_faulty(BACKLOG, start(1, 1), faults).await;
     let error = outcome.unwrap_err();
-    assert_eq!(error.kind(), crate::ports::ErrorKind::Transient);
+    assert_eq!(error.kind(), crate::base::error_kind::ErrorKind::Transient);
     assert!(
         !log.entries()
             .iter()

@@ -13,17 +13,17 @@
 use std::time::{Duration, Instant};
 
 /// Shortest pause between two polls.
-const MIN_PAUSE: Duration = Duration::from_millis(20);
+const MIN_POLL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Longest pause for which idle polls are the reason.
 ///
 /// While nothing is written, each pause is twice the last one, up to this.
-const IDLE_PAUSE: Duration = Duration::from_millis(500);
+const MAX_IDLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause.
 ///
 /// With a share of 5 %, a poll of 1.6 s needs a pause of 30 s. A longer poll exceeds the share.
-const MAX_PAUSE: Duration = Duration::from_secs(30);
+const MAX_POLL_PAUSE: Duration = Duration::from_secs(30);
 
 /// Time since the slot's last advance after which a window is confirmed.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
@@ -100,24 +100,24 @@ impl PollPacing {
         PollPacing {
             share,
             poll_time: None,
-            last_pause: MIN_PAUSE,
+            last_pause: MIN_POLL_PAUSE,
         }
     }
 
     /// The pause after a poll that took `took` on the server.
     ///
     /// `found` is true if the poll found new log. The pause is long enough for the share of the core, and at
-    /// least [`MIN_PAUSE`]. While nothing is written, it is at least twice the last pause, up to
-    /// [`IDLE_PAUSE`].
+    /// least [`MIN_POLL_PAUSE`]. While nothing is written, it is at least twice the last pause, up to
+    /// [`MAX_IDLE_PAUSE`].
     fn next(&mut self, took: Duration, found: bool) -> Duration {
         let poll_time = self.poll_time.map_or(took, |known| known * 3 / 4 + took / 4);
         self.poll_time = Some(poll_time);
         let shared = poll_time.mul_f64((1.0 - self.share) / self.share);
         let shortest = match found {
-            true => MIN_PAUSE,
-            false => (self.last_pause * 2).min(IDLE_PAUSE),
+            true => MIN_POLL_PAUSE,
+            false => (self.last_pause * 2).min(MAX_IDLE_PAUSE),
         };
-        self.last_pause = shared.clamp(shortest, MAX_PAUSE);
+        self.last_pause = shared.clamp(shortest, MAX_POLL_PAUSE);
         self.last_pause
     }
 }
@@ -135,7 +135,7 @@ mod tests {
         // The last poll has a weight of one quarter.
         assert_eq!(pacing.next(MILLI * 50, true), MILLI * 380);
         assert_eq!(PollPacing::new(0.5).next(MILLI * 100, true), MILLI * 100);
-        assert_eq!(pacing.next(Duration::from_secs(60), true), MAX_PAUSE);
+        assert_eq!(pacing.next(Duration::from_secs(60), true), MAX_POLL_PAUSE);
     }
 
     #[test]
@@ -144,6 +144,6 @@ mod tests {
         let pauses: Vec<Duration> = (0..6).map(|_| pacing.next(MILLI, false)).collect();
         let millis = [40, 80, 160, 320, 500, 500];
         assert_eq!(pauses, millis.map(|millis| MILLI * millis));
-        assert_eq!(pacing.next(MILLI, true), MIN_PAUSE);
+        assert_eq!(pacing.next(MILLI, true), MIN_POLL_PAUSE);
     }
 }

@@ -6,7 +6,9 @@ pub use backfill::{BackfillCommand, BackfillRequest, MAX_CHUNK_ROWS};
 
 use serde_json::{Map, Value};
 
+use crate::base::error_kind::ErrorKind;
 use crate::base::lsn::Lsn;
+use crate::base::shown_text::shown;
 use crate::plugin::Plugin;
 
 /// The action of an invocation.
@@ -85,6 +87,11 @@ impl EventError {
     pub fn name(&self) -> &'static str {
         "EventInvalid"
     }
+
+    /// Kind of the error: always definite.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Definite
+    }
 }
 
 /// The known fields of an action that has only `action`, for errors.
@@ -115,7 +122,7 @@ impl Action {
             "status" => check_fields(fields, "status", &[], NO_OTHER_FIELDS).map(|()| Action::Status),
             "plan" => parse_plan(fields),
             "teardown" => check_fields(fields, "teardown", &[], NO_OTHER_FIELDS).map(|()| Action::Teardown),
-            other => Err(EventError::UnknownAction(shortened(other))),
+            other => Err(EventError::UnknownAction(shown(other))),
         }
     }
 }
@@ -125,7 +132,7 @@ fn parse_tick(fields: &Map<String, Value>) -> Result<Action, EventError> {
     let is_from_eventbridge = fields.contains_key("detail-type") || fields.contains_key("source");
     match fields.keys().next() {
         Some(field) if !is_from_eventbridge => Err(EventError::UnknownField {
-            field: shortened(field),
+            field: shown(field),
             action: "an event without action",
             known: "no fields",
         }),
@@ -150,7 +157,7 @@ fn parse_setup(fields: &Map<String, Value>) -> Result<Action, EventError> {
     check_fields(fields, "setup", &["plugin"], "plugin")?;
     let invalid = EventError::InvalidField {
         field: "plugin",
-        expected: "pgoutput, wal2json or test_decoding",
+        expected: Plugin::NAMES,
     };
     let plugin = match fields.get("plugin") {
         None => None,
@@ -174,13 +181,6 @@ fn parse_plan(fields: &Map<String, Value>) -> Result<Action, EventError> {
         .ok_or(invalid)
 }
 
-/// The first 40 characters of a text.
-///
-/// An error must not repeat a whole payload.
-fn shortened(text: &str) -> String {
-    text.chars().take(40).collect()
-}
-
 /// Checks that an event has only the allowed fields and `action`.
 fn check_fields(
     fields: &Map<String, Value>,
@@ -193,7 +193,7 @@ fn check_fields(
         .find(|field| *field != "action" && !allowed.contains(&field.as_str()))
     {
         Some(field) => Err(EventError::UnknownField {
-            field: shortened(field),
+            field: shown(field),
             action,
             known,
         }),

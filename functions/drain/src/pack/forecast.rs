@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::shards::{SHARD_BYTES_PER_SECOND, SHARD_RECORDS_PER_SECOND};
 use super::{Aggregation, HashKey, Lanes, QueuedEvent, Record, RequestLimits, ShardMap};
 
 /// Size of a put unit of a provisioned stream, in bytes.
@@ -30,12 +31,6 @@ const USD_PER_MILLION_UNITS: f64 = 0.014;
 ///
 /// A GB is 10^9 bytes. The price is the list price of us-east-1.
 const USD_PER_GB: f64 = 0.08;
-
-/// Records that a shard accepts in a second.
-const SHARD_RECORDS_PER_SECOND: f64 = 1000.0;
-
-/// Bytes that a shard accepts in a second.
-const SHARD_BYTES_PER_SECOND: f64 = (1 << 20) as f64;
 
 /// Most keys in the list of the hottest keys.
 const MAX_HOTTEST_KEYS: usize = 10;

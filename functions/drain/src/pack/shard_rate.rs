@@ -23,13 +23,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Bytes that a shard accepts in a second.
-///
-/// The developer guide of Kinesis calls this quota 1 MB in some versions, and 1 MiB in others. If it is 1 MB,
-/// the curve finds the lower capacity.
-const BYTES: f64 = 1_048_576.0;
-/// Records that a shard accepts in a second.
-const RECORDS: f64 = 1_000.0;
+use super::shards::{SHARD_BYTES_PER_SECOND, SHARD_RECORDS_PER_SECOND};
 
 /// Time until the curve reaches its plateau, a little below the base.
 const RECOVERY: Duration = Duration::from_secs(10);
@@ -61,7 +55,7 @@ const MIN_MEASURABLE_LOAD: f64 = 0.5;
 ///
 /// A pause lasts at most this long, plus the time that the missing allowance takes at the highest limit. It
 /// is bounded because the limit may grow during the pause.
-const MAX_PAUSE: f64 = 1.0;
+const MAX_EXTRA_PAUSE: f64 = 1.0;
 /// Load that may be sent at once.
 ///
 /// This load and [`MAX_LIMIT`] add up to the quota of a second. One record may exceed it.
@@ -119,7 +113,7 @@ struct RecentLoad {
 
 /// The load of a record of this size.
 fn load(bytes: usize) -> f64 {
-    (bytes as f64 / BYTES).max(1.0 / RECORDS)
+    (bytes as f64 / SHARD_BYTES_PER_SECOND).max(1.0 / SHARD_RECORDS_PER_SECOND)
 }
 
 impl ShardRate {
@@ -146,7 +140,7 @@ impl ShardRate {
         // The pause lasts until half of the burst is available. Then one request can have several small
         // records.
         let missing = BURST / 2.0 - limit.allowance;
-        let pause = (missing / rate).min(missing / MAX_LIMIT + MAX_PAUSE);
+        let pause = (missing / rate).min(missing / MAX_LIMIT + MAX_EXTRA_PAUSE);
         (limit.allowance < 0.0).then(|| now + Duration::from_secs_f64(pause))
     }
 
@@ -156,7 +150,7 @@ impl ShardRate {
         let sent_at = self.sent_at.unwrap_or(now);
         let answer_time = now.saturating_duration_since(sent_at).as_secs_f64();
         let rate = self.limit.as_ref().map_or(1.0, |limit| limit.rate(now));
-        self.answer_bytes = (answer_time * 1.25 * BYTES * rate) as usize;
+        self.answer_bytes = (answer_time * 1.25 * SHARD_BYTES_PER_SECOND * rate) as usize;
         if let Some(limit) = &mut self.limit {
             // This record was in flight at the refusal.
             if self

@@ -4,6 +4,15 @@
 
 use md5::{Digest as _, Md5};
 
+/// Bytes that a shard accepts in a second.
+///
+/// The developer guide of Kinesis calls this quota 1 MB in some versions, and 1 MiB in others. If it is 1 MB,
+/// the pacing of a shard finds the lower capacity.
+pub(super) const SHARD_BYTES_PER_SECOND: f64 = 1_048_576.0;
+
+/// Records that a shard accepts in a second.
+pub(super) const SHARD_RECORDS_PER_SECOND: f64 = 1_000.0;
+
 /// A hash key: the number that determines the shard of a record.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct HashKey(pub u128);

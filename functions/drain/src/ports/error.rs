@@ -1,22 +1,12 @@
 //! Errors of the ports. Each message names the problem and the remedy.
 
+use crate::base::causes::BoxError;
+use crate::base::error_kind::ErrorKind;
 use crate::base::lsn::Lsn;
 use crate::base::stored_document::InvalidDocument;
 use crate::base::table_name::TableName;
 use crate::pack::InvalidShardMap;
 use crate::ports::lock_holder::LockHolder;
-
-/// The cause of an error, as a library returned it.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Kind of an error: another attempt may succeed, or the operator must act.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// Another attempt may succeed. The next tick makes it.
-    Transient,
-    /// No attempt succeeds until the operator acts.
-    Definite,
-}
 
 /// Error of PostgreSQL, the slot, its tables, or a secret.
 ///

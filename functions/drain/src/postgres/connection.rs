@@ -11,8 +11,9 @@ use tokio_postgres::{AsyncMessage, Client, Config as PgConfig, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::sql_state::{cause, is_outage, is_transient};
+use crate::base::causes::BoxError;
 use crate::config::{Auth, Config, Database, Password, SslMode};
-use crate::ports::{BoxError, SlotError};
+use crate::ports::SlotError;
 
 use notices::{Notices, SkippedPublication};
 use tls::{HandshakeError, TrackedTls};

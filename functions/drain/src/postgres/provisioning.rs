@@ -14,6 +14,8 @@ use crate::ports::SlotError;
 use crate::postgres::rows::table_name;
 use crate::rules::pattern::{self, TablePattern};
 
+const MAY_REPLICATE: &str = concat!("select ", include_str!("may_replicate.sql"), " as may_replicate");
+
 /// Checks that the role may use replication slots.
 ///
 /// # Errors
@@ -24,14 +26,7 @@ pub(crate) async fn check_replication_right(
 ) -> Result<(), SlotError> {
     let row = session
         .client
-        .query_one(
-            "select r.rolsuper or r.rolreplication or exists (
-                 select from pg_roles m
-                 where m.rolname = 'rds_replication' and pg_has_role(current_user, m.oid, 'member')
-             ) as may_replicate
-             from pg_roles r where r.rolname = current_user",
-            &[],
-        )
+        .query_one(MAY_REPLICATE, &[])
         .await
         .map_err(|error| connector.failed("checking the role", error))?;
     match row.get("may_replicate") {

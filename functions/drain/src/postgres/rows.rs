@@ -1,8 +1,20 @@
 //! Values that the rows of several queries contain.
 
+use postgres_types::PgLsn;
 use tokio_postgres::Row;
 
+use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
+
+/// The LSN in a column that is never null.
+pub(crate) fn lsn(row: &Row, column: &str) -> Lsn {
+    Lsn(row.get::<_, PgLsn>(column).into())
+}
+
+/// The LSN in a column; `None` if it is null.
+pub(crate) fn optional_lsn(row: &Row, column: &str) -> Option<Lsn> {
+    row.get::<_, Option<PgLsn>>(column).map(|lsn| Lsn(lsn.into()))
+}
 
 /// The table that the columns `schema` and `name` of a row name.
 pub(crate) fn table_name(row: &Row) -> TableName {

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use postgres_types::PgLsn;
-
 use super::connection::{Connector, Session};
+use super::rows;
+use crate::base::causes::BoxError;
 use crate::base::lsn::Lsn;
 use crate::continuity::{ServerInfo, SlotState};
-use crate::ports::{BoxError, EmittedMessage, LockHolder, Retention, SlotError, SlotFigures};
+use crate::ports::{EmittedMessage, LockHolder, Retention, SlotError, SlotFigures};
 
 /// State of the server and of one slot.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(crate) async fn inspect(
         .await
         .map_err(|error| connector.failed(DOING, error))?;
     let (Some(flush), Some(timeline)) = (
-        row.get::<_, Option<PgLsn>>("flush_lsn"),
+        rows::optional_lsn(&row, "flush_lsn"),
         row.get::<_, Option<String>>("timeline"),
     ) else {
         return Err(SlotError::NotWriter {
@@ -76,7 +76,7 @@ pub(crate) async fn inspect(
             database: row.get("database"),
             database_oid: row.get("database_oid"),
             encoding: row.get("encoding"),
-            flush: Lsn(flush.into()),
+            flush,
         },
         slot: slot.map_err(|error| undecodable(Box::new(error)))?,
     })
@@ -253,9 +253,7 @@ pub(crate) async fn standbys(connector: &Connector, session: &Session) -> Result
     Ok(StandbyInfo {
         count: row.get("count"),
         visible: row.get("is_visible"),
-        flushed: row
-            .get::<_, Option<PgLsn>>("flush_lsn")
-            .map(|lsn| Lsn(lsn.into())),
+        flushed: rows::optional_lsn(&row, "flush_lsn"),
         synchronous: row.get("is_synchronous"),
     })
 }
@@ -299,8 +297,7 @@ pub(crate) async fn awaited_standbys(
         )
         .await
         .map_err(|error| connector.failed("reading synchronized_standby_slots", error))?;
-    let lsn = row.and_then(|row| row.get::<_, Option<PgLsn>>("awaited_lsn"));
-    Ok(lsn.map(|lsn| Lsn(lsn.into())))
+    Ok(row.and_then(|row| rows::optional_lsn(&row, "awaited_lsn")))
 }
 
 /// An unused slot of a standby that stops the reading of `slot`.
@@ -367,18 +364,18 @@ pub(crate) async fn emit(
         .client
         .query_one(
             "select pg_logical_emit_message(true, $1::text, $2::text) as lsn,
-                    set_config('synchronous_commit', $3, true)",
+                    set_config('synchronous_commit', $3, true) as synchronous_commit",
             &[&prefix, &content, &synchronous_commit],
         )
         .await
         .map_err(failed)?;
-    let lsn = Lsn(row.get::<_, PgLsn>("lsn").into());
+    let lsn = rows::lsn(&row, "lsn");
     let row = session
         .client
         .query_one("select pg_current_wal_flush_lsn() as flush_lsn", &[])
         .await
         .map_err(failed)?;
-    let flushed = Lsn(row.get::<_, PgLsn>("flush_lsn").into());
+    let flushed = rows::lsn(&row, "flush_lsn");
     Ok(EmittedMessage { lsn, flushed })
 }
 

@@ -19,6 +19,7 @@ use tokio_postgres::error::SqlState;
 
 use super::catalog::{self, CatalogHorizon, UntrackedKind, UntrackedRelation};
 use super::connection::{Connector, Session};
+use super::rows;
 use super::server::{self, CommitWait};
 use super::sql_error::SlotContext;
 use super::sql_state::is_cancelled;
@@ -267,10 +268,8 @@ impl Slot for PgSlot<'_> {
             .map_err(|error| self.failed("reading the flush position", error))?;
         // The flush position is read before the standbys' positions. Log that is written between the two
         // reads is not readable yet, even if a standby acknowledges it.
-        let flush = Lsn(row.get::<_, PgLsn>("flush_lsn").into());
-        let restart = row
-            .get::<_, Option<PgLsn>>("restart_lsn")
-            .map_or(Lsn::ZERO, |lsn| Lsn(lsn.into()));
+        let flush = rows::lsn(&row, "flush_lsn");
+        let restart = rows::optional_lsn(&row, "restart_lsn").unwrap_or(Lsn::ZERO);
         let mut readable = flush;
         if self.standby_ack != StandbyAck::Off {
             let standbys = server::standbys(self.connector, &self.control).await?;
@@ -376,7 +375,7 @@ impl Slot for PgSlot<'_> {
             .map_err(|error| self.failed("searching for the commits of large transactions", error))?;
         let commit = |row: &PgRow| {
             let xid = u32::try_from(row.get::<_, i64>("transaction_id")).ok()?;
-            let lsn = Lsn(row.get::<_, PgLsn>("commit_lsn").into());
+            let lsn = rows::lsn(row, "commit_lsn");
             let data = row.get::<_, Option<Vec<u8>>>("commit_row")?;
             Some((xid, (lsn, data)))
         };
@@ -410,7 +409,7 @@ impl Slot for PgSlot<'_> {
             Ok(rows) => rows,
             Err(error) => return Err(self.explained(DOING, error).await),
         };
-        let row = |row: &PgRow| (Lsn(row.get::<_, PgLsn>("lsn").into()), row.get("data"));
+        let row = |row: &PgRow| (rows::lsn(row, "lsn"), row.get("data"));
         Ok(rows.iter().map(row).collect())
     }
 
@@ -467,7 +466,7 @@ impl Slot for PgSlot<'_> {
                 Err(error) => return Err(self.failed(DOING, error)),
             }
         };
-        match row.get::<_, Option<PgLsn>>("end_lsn") {
+        match rows::optional_lsn(&row, "end_lsn") {
             Some(_) => Ok(()),
             None => Err(SlotError::NotAdvanced {
                 slot: self.slot.clone(),

@@ -1,13 +1,14 @@
 //! Errors of SQL statements about a table or the slot.
 
-use postgres_types::PgLsn;
 use tokio_postgres::error::SqlState;
 
 use super::connection::{Connector, Session};
+use super::rows;
 use super::sql_state::{is_cancelled, is_outage, message};
+use crate::base::causes::BoxError;
 use crate::base::lsn::Lsn;
 use crate::plugin::Plugin;
-use crate::ports::{BoxError, SlotError};
+use crate::ports::SlotError;
 
 /// PostgreSQL's message about a query that fails because of its table.
 ///
@@ -99,14 +100,14 @@ fn lists(libraries: &str, library: &str) -> bool {
 }
 
 /// [`Requirements`] of the slot $1.
-const REQUIREMENTS: &str = "
-    select (select r.rolsuper or r.rolreplication or exists (
-              select from pg_roles m
-              where m.rolname = 'rds_replication' and pg_has_role(current_user, m.oid, 'member'))
-            from pg_roles r where r.rolname = current_user) as may_replicate,
-           exists (select from pg_replication_slots s where s.slot_name = $1) as has_slot,
-           current_setting('wal_level') as wal_level,
-           (select setting from pg_settings where name = 'output_plugin_libraries') as libraries";
+const REQUIREMENTS: &str = concat!(
+    "select ",
+    include_str!("may_replicate.sql"),
+    " as may_replicate,
+      exists (select from pg_replication_slots s where s.slot_name = $1) as has_slot,
+      current_setting('wal_level') as wal_level,
+      (select setting from pg_settings where name = 'output_plugin_libraries') as libraries"
+);
 
 /// The position of the slot $1.
 const CONFIRMED: &str = "select confirmed_flush_lsn from pg_replication_slots where slot_name = $1";
@@ -120,9 +121,7 @@ impl SlotContext<'_> {
         match session.client.query_one(CONFIRMED, &[&self.slot]).await {
             Ok(row) => SlotError::PublicationSkipped {
                 slot: self.slot.to_owned(),
-                confirmed: row
-                    .get::<_, Option<PgLsn>>("confirmed_flush_lsn")
-                    .map_or(Lsn::ZERO, |lsn| Lsn(lsn.into())),
+                confirmed: rows::optional_lsn(&row, "confirmed_flush_lsn").unwrap_or(Lsn::ZERO),
                 source,
             },
             Err(error) => self.error("reading the slot's position", error),

@@ -2,8 +2,6 @@
 
 use tokio_postgres::error::SqlState;
 
-use crate::ports::BoxError;
-
 /// Whether the same statement may succeed later.
 ///
 /// An error without a SQLSTATE means that the connection broke, which is transient. Otherwise the class of
@@ -65,3 +63,4 @@ fn left_out(state: &SqlState) -> String {
     let code = state.code();
     format!("SQLSTATE {code}; its message may hold values, and is in the server's log only")
 }
+use crate::base::causes::BoxError;

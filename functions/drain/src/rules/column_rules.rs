@@ -5,7 +5,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use crate::base::table_name::TableName;
-use crate::rules::pattern::ColumnPattern;
+use crate::rules::pattern::{ColumnPattern, parse_entries};
 
 /// Fewest characters of a salt. A shorter salt can be found by trial.
 pub const MIN_SALT_CHARACTERS: usize = 16;
@@ -93,27 +93,17 @@ impl ColumnRule {
     /// # Errors
     /// A text in the list is not a rule. The error has the first such text.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidColumnRule> {
-        let mut rules = Vec::new();
-        let mut rest = text;
-        loop {
-            rest = rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
-            if rest.is_empty() {
-                return Ok(rules);
-            }
-            let shown = rest.split(',').next().unwrap_or_default().chars().take(40);
-            let invalid = || InvalidColumnRule(shown.collect());
-            let Some((pattern, after)) = ColumnPattern::parse_before_colon(rest) else {
-                return Err(invalid());
-            };
+        let entry = |text| {
+            let (pattern, after) = ColumnPattern::parse_before_colon(text)?;
             let (action, after) = after.split_once(',').unwrap_or((after, ""));
             let action = match action.trim() {
                 "hash" => ColumnAction::Hash,
                 "omit" => ColumnAction::Omit,
-                _ => return Err(invalid()),
+                _ => return None,
             };
-            rules.push(ColumnRule { pattern, action });
-            rest = after;
-        }
+            Some((ColumnRule { pattern, action }, after))
+        };
+        parse_entries(text, ',', entry).map_err(InvalidColumnRule)
     }
 
     /// Action of these rules on a column; `None` if none matches.

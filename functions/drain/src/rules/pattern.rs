@@ -10,6 +10,7 @@ use std::str::{CharIndices, FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::shown_text::shown;
 use crate::base::table_name::TableName;
 
 /// A pattern `schema.table`.
@@ -72,19 +73,36 @@ impl TablePattern {
     /// # Errors
     /// A text in the list is not a pattern. The error has the first such text.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidTablePattern> {
-        let mut patterns = Vec::new();
-        let mut rest = text;
-        loop {
-            rest = rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
-            if rest.is_empty() {
-                return Ok(patterns);
-            }
-            let mut parser = PatternParser::new(rest, &[',']);
-            let pattern = parser.pattern();
-            let invalid = || InvalidTablePattern::new(rest.split(',').next().unwrap_or_default());
-            patterns.push(pattern.ok_or_else(invalid)?);
-            rest = parser.rest();
+        let entry = |text| {
+            let mut parser = PatternParser::new(text, &[',']);
+            Some((parser.pattern()?, parser.rest()))
+        };
+        parse_entries(text, ',', entry).map_err(InvalidTablePattern)
+    }
+}
+
+/// Parses the entries of a list. Ignores empty entries.
+///
+/// `parse` parses the first entry of a text. It returns the entry, and the text after it.
+///
+/// # Errors
+/// The beginning of the first text that is not an entry.
+pub(super) fn parse_entries<'t, T>(
+    text: &'t str,
+    separator: char,
+    parse: impl Fn(&'t str) -> Option<(T, &'t str)>,
+) -> Result<Vec<T>, String> {
+    let mut entries = Vec::new();
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start_matches(|c: char| c == separator || c.is_whitespace());
+        if rest.is_empty() {
+            return Ok(entries);
         }
+        let invalid = || shown(rest.split(separator).next().unwrap_or_default());
+        let (entry, after) = parse(rest).ok_or_else(invalid)?;
+        entries.push(entry);
+        rest = after;
     }
 }
 
@@ -171,7 +189,7 @@ pub struct InvalidTablePattern(String);
 
 impl InvalidTablePattern {
     fn new(text: &str) -> Self {
-        InvalidTablePattern(text.chars().take(40).collect())
+        InvalidTablePattern(shown(text))
     }
 
     /// The text, or its first characters.

@@ -205,7 +205,7 @@ mod tests {
             .collect();
         let most = SentTables::of(&states(&all[1..])).unwrap();
         assert!(
-            most.to_text().len() <= stored_document::MAX_BYTES,
+            most.to_text().len() <= stored_document::MAX_DOCUMENT_BYTES,
             "{}",
             most.to_text().len()
         );

@@ -125,7 +125,7 @@ fn failed_tables_with_long_names_leave_space_for_the_next_cursor() {
     for number in 0..20 {
         state.fail_table(long_name(number), "\"".repeat(MAX_REASON_BYTES));
         assert!(
-            state.to_text().len() <= stored_document::MAX_BYTES,
+            state.to_text().len() <= stored_document::MAX_DOCUMENT_BYTES,
             "{number} failed tables"
         );
     }
@@ -161,7 +161,7 @@ fn a_stored_cursor_leaves_bytes_for_larger_counters() {
         invalid: u32::MAX,
         ..progress(key)
     });
-    assert!(state.to_text().len() <= stored_document::MAX_BYTES);
+    assert!(state.to_text().len() <= stored_document::MAX_DOCUMENT_BYTES);
 }
 
 #[test]

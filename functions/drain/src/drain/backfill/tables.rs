@@ -3,9 +3,10 @@
 use super::BackfillRunner;
 use crate::backfill::BackfillTable;
 use crate::base::budget::Budget;
+use crate::base::error_kind::ErrorKind;
 use crate::base::table_name::TableName;
 use crate::error::Error;
-use crate::ports::{ErrorKind, Slot, StateStore, TableSource};
+use crate::ports::{Slot, StateStore, TableSource};
 
 impl<C: StateStore> BackfillRunner<C> {
     /// Lists the tables of the request, once in an invocation. Returns false if they cannot be listed.

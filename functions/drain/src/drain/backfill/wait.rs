@@ -13,8 +13,11 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// A window does not end the blocking transaction, and each window costs a peek.
 const MAX_ROUND: Duration = Duration::from_secs(5);
 
-const MIN_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// Shortest pause between two attempts to read a chunk.
+const MIN_CHUNK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause between two attempts to read a chunk.
+const MAX_CHUNK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The time that an invocation waits for a blocked backfill.
 #[derive(Debug)]
@@ -38,7 +41,7 @@ impl BackfillWait {
     /// The wait begins with the first call.
     pub(in crate::drain) fn next_pause(&mut self, now: Instant) -> Option<Duration> {
         let waited = now.saturating_duration_since(*self.since.get_or_insert(now));
-        (waited < self.longest).then(|| (waited / 10).clamp(MIN_PAUSE, MAX_PAUSE))
+        (waited < self.longest).then(|| (waited / 10).clamp(MIN_CHUNK_PAUSE, MAX_CHUNK_PAUSE))
     }
 
     /// Whether the drain reads a window before the next attempt.
@@ -75,7 +78,7 @@ mod tests {
         assert_eq!(pauses, millis.map(|it| it.map(Duration::from_millis)));
         assert!(!wait.is_over(after(19)) && wait.is_over(after(20)));
         wait.end();
-        assert_eq!(wait.next_pause(after(30)), Some(MIN_PAUSE));
+        assert_eq!(wait.next_pause(after(30)), Some(MIN_CHUNK_PAUSE));
         assert!(!wait.is_over(after(49)));
     }
 }

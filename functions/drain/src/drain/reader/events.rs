@@ -6,10 +6,11 @@ use crate::base::lsn::Lsn;
 use crate::base::position::Position;
 use crate::change::{Change, Datum};
 use crate::continuity::checkpoint::AckAhead;
-use crate::encode::{EncodedEvents, Event, Progress};
+use crate::encode::{EncodedEvents, Envelope, Event, Progress};
 use crate::error::Error;
 use crate::pack::{MAIN_STREAM, QueuedEvent, SpanId};
 use crate::ports::PeekRow;
+use crate::rules::projection::Projections;
 
 use super::super::report::Report;
 
@@ -132,6 +133,20 @@ impl<R: PeekRow> WindowReader<'_, R> {
         }
         Ok(())
     }
+}
+
+/// Advances the positions past a change that is not sent.
+///
+/// The positions are those of the projected change: it may have another number of events.
+pub(super) fn skip(
+    projections: &mut Projections<'_>,
+    envelope: &Envelope,
+    progress: &mut Progress,
+    lsn: Lsn,
+    change: &Change<'_>,
+) {
+    let projected = projections.change(change);
+    envelope.skip(progress, lsn, projected.as_ref().unwrap_or(change));
 }
 
 /// Whether every event of a change is acknowledged. `position` is the position of its first event.

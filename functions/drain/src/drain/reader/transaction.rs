@@ -2,6 +2,7 @@
 
 use md5::{Digest as _, Md5};
 
+use super::events;
 use super::{ReaderOutput, SentHistory, WindowReader};
 use crate::backfill::ChunkContext;
 use crate::base::lsn::Lsn;
@@ -126,9 +127,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             return Ok(());
         }
         if let Some(change) = change {
-            let projected = self.projections.change(change);
-            self.envelope
-                .skip(progress, lsn, projected.as_ref().unwrap_or(change));
+            events::skip(&mut self.projections, self.envelope, progress, lsn, change);
         }
         out.report.skipped += 1;
         let is_last = open.rows.at_lsn >= resume.rows_at_lsn;

@@ -9,10 +9,11 @@
 use std::time::{Duration, Instant};
 
 use super::{LIST_BACKOFF, Sender, StreamAnswer, backoff};
+use crate::base::error_kind::ErrorKind;
 use crate::drain::report::Report;
 use crate::error::Error;
 use crate::pack::{Aggregation, HashKey, Record, ShardMap};
-use crate::ports::{ErrorKind, Stream, StreamError};
+use crate::ports::{Stream, StreamError};
 
 /// Time for which a stale map is used before the next ListShards.
 const KEPT_MAP_TIME: Duration = Duration::from_secs(30);

@@ -89,7 +89,7 @@ async fn a_marker_that_does_not_return_stops_the_drain_before_it_stores_or_advan
         let (log, _, outcome) = with_marker(start, blind_to).await;
         let error = outcome.unwrap_err();
         assert_eq!(error.name(), "MarkerMissing");
-        assert_eq!(error.kind(), crate::ports::ErrorKind::Definite);
+        assert_eq!(error.kind(), crate::base::error_kind::ErrorKind::Definite);
         // The drain may write a new marker, but stores nothing and advances no slot.
         assert!(
             log.entries()

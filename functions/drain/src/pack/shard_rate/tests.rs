@@ -72,7 +72,7 @@ fn send(capacity: Capacity, bytes: usize, time: Duration) -> (f64, f64) {
 fn a_busy_shard_is_nearly_fully_used_and_refuses_few_records() {
     let (all, less) = (|_| 1.0, |_| 0.4);
     // If other producers use a part of the quota, the limit needs some time to reach the rest.
-    let decimal = |_| 1_000_000.0 / BYTES;
+    let decimal = |_| 1_000_000.0 / SHARD_BYTES_PER_SECOND;
     let cases: [(Capacity, usize, f64); 7] = [
         (all, 200, 0.9),
         (all, 250_000, 0.9),

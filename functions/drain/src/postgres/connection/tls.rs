@@ -20,8 +20,9 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::base::causes::BoxError;
 use crate::config::{Database, SslMode};
-use crate::ports::{BoxError, SlotError};
+use crate::ports::SlotError;
 
 /// The certificate authorities of Amazon RDS.
 ///

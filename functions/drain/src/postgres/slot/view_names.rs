@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use postgres_types::PgLsn;
 
+use super::super::rows;
 use super::PgSlot;
 use crate::base::lsn::Lsn;
 use crate::ports::SlotError;
@@ -113,7 +114,7 @@ impl PgSlot<'_> {
         {
             return Ok(Some(*since));
         }
-        let insert = Lsn(row.get::<_, PgLsn>("insert_lsn").into());
+        let insert = rows::lsn(&row, "insert_lsn");
         let since = match self.is_flushed(insert).await? {
             true => self.naming_commit(&xid).await?,
             false => None,
@@ -167,7 +168,7 @@ impl PgSlot<'_> {
             return Ok(None);
         };
         let row = found.map_err(|error| self.failed(DOING, error))?;
-        let lsn = |column: &str| row.get::<_, Option<PgLsn>>(column).map(|lsn| Lsn(lsn.into()));
+        let lsn = |column| rows::optional_lsn(&row, column);
         let since = match (lsn("commit_lsn"), lsn("latest_lsn")) {
             (Some(commit), _) => commit,
             (None, Some(latest)) => latest.plus(1),

@@ -41,7 +41,8 @@ const PARTITIONS: &str = concat!(
       select inhrelid from pg_inherits where inhparent = any($1::oid[])
       union
       select i.inhrelid from below join pg_inherits i on i.inhparent = below.oid)
-    select l.* from below join listed l using (oid)"
+    select schema, name, oid, kind, is_permanent, roots, estimated_rows, lacks_columns
+    from below join listed using (oid)"
 );
 
 /// The tables of the publications $1 with the given names.

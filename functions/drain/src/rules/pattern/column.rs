@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{NamePattern, PatternParser, TablePattern};
+use super::{NamePattern, PatternParser, TablePattern, parse_entries};
 use crate::base::table_name::TableName;
 
 /// A pattern `schema.table.column`, whose parts are as in a [`TablePattern`].
@@ -80,19 +80,11 @@ impl TableColumns {
     /// # Errors
     /// A text in the list is not an entry. The error has the first such text.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidTableColumns> {
-        let mut entries = Vec::new();
-        let mut rest = text;
-        loop {
-            rest = rest.trim_start_matches(|c: char| c == ';' || c.is_whitespace());
-            if rest.is_empty() {
-                return Ok(entries);
-            }
-            let mut parser = PatternParser::new(rest, &[':', ',', ';']);
-            let shown = rest.split(';').next().unwrap_or_default().chars().take(40);
-            let entry = Self::parse(&mut parser);
-            entries.push(entry.ok_or_else(|| InvalidTableColumns(shown.collect()))?);
-            rest = parser.rest();
-        }
+        let entry = |text| {
+            let mut parser = PatternParser::new(text, &[':', ',', ';']);
+            Some((Self::parse(&mut parser)?, parser.rest()))
+        };
+        parse_entries(text, ';', entry).map_err(InvalidTableColumns)
     }
 
     fn parse(parser: &mut PatternParser<'_>) -> Option<Self> {
