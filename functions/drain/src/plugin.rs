@@ -37,10 +37,10 @@ impl PluginOptions {
 /// Byte that distinguishes the row of a change from every other row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangeMark {
-    /// Place of the byte in the row, counted from 1.
+    /// Number of the byte in the row, counted from 1.
     ///
     /// SQL's `substr` also counts from 1.
-    pub place: i32,
+    pub byte_number: i32,
     /// The values of the byte in the row of a change.
     pub bytes: &'static [&'static [u8]],
 }
@@ -117,17 +117,17 @@ impl Plugin {
     pub fn change_mark(self) -> ChangeMark {
         match self {
             Plugin::Pgoutput => ChangeMark {
-                place: 1,
+                byte_number: 1,
                 bytes: &[b"I", b"U", b"D", b"T", b"M"],
             },
             // {"action":"I"
             Plugin::Wal2json => ChangeMark {
-                place: 12,
+                byte_number: 12,
                 bytes: &[b"I", b"U", b"D", b"T", b"M"],
             },
             // "table …" and "message: …"
             Plugin::TestDecoding => ChangeMark {
-                place: 1,
+                byte_number: 1,
                 bytes: &[b"t", b"m"],
             },
         }

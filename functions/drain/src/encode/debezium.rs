@@ -27,9 +27,9 @@ pub use value::{DebeziumModes, DecimalMode};
 
 use std::sync::Arc;
 
-use super::backfill_row::SnapshotPlace;
+use super::backfill_row::SnapshotMark;
 use super::omitted_columns::Image;
-use super::progress::EventPlace;
+use super::progress::EventNumbers;
 use super::value::{
     UNAVAILABLE_VALUE, write_base64, write_integer, write_message_content, write_message_prefix, write_names,
     write_string,
@@ -192,7 +192,7 @@ impl Debezium {
         relation: Option<&Relation>,
         omitted: &[&str],
     ) {
-        let position = head.place.position;
+        let position = head.numbers.position;
         let Position { commit_end, lsn, .. } = position;
         out.extend_from_slice(br#"{"version":""#);
         out.extend_from_slice(env!("CARGO_PKG_VERSION").as_bytes());
@@ -200,7 +200,7 @@ impl Debezium {
         write_string(out, &self.name);
         write_timestamps(out, head.transaction.commit_time.unwrap_or(0));
         out.extend_from_slice(br#","snapshot":""#);
-        out.extend_from_slice(head.snapshot.map_or("false", SnapshotPlace::name).as_bytes());
+        out.extend_from_slice(head.snapshot.map_or("false", SnapshotMark::name).as_bytes());
         out.extend_from_slice(br#"","db":"#);
         write_string(out, &self.database);
         // Consumers order events by this pair. Debezium writes the end of the last commit and the LSN of the
@@ -279,11 +279,11 @@ impl Debezium {
 ///
 /// The first field, `id`, is `<transaction id>:<LSN of the change>`, as Debezium documents it.
 fn write_order(out: &mut Vec<u8>, head: &EventHead, prefix: &str) {
-    let EventPlace {
+    let EventNumbers {
         position,
         transaction_order,
         table_order,
-    } = head.place;
+    } = head.numbers;
     let write_name = |out: &mut Vec<u8>, name: &[u8]| {
         out.push(b'"');
         out.extend_from_slice(prefix.as_bytes());

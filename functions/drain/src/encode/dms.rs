@@ -26,7 +26,7 @@ use std::io::Write as _;
 
 use postgres_types::Type as BuiltIn;
 
-use super::backfill_row::SnapshotPlace;
+use super::backfill_row::SnapshotMark;
 use super::definitions::{Definitions, TableOperation};
 use super::key::PartitionBy;
 use super::omitted_columns::Image;
@@ -75,7 +75,7 @@ impl Dms {
             partition_key_type: row_key_type(partition_by, row),
         };
         write_metadata(out, &row.head, &kind, Some(row.relation));
-        if let Some(snapshot @ (SnapshotPlace::First | SnapshotPlace::Last)) = row.head.snapshot {
+        if let Some(snapshot @ (SnapshotMark::First | SnapshotMark::Last)) = row.head.snapshot {
             let _ = write!(out, r#","snapshot":"{}""#, snapshot.name());
         }
         let unchanged: Vec<&str> = row.unchanged_names().collect();
@@ -101,7 +101,9 @@ impl Dms {
         row: &RowEvent<'_>,
         partition_by: PartitionBy,
     ) -> Option<(bool, Vec<u8>)> {
-        let operation = self.definitions.announce(row.relation, row.head.place.position)?;
+        let operation = self
+            .definitions
+            .announce(row.relation, row.head.numbers.position)?;
         let (changed, operation, partition_key_type) = match operation {
             TableOperation::CreateTable => (false, "create-table", row_key_type(partition_by, row)),
             TableOperation::ChangeColumns => (true, "change-columns", table_key_type(partition_by)),
@@ -200,24 +202,24 @@ fn write_metadata(out: &mut Vec<u8>, head: &EventHead, kind: &RecordKind, relati
     write_string(out, relation.map_or("", |relation| &relation.table.schema));
     out.extend_from_slice(br#","table-name":"#);
     write_string(out, relation.map_or("", |relation| &relation.table.name));
-    let (place, transaction) = (head.place, head.transaction);
+    let (numbers, transaction) = (head.numbers, head.transaction);
     let is_change = head.snapshot.is_none();
-    if is_change && place.transaction_order > 0 {
+    if is_change && numbers.transaction_order > 0 {
         let _ = write!(
             out,
             r#","transaction-id":{},"transaction-record-id":{}"#,
-            transaction.xid, place.transaction_order
+            transaction.xid, numbers.transaction_order
         );
     }
     if is_change && let Some(time) = transaction.commit_time {
         let _ = write!(out, r#","commit-timestamp":"{}""#, iso_micros(time));
     }
-    let position = place.position;
+    let position = numbers.position;
     let _ = write!(
         out,
         r#","stream-position":"{}.{}.{}","position":"{position}""#,
         format_lsn(position.commit_end),
-        place.transaction_order,
+        numbers.transaction_order,
         format_lsn(position.lsn)
     );
 }

@@ -69,7 +69,7 @@ impl<'a> EventEncoder<'a> {
     /// Appends the events of a row that a backfill read. Returns how many of them lost columns.
     pub(super) fn push_backfill_row(&mut self, row: &BackfillRow<'_>) -> u64 {
         let head = EventHead {
-            snapshot: Some(row.place),
+            snapshot: Some(row.mark),
             ..self.next_head(row.relation)
         };
         self.push_row(&RowEvent {
@@ -133,7 +133,7 @@ impl<'a> EventEncoder<'a> {
             form, partition_by, ..
         } = self.envelope;
         self.out.events.push(Event {
-            position: head.place.position,
+            position: head.numbers.position,
             partition_key: partition_by.table_key(&head, relation),
             barrier: true,
             relation: Some(Arc::clone(relation)),
@@ -144,8 +144,8 @@ impl<'a> EventEncoder<'a> {
     }
 
     fn push_message(&mut self, message: &Message<'_>) -> u64 {
-        let place = self.progress.next_message_place(self.lsn);
-        let head = EventHead::new(self.progress.transaction, place, self.now);
+        let numbers = self.progress.count_message(self.lsn);
+        let head = EventHead::new(self.progress.transaction, numbers, self.now);
         let (event, omitted) = self.envelope.message_event_within(&head, message, self.limit);
         self.out.events.push(event);
         omitted
@@ -153,8 +153,8 @@ impl<'a> EventEncoder<'a> {
 
     /// Head of the next event of a table.
     fn next_head(&mut self, relation: &Relation) -> EventHead {
-        let place = self.progress.next_place(self.lsn, relation);
-        EventHead::new(self.progress.transaction, place, self.now)
+        let numbers = self.progress.count_event(self.lsn, relation);
+        EventHead::new(self.progress.transaction, numbers, self.now)
     }
 
     /// Appends a row's event, with its table definition and tombstone.
@@ -170,7 +170,7 @@ impl<'a> EventEncoder<'a> {
             form.write_key(key, relation, tuple);
         };
         let key = match self.is_spread(row) {
-            true => spread_key(row.head.place.position, row.relation, key),
+            true => spread_key(row.head.numbers.position, row.relation, key),
             false => partition_by.row_key(row, key, write_key),
         };
         self.push_definition(row, &key);
@@ -237,7 +237,7 @@ impl<'a> EventEncoder<'a> {
             data.shrink_to_fit();
         }
         self.out.events.push(Event {
-            position: row.head.place.position,
+            position: row.head.numbers.position,
             partition_key,
             barrier,
             relation: Some(Arc::clone(row.relation)),

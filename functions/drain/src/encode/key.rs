@@ -119,12 +119,12 @@ fn position_hash(position: Position) -> u64 {
         lsn,
         index,
     } = position;
-    let place = lsn
+    let seed = lsn
         .0
         .wrapping_add(u64::from(index) << 40)
         .wrapping_add(commit_end.0 << 1);
-    let place = place.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mixed = (place ^ (place >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
 }
@@ -136,7 +136,7 @@ fn position_hash(position: Position) -> u64 {
 fn transaction_key(head: &EventHead) -> String {
     format!(
         "{}.{:016x}",
-        head.transaction.xid, head.place.position.commit_end.0
+        head.transaction.xid, head.numbers.position.commit_end.0
     )
 }
 

@@ -24,7 +24,7 @@ mod tests;
 mod value;
 mod wal2json;
 
-pub use backfill_row::{BackfillRow, SnapshotPlace};
+pub use backfill_row::{BackfillRow, SnapshotMark};
 pub use debezium::{Debezium, DebeziumModes, DecimalMode, HstoreMode, IntervalMode, SchemaCache, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;
@@ -40,7 +40,7 @@ use crate::base::lsn::Lsn;
 use crate::base::position::Position;
 use crate::change::{Change, Message, MessageParts, Relation};
 use encoder::EventEncoder;
-use progress::EventPlace;
+use progress::EventNumbers;
 use row::{EventHead, RowEvent, RowOperation, is_key_changed};
 
 /// An encoded change, ready to be packed into a record.
@@ -235,32 +235,32 @@ impl Envelope {
     pub fn skip(&self, progress: &mut Progress, lsn: Lsn, change: &Change<'_>) {
         match change {
             Change::Insert { relation, .. } | Change::Delete { relation, .. } => {
-                progress.next_place(lsn, relation);
+                progress.count_event(lsn, relation);
             }
             Change::Update { relation, old, new } => {
-                progress.next_place(lsn, relation);
+                progress.count_event(lsn, relation);
                 let is_key_changed = is_key_changed(relation, old.as_ref(), new);
                 if self.form.splits_update(relation, old.as_ref(), is_key_changed) {
-                    progress.next_place(lsn, relation);
+                    progress.count_event(lsn, relation);
                 } else if is_key_changed {
                     progress.skip_position(lsn);
                 }
             }
             Change::Truncate { relations } => {
                 for relation in relations {
-                    progress.next_place(lsn, relation);
+                    progress.count_event(lsn, relation);
                 }
             }
             Change::Message(_) => {
-                progress.next_message_place(lsn);
+                progress.count_message(lsn);
             }
         }
     }
 
     /// Encodes a logical message that belongs to no transaction. `now` is in µs since 1970-01-01 UTC.
     pub fn encode_message(&self, position: Position, message: &Message<'_>, now: i64) -> Event {
-        let place = EventPlace::outside_transaction(position);
-        self.message_event(&EventHead::new(Transaction::NONE, place, now), message)
+        let numbers = EventNumbers::outside_transaction(position);
+        self.message_event(&EventHead::new(Transaction::NONE, numbers, now), message)
     }
 
     /// Encodes a logical message that belongs to no transaction.
@@ -274,8 +274,8 @@ impl Envelope {
         now: i64,
         limit: usize,
     ) -> (Event, u64) {
-        let place = EventPlace::outside_transaction(position);
-        self.message_event_within(&EventHead::new(Transaction::NONE, place, now), message, limit)
+        let numbers = EventNumbers::outside_transaction(position);
+        self.message_event_within(&EventHead::new(Transaction::NONE, numbers, now), message, limit)
     }
 
     /// Encodes a logical message of the open transaction as a barrier.
@@ -289,8 +289,8 @@ impl Envelope {
         message: &Message<'_>,
         now: i64,
     ) -> Event {
-        let place = progress.next_message_place(lsn);
-        let head = EventHead::new(progress.transaction, place, now);
+        let numbers = progress.count_message(lsn);
+        let head = EventHead::new(progress.transaction, numbers, now);
         Event {
             barrier: true,
             ..self.message_event(&head, message)
@@ -299,7 +299,7 @@ impl Envelope {
 
     fn message_event(&self, head: &EventHead, message: &Message<'_>) -> Event {
         Event {
-            position: head.place.position,
+            position: head.numbers.position,
             partition_key: self.partition_by.message_key(head, &message.prefix),
             barrier: false,
             relation: None,

@@ -37,7 +37,7 @@ pub struct EventCounts {
 
 /// Position of an event, and its numbers in its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct EventPlace {
+pub(super) struct EventNumbers {
     /// Position in the committed history.
     pub(super) position: Position,
     /// Number of the event in its transaction, from 1.
@@ -85,10 +85,10 @@ mod by_schema {
     }
 }
 
-impl EventPlace {
+impl EventNumbers {
     /// Place of an event that belongs to no transaction.
     pub(super) fn outside_transaction(position: Position) -> Self {
-        EventPlace {
+        EventNumbers {
             position,
             transaction_order: 0,
             table_order: 0,
@@ -135,10 +135,10 @@ impl Progress {
         self.positions.peek(lsn)
     }
 
-    /// Counts the next event of a table and returns its place. The change was logged at `lsn`.
-    pub(super) fn next_place(&mut self, lsn: Lsn, relation: &Relation) -> EventPlace {
+    /// Counts the next event of a table and returns its numbers. The change was logged at `lsn`.
+    pub(super) fn count_event(&mut self, lsn: Lsn, relation: &Relation) -> EventNumbers {
         if !self.counts_tables {
-            return self.next_message_place(lsn);
+            return self.count_message(lsn);
         }
         // The name is cloned only for a table that has no count yet.
         let count = match self.counts.tables.get_mut(&relation.table) {
@@ -149,16 +149,16 @@ impl Progress {
         // possible.
         *count = count.saturating_add(1);
         let table_order = *count;
-        EventPlace {
+        EventNumbers {
             table_order,
-            ..self.next_message_place(lsn)
+            ..self.count_message(lsn)
         }
     }
 
-    /// Counts the next event without a table and returns its place. The message was logged at `lsn`.
-    pub(super) fn next_message_place(&mut self, lsn: Lsn) -> EventPlace {
+    /// Counts the next event without a table and returns its numbers. The message was logged at `lsn`.
+    pub(super) fn count_message(&mut self, lsn: Lsn) -> EventNumbers {
         self.counts.events = self.counts.events.saturating_add(1);
-        EventPlace {
+        EventNumbers {
             position: self.positions.next(lsn),
             transaction_order: self.counts.events,
             table_order: 0,

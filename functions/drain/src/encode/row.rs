@@ -4,9 +4,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::Transaction;
-use super::backfill_row::SnapshotPlace;
+use super::backfill_row::SnapshotMark;
 use super::omitted_columns::{Image, OmittedColumns};
-use super::progress::EventPlace;
+use super::progress::EventNumbers;
 use crate::change::{Column, Datum, Relation, Tuple};
 
 /// Event of a row: operation, table, both images and head.
@@ -39,11 +39,11 @@ pub(super) enum RowOperation {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EventHead {
     pub(super) transaction: Transaction,
-    pub(super) place: EventPlace,
+    pub(super) numbers: EventNumbers,
     /// Place of a backfill's row among the rows of its table.
     ///
     /// `None` for a change.
-    pub(super) snapshot: Option<SnapshotPlace>,
+    pub(super) snapshot: Option<SnapshotMark>,
     /// Time when the change was read, µs since 1970-01-01 UTC.
     ///
     /// If an event is sent again, only this time differs.
@@ -52,10 +52,10 @@ pub(super) struct EventHead {
 
 impl EventHead {
     /// Head of a change's event.
-    pub(super) fn new(transaction: Transaction, place: EventPlace, now: i64) -> Self {
+    pub(super) fn new(transaction: Transaction, numbers: EventNumbers, now: i64) -> Self {
         EventHead {
             transaction,
-            place,
+            numbers,
             snapshot: None,
             now,
         }

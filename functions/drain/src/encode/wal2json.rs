@@ -68,7 +68,7 @@ impl Wal2json {
     pub(super) fn encode_message(&self, head: &EventHead, message: &Message<'_>) -> Vec<u8> {
         let mut out = Vec::new();
         write_start(&mut out, 'M', head);
-        let transactional = head.place.transaction_order > 0;
+        let transactional = head.numbers.transaction_order > 0;
         let _ = write!(out, r#","transactional":{transactional}"#);
         if !message.omitted.prefix {
             out.extend_from_slice(br#","prefix":"#);
@@ -98,8 +98,8 @@ fn write_content(out: &mut Vec<u8>, content: &[u8]) {
 /// Appends the first fields of every object: action, transaction, time and LSN.
 fn write_start(out: &mut Vec<u8>, action: char, head: &EventHead) {
     let _ = write!(out, r#"{{"action":"{action}","xid":"#);
-    let lsn = head.place.position.lsn;
-    let _ = match head.place.transaction_order {
+    let lsn = head.numbers.position.lsn;
+    let _ = match head.numbers.transaction_order {
         0 => write!(out, "null"),
         _ => write!(out, "{}", head.transaction.xid),
     };
@@ -138,7 +138,7 @@ fn write_primary_key(out: &mut Vec<u8>, relation: &Relation) {
 
 /// Appends Spillway's fields and closes the object.
 fn write_end(out: &mut Vec<u8>, head: &EventHead, unchanged: &[&str], omitted: &[&str]) {
-    let _ = write!(out, r#","position":"{}""#, head.place.position);
+    let _ = write!(out, r#","position":"{}""#, head.numbers.position);
     if let Some(snapshot) = head.snapshot {
         let _ = write!(out, r#","snapshot":"{}""#, snapshot.name());
     }

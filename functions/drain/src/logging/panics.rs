@@ -12,13 +12,17 @@ use crate::error::Error;
 /// the level `debug` only.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        tracing::error!(error_type = Error::Panicked.name(), "{}", place(panic.location()));
+        tracing::error!(
+            error_type = Error::Panicked.name(),
+            "{}",
+            source_line(panic.location())
+        );
         let message = panic.payload_as_str().unwrap_or("no text");
         tracing::debug!("the panic's message: {message}");
     }));
 }
 
-fn place(location: Option<&Location<'_>>) -> String {
+fn source_line(location: Option<&Location<'_>>) -> String {
     match location {
         Some(location) => format!("panic at {}:{}", location.file(), location.line()),
         None => "panic at an unknown place".to_owned(),
@@ -50,6 +54,9 @@ mod tests {
     #[test]
     fn a_place_is_a_file_and_a_line() {
         let here = Location::caller();
-        assert_eq!(place(Some(here)), format!("panic at {}:{}", file!(), here.line()));
+        assert_eq!(
+            source_line(Some(here)),
+            format!("panic at {}:{}", file!(), here.line())
+        );
     }
 }

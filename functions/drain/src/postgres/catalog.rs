@@ -64,16 +64,16 @@ const COLUMNS: &str = "
            c.oid < 16384 as is_system,
            array(select a.attname::text
                  from pg_index i
-                 cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
+                 cross join unnest(i.indkey::int2[]) with ordinality k(attnum, position)
                  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-                 where i.indrelid = c.oid and k.place <= i.indnkeyatts and i.indimmediate
+                 where i.indrelid = c.oid and k.position <= i.indnkeyatts and i.indimmediate
                    and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end
-                 order by k.place) as key,
+                 order by k.position) as key,
            array(select a.attname::text
                  from pg_index i
-                 cross join unnest(i.indkey::int2[]) with ordinality k(attnum, place)
+                 cross join unnest(i.indkey::int2[]) with ordinality k(attnum, position)
                  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-                 where i.indrelid = c.oid and k.place <= i.indnkeyatts and i.indisprimary) as primary_key,
+                 where i.indrelid = c.oid and k.position <= i.indnkeyatts and i.indisprimary) as primary_key,
            exists (select from pg_index i
                    where i.indrelid = c.oid and i.indisprimary and not i.indimmediate) as is_deferrable,
            c.relreplident = 'f' as is_full,

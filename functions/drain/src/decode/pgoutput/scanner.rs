@@ -20,10 +20,10 @@ const FLAGS: usize = 1;
 ///
 /// A row message inserts, updates or deletes a row.
 #[derive(Debug, Default)]
-pub(in super::super) struct PgoutputScanner(MessagePlace);
+pub(in super::super) struct PgoutputScanner(MessageState);
 
 #[derive(Debug, Default, Clone, Copy)]
-enum MessagePlace {
+enum MessageState {
     /// Before the type of the message.
     #[default]
     Start,
@@ -51,14 +51,14 @@ impl Scanner for PgoutputScanner {
             return Ok(0);
         };
         let next = match self.0 {
-            MessagePlace::Start => start(*first, input, row)?,
-            MessagePlace::Image => image(input, row)?,
-            MessagePlace::Columns(left) => column(*first, input, left, row)?,
-            MessagePlace::Value(left, columns) => Some(value(input, left, columns, row)?),
-            MessagePlace::Prefix => Some(prefix(input, row)?),
-            MessagePlace::ContentLength => content_length(input, row)?,
-            MessagePlace::Content(left) => Some(content(input, left, row)?),
-            MessagePlace::End => return Err(MalformedRow),
+            MessageState::Start => start(*first, input, row)?,
+            MessageState::Image => image(input, row)?,
+            MessageState::Columns(left) => column(*first, input, left, row)?,
+            MessageState::Value(left, columns) => Some(value(input, left, columns, row)?),
+            MessageState::Prefix => Some(prefix(input, row)?),
+            MessageState::ContentLength => content_length(input, row)?,
+            MessageState::Content(left) => Some(content(input, left, row)?),
+            MessageState::End => return Err(MalformedRow),
         };
         let Some((state, length)) = next else {
             return Ok(0);
@@ -69,7 +69,7 @@ impl Scanner for PgoutputScanner {
 
     fn finish(&mut self, _row: &mut ShortRow) -> Result<(), MalformedRow> {
         match self.0 {
-            MessagePlace::Image | MessagePlace::End => Ok(()),
+            MessageState::Image | MessageState::End => Ok(()),
             _ => Err(MalformedRow),
         }
     }
@@ -78,24 +78,24 @@ impl Scanner for PgoutputScanner {
 /// Place after the scanned part of the input, and the part's length.
 ///
 /// `None` if more input is needed.
-type Step = Option<(MessagePlace, usize)>;
+type Step = Option<(MessageState, usize)>;
 
 /// The place before the next of `columns` remaining values.
 ///
 /// Without remaining values, it is the end of the image.
-fn before_columns(columns: u16) -> MessagePlace {
+fn before_columns(columns: u16) -> MessageState {
     match columns {
-        0 => MessagePlace::Image,
-        _ => MessagePlace::Columns(columns),
+        0 => MessageState::Image,
+        _ => MessageState::Columns(columns),
     }
 }
 
 fn start(kind: u8, input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
     let (state, length) = match kind {
         // The type and the table's OID.
-        b'I' | b'U' | b'D' => (MessagePlace::Image, 5),
+        b'I' | b'U' | b'D' => (MessageState::Image, 5),
         // The type, the flags and the position.
-        b'M' => (MessagePlace::Prefix, 10),
+        b'M' => (MessageState::Prefix, 10),
         _ => return Err(MalformedRow),
     };
     let Some(syntax) = input.get(..length) else {
@@ -142,7 +142,7 @@ fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step,
         out.extend_from_slice(&(bytes as u64).to_be_bytes());
     });
     if length > 0 {
-        return Ok(Some((MessagePlace::Value(length, columns), 5)));
+        return Ok(Some((MessageState::Value(length, columns), 5)));
     }
     row.end()?;
     Ok(Some((before_columns(columns), 5)))
@@ -166,11 +166,11 @@ fn value(
     left: usize,
     columns: u16,
     row: &mut ShortRow,
-) -> Result<(MessagePlace, usize), MalformedRow> {
+) -> Result<(MessageState, usize), MalformedRow> {
     let length = left.min(input.len());
     row.value(input.get(..length).unwrap_or_default());
     if length < left {
-        return Ok((MessagePlace::Value(left - length, columns), length));
+        return Ok((MessageState::Value(left - length, columns), length));
     }
     row.end()?;
     Ok((before_columns(columns), length))
@@ -179,17 +179,17 @@ fn value(
 /// Copies the next part of a logical message's prefix.
 ///
 /// The prefix ends before a zero byte. If it exceeds its limit, none of its bytes are kept.
-fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(MessagePlace, usize), MalformedRow> {
+fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(MessageState, usize), MalformedRow> {
     let Some(length) = input.iter().position(|byte| *byte == 0) else {
         row.value(input);
-        return Ok((MessagePlace::Prefix, input.len()));
+        return Ok((MessageState::Prefix, input.len()));
     };
     row.value(input.get(..length).unwrap_or_default());
     if !row.end()? {
         row.set_bits(FLAGS, WITHOUT_PREFIX);
     }
     row.copy(&[0])?;
-    Ok((MessagePlace::ContentLength, length + 1))
+    Ok((MessageState::ContentLength, length + 1))
 }
 
 fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
@@ -202,23 +202,23 @@ fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow
         |_, _| {},
     );
     if length > 0 {
-        return Ok(Some((MessagePlace::Content(length), 4)));
+        return Ok(Some((MessageState::Content(length), 4)));
     }
     row.end()?;
-    Ok(Some((MessagePlace::End, 4)))
+    Ok(Some((MessageState::End, 4)))
 }
 
 /// Copies the next part of a logical message's content.
 ///
 /// `left` is the number of its remaining bytes. If the content exceeds its limit, none of its bytes are kept.
-fn content(input: &[u8], left: usize, row: &mut ShortRow) -> Result<(MessagePlace, usize), MalformedRow> {
+fn content(input: &[u8], left: usize, row: &mut ShortRow) -> Result<(MessageState, usize), MalformedRow> {
     let length = left.min(input.len());
     row.value(input.get(..length).unwrap_or_default());
     if length < left {
-        return Ok((MessagePlace::Content(left - length), length));
+        return Ok((MessageState::Content(left - length), length));
     }
     if !row.end()? {
         row.set_bits(FLAGS, WITHOUT_CONTENT);
     }
-    Ok((MessagePlace::End, length))
+    Ok((MessageState::End, length))
 }

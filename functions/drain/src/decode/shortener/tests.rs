@@ -34,7 +34,10 @@ fn shortened(plugin: Plugin, kept: KeptBytes, data: &[u8], sizes: &[usize]) -> V
 /// Whether a captured row is of a kind that can be large.
 fn can_be_large(plugin: Plugin, data: &[u8]) -> bool {
     let mark = plugin.change_mark();
-    let byte = data.get(mark.place as usize - 1).copied().unwrap_or_default();
+    let byte = data
+        .get(mark.byte_number as usize - 1)
+        .copied()
+        .unwrap_or_default();
     let is_truncate = match plugin {
         Plugin::Pgoutput => byte == b'T',
         Plugin::Wal2json => byte == b'T',

@@ -29,7 +29,7 @@ const SEPARATOR: usize = 64;
 /// Scanner of one row.
 #[derive(Debug)]
 pub(in super::super) struct TestDecodingScanner {
-    state: TextPlace,
+    state: TextState,
     /// Bytes of the row that are not scanned yet.
     left: usize,
     without_prefix: bool,
@@ -37,7 +37,7 @@ pub(in super::super) struct TestDecodingScanner {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TextPlace {
+enum TextState {
     Start,
     /// Before a column, or at the end of the row.
     Column,
@@ -55,7 +55,7 @@ impl TestDecodingScanner {
     /// A scanner of a row of `bytes` bytes.
     pub(in super::super) fn new(bytes: usize) -> Self {
         TestDecodingScanner {
-            state: TextPlace::Start,
+            state: TextState::Start,
             left: bytes,
             without_prefix: false,
             without_content: false,
@@ -71,7 +71,7 @@ impl TestDecodingScanner {
             }
             row.copy(input.get(..reader.at).unwrap_or_default())?;
             row.begin(&[], MAX_PREFIX.min(row.most_value_bytes()), |_, _| {});
-            self.state = TextPlace::Prefix;
+            self.state = TextState::Prefix;
             return Ok(reader.at);
         }
         let is_row = reader.skip("table ")
@@ -84,7 +84,7 @@ impl TestDecodingScanner {
             return Err(MalformedRow);
         }
         row.copy(input.get(..reader.at).unwrap_or_default())?;
-        self.state = TextPlace::Column;
+        self.state = TextState::Column;
         Ok(reader.at)
     }
 
@@ -113,8 +113,8 @@ impl TestDecodingScanner {
             let _ = write!(out, "{OVERSIZE}{bytes}");
         });
         self.state = match reader.skip("'") || reader.skip("B'") {
-            true => TextPlace::Quoted,
-            false => TextPlace::Bare,
+            true => TextState::Quoted,
+            false => TextState::Bare,
         };
         row.value(input.get(before..reader.at).unwrap_or_default());
         Ok(reader.at)
@@ -131,7 +131,7 @@ impl TestDecodingScanner {
             Some((at, _)) => {
                 row.value(input.get(..=at).unwrap_or_default());
                 row.end()?;
-                self.state = TextPlace::Column;
+                self.state = TextState::Column;
                 return Ok(at + 1);
             }
         };
@@ -148,7 +148,7 @@ impl TestDecodingScanner {
         row.value(input.get(..length).unwrap_or_default());
         if end.is_some() {
             row.end()?;
-            self.state = TextPlace::Column;
+            self.state = TextState::Column;
             // The result 0 would mean that more input is needed. So an empty value is read with the next
             // column.
             return if length == 0 {
@@ -190,24 +190,24 @@ impl TestDecodingScanner {
         self.without_prefix = !row.end()?;
         let separator = input.get(at..length).unwrap_or_default();
         row.begin(separator, row.most_value_bytes(), |_, _| {});
-        self.state = TextPlace::Content;
+        self.state = TextState::Content;
         Ok(length)
     }
 }
 
 impl Scanner for TestDecodingScanner {
     fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow> {
-        let is_syntax = matches!(self.state, TextPlace::Start | TextPlace::Column | TextPlace::Bare);
+        let is_syntax = matches!(self.state, TextState::Start | TextState::Column | TextState::Bare);
         if input.is_empty() || (is_syntax && input.len() < LOOK_AHEAD && !is_last) {
             return Ok(0);
         }
         let length = match self.state {
-            TextPlace::Start => self.start(input, row)?,
-            TextPlace::Column => self.column(input, row)?,
-            TextPlace::Quoted => self.quoted(input, is_last, row)?,
-            TextPlace::Bare => self.bare(input, row)?,
-            TextPlace::Prefix => self.prefix(input, is_last, row)?,
-            TextPlace::Content => {
+            TextState::Start => self.start(input, row)?,
+            TextState::Column => self.column(input, row)?,
+            TextState::Quoted => self.quoted(input, is_last, row)?,
+            TextState::Bare => self.bare(input, row)?,
+            TextState::Prefix => self.prefix(input, is_last, row)?,
+            TextState::Content => {
                 row.value(input);
                 input.len()
             }
@@ -218,10 +218,10 @@ impl Scanner for TestDecodingScanner {
 
     fn finish(&mut self, row: &mut ShortRow) -> Result<(), MalformedRow> {
         match self.state {
-            TextPlace::Column => return Ok(()),
-            TextPlace::Bare => return row.end().map(drop),
-            TextPlace::Content => self.without_content = !row.end()?,
-            TextPlace::Start | TextPlace::Quoted | TextPlace::Prefix => return Err(MalformedRow),
+            TextState::Column => return Ok(()),
+            TextState::Bare => return row.end().map(drop),
+            TextState::Content => self.without_content = !row.end()?,
+            TextState::Start | TextState::Quoted | TextState::Prefix => return Err(MalformedRow),
         }
         let place = MESSAGE.len() + 1;
         if self.without_content {

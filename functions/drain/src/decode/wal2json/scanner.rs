@@ -11,10 +11,10 @@ use crate::decode::short_row::{LOOK_AHEAD, MAX_PREFIX, MalformedRow, Scanner, Sh
 
 /// Scanner of one row.
 #[derive(Debug, Default)]
-pub(in super::super) struct Wal2jsonScanner(JsonPlace);
+pub(in super::super) struct Wal2jsonScanner(JsonState);
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum JsonPlace {
+enum JsonState {
     /// Between strings and values.
     #[default]
     Between,
@@ -28,23 +28,23 @@ enum JsonPlace {
 
 impl Scanner for Wal2jsonScanner {
     fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow> {
-        if input.is_empty() || (self.0 == JsonPlace::Between && input.len() < LOOK_AHEAD && !is_last) {
+        if input.is_empty() || (self.0 == JsonState::Between && input.len() < LOOK_AHEAD && !is_last) {
             return Ok(0);
         }
         let (state, length) = match self.0 {
-            JsonPlace::Between => between(input, row)?,
-            JsonPlace::Bare => bare(input, row)?,
-            JsonPlace::Name | JsonPlace::Text => {
+            JsonState::Between => between(input, row)?,
+            JsonState::Bare => bare(input, row)?,
+            JsonState::Name | JsonState::Text => {
                 let (length, is_end) = string_part(input);
                 let part = input.get(..length).unwrap_or_default();
                 match self.0 {
-                    JsonPlace::Name => row.copy(part)?,
+                    JsonState::Name => row.copy(part)?,
                     _ => row.value(part),
                 }
-                if is_end && self.0 == JsonPlace::Text {
+                if is_end && self.0 == JsonState::Text {
                     row.end()?;
                 }
-                (if is_end { JsonPlace::Between } else { self.0 }, length)
+                (if is_end { JsonState::Between } else { self.0 }, length)
             }
         };
         self.0 = state;
@@ -53,7 +53,7 @@ impl Scanner for Wal2jsonScanner {
 
     fn finish(&mut self, _row: &mut ShortRow) -> Result<(), MalformedRow> {
         match self.0 {
-            JsonPlace::Between => Ok(()),
+            JsonState::Between => Ok(()),
             _ => Err(MalformedRow),
         }
     }
@@ -62,7 +62,7 @@ impl Scanner for Wal2jsonScanner {
 /// Reads the next part between strings and values.
 ///
 /// If a string or a value is next, reads its beginning instead.
-fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), MalformedRow> {
+fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), MalformedRow> {
     let is_text = input.first() == Some(&b'"');
     // The identity follows the columns.
     if row.written().ends_with(br#""identity":"#) {
@@ -88,7 +88,7 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), Malfo
     match part {
         Some((most, mark)) if is_text => {
             row.begin(b"\"", most, mark);
-            Ok((JsonPlace::Text, 1))
+            Ok((JsonState::Text, 1))
         }
         Some((most, mark)) => {
             row.begin(&[], most, mark);
@@ -99,10 +99,10 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), Malfo
             let is_raw = follows(br#""type":"#) && !input.starts_with(br#""\""#);
             if let Some((_, length)) = type_name(input).filter(|_| is_raw) {
                 row.copy(input.get(..length).unwrap_or_default())?;
-                return Ok((JsonPlace::Between, length));
+                return Ok((JsonState::Between, length));
             }
             row.copy(b"\"")?;
-            Ok((JsonPlace::Name, 1))
+            Ok((JsonState::Name, 1))
         }
         None => {
             // A value may follow a colon.
@@ -110,21 +110,21 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), Malfo
             let quote = input.iter().position(|byte| *byte == b'"');
             let length = colon.into_iter().chain(quote).min().unwrap_or(input.len());
             row.copy(input.get(..length).unwrap_or_default())?;
-            Ok((JsonPlace::Between, length))
+            Ok((JsonState::Between, length))
         }
     }
 }
 
 /// Reads a part of a value that is no string.
-fn bare(input: &[u8], row: &mut ShortRow) -> Result<(JsonPlace, usize), MalformedRow> {
+fn bare(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), MalformedRow> {
     let end = input.iter().position(|byte| matches!(byte, b',' | b'}'));
     let length = end.unwrap_or(input.len());
     row.value(input.get(..length).unwrap_or_default());
     if end.is_none() {
-        return Ok((JsonPlace::Bare, length));
+        return Ok((JsonState::Bare, length));
     }
     row.end()?;
-    Ok((JsonPlace::Between, length))
+    Ok((JsonState::Between, length))
 }
 
 /// Length of the next part of a string.

@@ -95,8 +95,8 @@ impl<R: PeekRow> WindowReader<'_, R> {
         *progress = before;
         self.events.events.clear();
         if let Change::Update { new, .. } = &mut change {
-            for place in filled {
-                if let Some(datum) = new.get_mut(place) {
+            for index in filled {
+                if let Some(datum) = new.get_mut(index) {
                     *datum = Datum::Unchanged;
                 }
             }

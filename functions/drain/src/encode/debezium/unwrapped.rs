@@ -79,7 +79,7 @@ impl Debezium {
         deleted: &str,
         relation: Option<&Relation>,
     ) {
-        let position = head.place.position;
+        let position = head.numbers.position;
         out.extend_from_slice(br#""__deleted":"#);
         out.extend_from_slice(deleted.as_bytes());
         out.extend_from_slice(br#","__op":""#);

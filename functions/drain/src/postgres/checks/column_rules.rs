@@ -27,16 +27,16 @@ pub(super) const SENT: &str = "
       join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
       where $2 and p.pubname = any($1))";
 
-/// The sent tables that a rule matches, with the rule's place.
+/// The sent tables that a rule matches, with the rule's rule_index.
 ///
 /// $3, $4 and $5 are the `like` patterns of schemas, tables and columns. $6 states whether a rule omits.
 const MATCHING_TABLES: &str = "
     rules as materialized (
-      select r.schema, r.name, r.column_name, r.omits, r.place
+      select r.schema, r.name, r.column_name, r.omits, r.rule_index
       from unnest($3::text[], $4::text[], $5::text[], $6::bool[])
-        with ordinality r(schema, name, column_name, omits, place)),
+        with ordinality r(schema, name, column_name, omits, rule_index)),
     matching as materialized (
-      select r.place, r.column_name, r.omits, s.oid, s.schema, s.name
+      select r.rule_index, r.column_name, r.omits, s.oid, s.schema, s.name
       from rules r join sent s on s.schema like r.schema and s.name like r.name)";
 
 /// The places of the rules that match no column.
@@ -44,8 +44,8 @@ const MATCHING_TABLES: &str = "
 /// The `similar_…` columns name a column that differs from the rule only in the case of letters, if there is
 /// one.
 const UNMATCHED_RULES: &str = "
-    select r.place as place,
-           exists (select from matching m where m.place = r.place) as has_table,
+    select r.rule_index as rule_index,
+           exists (select from matching m where m.rule_index = r.rule_index) as has_table,
            s.schema as similar_schema, s.name as similar_name, s.attname as similar_column
     from rules r
     left join lateral (
@@ -56,8 +56,8 @@ const UNMATCHED_RULES: &str = "
     where not exists (
       select from matching m
       join pg_attribute a on a.attrelid = m.oid and a.attnum > 0 and not a.attisdropped
-      where m.place = r.place and a.attname like m.column_name)
-    order by r.place";
+      where m.rule_index = r.rule_index and a.attname like m.column_name)
+    order by r.rule_index";
 
 /// The columns that a rule omits from the key of a table.
 ///
@@ -150,8 +150,8 @@ pub(crate) async fn column_rule_problems(
 
 /// The sentence of a rule that matches no column.
 fn unmatched(rules: &[ColumnRule], row: &PgRow) -> Option<String> {
-    let place = usize::try_from(row.get::<_, i64>("place")).ok()?;
-    let rule = rules.get(place.checked_sub(1)?)?;
+    let rule_index = usize::try_from(row.get::<_, i64>("rule_index")).ok()?;
+    let rule = rules.get(rule_index.checked_sub(1)?)?;
     let similar: Option<(String, String)> = row
         .get::<_, Option<String>>("similar_schema")
         .zip(row.get("similar_name"));

@@ -19,15 +19,15 @@ use crate::rules::pattern::{TableColumns, TablePattern, matches_any};
 /// The sent tables with the first entry that matches each.
 ///
 /// A table is listed only if events have all columns of its entry. $3 and $4 are the `like` patterns of
-/// schema and table, $5 is a column, and $6 is the place of its entry. The rules of `COLUMN_RULES` are $7 to
+/// schema and table, $5 is a column, and $6 is the entry_index of its entry. The rules of `COLUMN_RULES` are $7 to
 /// $10. A partitioned table is logged with the replica identities of its partitions. The old rows of the
 /// table or partition `lacking` do not have the column `missing`. `is_whole` states whether old rows have all
 /// columns.
 const PARTITIONED_TABLES: &str = "
     entries as materialized (
-      select e.schema, e.name, e.column_name, e.place
+      select e.schema, e.name, e.column_name, e.entry_index
       from unnest($3::text[], $4::text[], $5::text[], $6::int4[])
-        e(schema, name, column_name, place)),
+        e(schema, name, column_name, entry_index)),
     rules as materialized (
       select r.schema, r.name, r.column_name, r.omits
       from unnest($7::text[], $8::text[], $9::text[], $10::bool[]) r(schema, name, column_name, omits)),
@@ -36,7 +36,7 @@ const PARTITIONED_TABLES: &str = "
              to_jsonb(p) -> 'attnames' as columns -- PostgreSQL 14 has no column lists
       from pg_publication_tables p where $2 and p.pubname = any($1)),
     chosen as materialized (
-      select s.oid, s.schema, s.name, min(e.place) as place
+      select s.oid, s.schema, s.name, min(e.entry_index) as entry_index
       from entries e join sent s on s.schema like e.schema and s.name like e.name
       group by s.oid, s.schema, s.name),
     logged as materialized (
@@ -45,14 +45,14 @@ const PARTITIONED_TABLES: &str = "
       union all
       select t.oid, t.oid from chosen t
       where not exists (select from pg_partition_tree(t.oid) p where p.isleaf))
-    select t.schema as schema, t.name as name, t.place as place,
+    select t.schema as schema, t.name as name, t.entry_index as entry_index,
            min(e.column_name) filter (where lacks.it) as missing,
            min(format('%I.%I', n.nspname, c.relname)) filter (where lacks.it) as lacking,
            bool_or(c.relreplident = 'f') as is_whole,
            bool_or(k.indexrelid is not null) as has_key
     from chosen t
     join logged l on l.oid = t.oid
-    join entries e on e.place = t.place
+    join entries e on e.entry_index = t.entry_index
     join pg_class c on c.oid = l.relid
     join pg_namespace n on n.oid = c.relnamespace
     left join published p on p.schema = t.schema and p.name = t.name
@@ -71,7 +71,7 @@ const PARTITIONED_TABLES: &str = "
       -- not logged.
       select c.relreplident <> 'f'
         and not coalesce(a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1]), false)) lacks(it)
-    group by t.oid, t.schema, t.name, t.place
+    group by t.oid, t.schema, t.name, t.entry_index
     having bool_and(a.attnum is not null)
     order by t.schema, t.name";
 
@@ -100,14 +100,14 @@ pub(crate) async fn partition_key_problems(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let (mut schemas, mut tables, mut columns, mut places) = (vec![], vec![], vec![], vec![]);
-    for (entry, place) in keys.iter().zip(0i32..) {
+    let (mut schemas, mut tables, mut columns, mut entry_indexes) = (vec![], vec![], vec![], vec![]);
+    for (entry, entry_index) in keys.iter().zip(0i32..) {
         let (schema, table) = entry.table.to_like();
         for column in &entry.columns {
             schemas.push(schema.clone());
             tables.push(table.clone());
             columns.push(column);
-            places.push(place);
+            entry_indexes.push(entry_index);
         }
     }
     let rules = RuleArrays::new(sent.rules);
@@ -123,7 +123,7 @@ pub(crate) async fn partition_key_problems(
                 &schemas,
                 &tables,
                 &columns,
-                &places,
+                &entry_indexes,
                 &rules.schemas,
                 &rules.tables,
                 &rules.columns,
@@ -135,11 +135,11 @@ pub(crate) async fn partition_key_problems(
     let table = |row: &PgRow| table_name(row);
     let found: Vec<(TableName, &PgRow)> = rows.iter().map(|row| (table(row), row)).collect();
     let found = found.iter().filter(|(table, _)| matches_any(sent.tables, table));
-    let matched: HashSet<i32> = found.clone().map(|(_, row)| row.get("place")).collect();
+    let matched: HashSet<i32> = found.clone().map(|(_, row)| row.get("entry_index")).collect();
     let unmatched = keys
         .iter()
         .zip(0i32..)
-        .filter(|(_, place)| !matched.contains(place));
+        .filter(|(_, entry_index)| !matched.contains(entry_index));
     let mut problems: Vec<String> = unmatched
         .map(|(entry, _)| {
             format!("PARTITION_KEYS: {entry} matches no table that is sent and has these columns")

@@ -28,20 +28,20 @@ const UNMATCHED: &str = "
       select p.schemaname::text, p.tablename::text from pg_publication_tables p
       where $8 and p.pubname = any($1)),
     unmatched as materialized (
-      select e.place, e.schema, e.name, true as is_exact
-      from unnest($2::text[], $3::text[], $4::int4[]) e(schema, name, place)
+      select e.pattern_index, e.schema, e.name, true as is_exact
+      from unnest($2::text[], $3::text[], $4::int4[]) e(schema, name, pattern_index)
       where not exists (select from sent s where s.schema = e.schema and s.name = e.name)
       union all
-      select w.place, w.schema, w.name, false
-      from unnest($5::text[], $6::text[], $7::int4[]) w(schema, name, place)
+      select w.pattern_index, w.schema, w.name, false
+      from unnest($5::text[], $6::text[], $7::int4[]) w(schema, name, pattern_index)
       where not exists (select from sent s where s.schema like w.schema and s.name like w.name)),
     matching as materialized (
-      select u.place, t.oid, t.schema, t.name, t.kind
+      select u.pattern_index, t.oid, t.schema, t.name, t.kind
       from unmatched u
       join tables t on case when u.is_exact then t.schema = u.schema and t.name = u.name
                             else t.schema like u.schema and t.name like u.name end),
     roots as materialized (
-      select m.place, m.oid, m.schema, m.name, count(s.name) as sent_parts,
+      select m.pattern_index, m.oid, m.schema, m.name, count(s.name) as sent_parts,
              -- Null without a sent partition.
              bool_and(o.is_matched) filter (where s.name is not null) as is_matched
       from matching m
@@ -56,9 +56,9 @@ const UNMATCHED: &str = "
           select from unnest($5::text[], $6::text[]) w(schema, name)
           where s.schema like w.schema and s.name like w.name)) o(is_matched)
       where m.kind = 'p'
-      group by m.place, m.oid, m.schema, m.name)
-    select u.place as place,
-           exists (select from matching m where m.place = u.place) as has_table,
+      group by m.pattern_index, m.oid, m.schema, m.name)
+    select u.pattern_index as pattern_index,
+           exists (select from matching m where m.pattern_index = u.pattern_index) as has_table,
            p.schema as partitioned_schema,
            p.name as partitioned_name,
            p.oid as partitioned_oid,
@@ -73,7 +73,7 @@ const UNMATCHED: &str = "
     from unmatched u
     left join lateral (
       select r.oid, r.schema, r.name from roots r
-      where r.place = u.place and r.is_matched is not true and (not $8 or r.sent_parts > 0)
+      where r.pattern_index = u.pattern_index and r.is_matched is not true and (not $8 or r.sent_parts > 0)
       order by r.schema, r.name
       limit 1) p on true
     left join lateral (
@@ -81,8 +81,8 @@ const UNMATCHED: &str = "
       where u.is_exact and lower(t.schema) = lower(u.schema) and lower(t.name) = lower(u.name)
         and (t.schema, t.name) <> (u.schema, u.name)
       limit 1) a on true
-    where p.name is not null or not exists (select from roots r where r.place = u.place and r.is_matched)
-    order by u.place";
+    where p.name is not null or not exists (select from roots r where r.pattern_index = u.pattern_index and r.is_matched)
+    order by u.pattern_index";
 
 /// Sentences about the patterns that match no sent table.
 ///
@@ -101,14 +101,14 @@ pub(crate) async fn unmatched_patterns(
         return Ok(Vec::new());
     }
     let (mut exact, mut wild) = ((vec![], vec![], vec![]), (vec![], vec![], vec![]));
-    for (pattern, place) in patterns.iter().zip(0i32..) {
+    for (pattern, pattern_index) in patterns.iter().zip(0i32..) {
         let ((schema, name), names) = match pattern.exact_name() {
             Some(name) => ((name.schema, name.name), &mut exact),
             None => (pattern.to_like(), &mut wild),
         };
         names.0.push(schema);
         names.1.push(name);
-        names.2.push(place);
+        names.2.push(pattern_index);
     }
     let is_published = plugin.reads_publications();
     let statement = format!("with {MEMBERS}, {UNMATCHED}");
@@ -131,8 +131,8 @@ pub(crate) async fn unmatched_patterns(
         .map_err(|error| connector.failed("checking TABLES", error))?;
     let mut sentences = Vec::new();
     for row in &rows {
-        let place = usize::try_from(row.get::<_, i32>("place")).ok();
-        let Some(pattern) = place.and_then(|place| patterns.get(place)) else {
+        let pattern_index = usize::try_from(row.get::<_, i32>("pattern_index")).ok();
+        let Some(pattern) = pattern_index.and_then(|pattern_index| patterns.get(pattern_index)) else {
             continue;
         };
         sentences.push(match table_of(row, "partitioned_schema", "partitioned_name") {

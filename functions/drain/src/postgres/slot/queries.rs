@@ -97,8 +97,8 @@ fn without_sent(SentPrefix { xid, before }: SentPrefix, mark: ChangeMark) -> Str
     let bytes: Vec<String> = bytes.collect();
     format!(
         "not (lsn < '{before}'::pg_lsn and xid::text = '{xid}'
-              and substr(data, {place}, 1) = any(array[{bytes}]))",
-        place = mark.place,
+              and substr(data, {byte_number}, 1) = any(array[{bytes}]))",
+        byte_number = mark.byte_number,
         bytes = bytes.join(", "),
     )
 }
