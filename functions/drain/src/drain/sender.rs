@@ -100,6 +100,14 @@ impl<K> OpenStream<K> {
             last_error: None,
         }
     }
+
+    /// Least records of the next request: see [`BATCHING_REQUESTS`].
+    fn least_records(&self) -> usize {
+        match self.requests {
+            0..BATCHING_REQUESTS => 1,
+            _ => MIN_BATCH_RECORDS,
+        }
+    }
 }
 
 /// Sends the events of one drain.
@@ -211,8 +219,12 @@ impl<K: Stream> Sender<K> {
     }
 
     /// Whether more events may be read, by the bounds of [`Sender::update_bounds`].
+    ///
+    /// The transactions that wait for an earlier one need memory, too, even those without events.
     pub(super) fn has_room(&self) -> bool {
-        self.lanes.memory() < self.bounds.bytes
+        let memory = self.lanes.memory();
+        memory < self.bounds.bytes
+            && memory + self.acknowledgements.memory() < self.max_unacknowledged_bytes
             && self.lanes.records_of_longest_lane() < self.bounds.lane_records
     }
 
@@ -262,12 +274,8 @@ impl<K: Stream> Sender<K> {
 
     /// Whether a request that need not be full can be sent now.
     pub(super) fn can_send_any(&self) -> bool {
-        let (stream, records) = self.lanes.next_stream();
-        let worthwhile = match self.streams[stream].requests {
-            0..BATCHING_REQUESTS => 1,
-            _ => MIN_BATCH_RECORDS,
-        };
-        self.may_send() && records >= worthwhile
+        let least = |stream: usize| self.streams[stream].least_records();
+        self.may_send() && self.lanes.next_stream(least).is_some()
     }
 
     fn may_send(&self) -> bool {
@@ -282,12 +290,19 @@ impl<K: Stream> Sender<K> {
         self.lanes.next_retry().filter(|_| self.may_send())
     }
 
-    /// Sends one request of the oldest sendable records.
+    /// Sends one request of the oldest sendable records of a stream.
     ///
-    /// With `full`, it has only records that need not wait for more events. Sends nothing if no record is
-    /// sendable.
+    /// A stream that answers slowly does not delay the others. With `full`, the request has only records that
+    /// need not wait for more events. Sends nothing if no record is sendable.
     pub(super) fn send(&mut self, full: bool) {
-        let records = self.lanes.next_request(Instant::now(), REQUEST_LIMITS, full);
+        let streams = &self.streams;
+        let least = |stream: usize| match self.aggregation {
+            Aggregation::None if full => REQUEST_LIMITS.records,
+            _ => streams[stream].least_records(),
+        };
+        let records = self
+            .lanes
+            .next_request(Instant::now(), REQUEST_LIMITS, full, least);
         if let Some(first) = records.first() {
             let open = &mut self.streams[first.stream()];
             open.requests += 1;

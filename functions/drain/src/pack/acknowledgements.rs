@@ -45,7 +45,9 @@ enum SpanEnd {
     /// The end of the transaction's commit record.
     Commit(Lsn),
     /// The end of a section inside the transaction.
-    Section(ResumePoint),
+    ///
+    /// It is boxed, so that the many spans without sections need less memory.
+    Section(Box<ResumePoint>),
 }
 
 /// The transactions that are not acknowledged completely, in commit order.
@@ -125,7 +127,7 @@ impl Acknowledgements {
     /// Returns the id of the next section. The following events belong to it.
     pub fn begin_section(&mut self, id: SpanId, resume: ResumePoint) -> SpanId {
         if let Some(span) = self.span(id) {
-            span.end = Some(SpanEnd::Section(resume));
+            span.end = Some(SpanEnd::Section(Box::new(resume)));
         }
         let next = self.begin();
         self.remove_acknowledged();
@@ -181,6 +183,13 @@ impl Acknowledgements {
         self.advance_to(end);
     }
 
+    /// Approximate memory of the transactions that are not acknowledged completely, in bytes.
+    ///
+    /// Behind an event that is not acknowledged, every transaction needs memory, even one without events.
+    pub fn memory(&self) -> usize {
+        self.spans.len() * size_of::<Span>()
+    }
+
     /// The position up to which every event is acknowledged.
     pub fn position(&self) -> &AckPosition {
         &self.position
@@ -233,7 +242,7 @@ impl Acknowledgements {
                     let known = self.position.resume.as_ref();
                     let known = known.filter(|known| known.xid == resume.xid);
                     if known.is_none_or(|known| known.rows < resume.rows) {
-                        self.position.resume = Some(resume);
+                        self.position.resume = Some(*resume);
                     }
                 }
                 None => {}
@@ -271,6 +280,25 @@ mod tests {
             last_commit: Some(7),
         };
         assert_eq!(acknowledgements.counts(), both);
+    }
+
+    #[test]
+    fn transactions_behind_an_outstanding_event_need_memory() {
+        let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
+        let first = acknowledgements.begin();
+        acknowledgements.add_event(first);
+        acknowledgements.commit(first, Lsn(2));
+        for lsn in 3..1_003 {
+            let id = acknowledgements.begin();
+            acknowledgements.commit(id, Lsn(lsn));
+        }
+        assert!(
+            acknowledgements.memory() > 64_000,
+            "{}",
+            acknowledgements.memory()
+        );
+        acknowledgements.acknowledge(first);
+        assert_eq!(acknowledgements.memory(), 0);
     }
 
     #[test]

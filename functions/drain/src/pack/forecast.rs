@@ -340,7 +340,7 @@ impl Packing {
     }
 
     fn send(&mut self, now: Instant, limits: RequestLimits, full: bool) {
-        let request = self.lanes.next_request(now, limits, full);
+        let request = self.lanes.next_request(now, limits, full, |_| 1);
         self.requests += 1;
         for record in request {
             self.count(&record);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::record::{Aggregation, QueuedEvent};
+use super::record::{Aggregation, LaneKey, QueuedEvent, Record};
 
 /// A queue of events that are sent in order.
 ///
@@ -21,6 +21,41 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    /// An empty lane. Most lanes never hold more than one event.
+    pub(super) fn with_space_for_one() -> Self {
+        Lane {
+            waiting: VecDeque::with_capacity(1),
+            ..Lane::default()
+        }
+    }
+
+    /// Adds an event behind all others.
+    pub(super) fn push(&mut self, event: QueuedEvent) {
+        self.bytes += event.bytes();
+        self.waiting.push_back(event);
+    }
+
+    /// The next record of this lane. Its events leave the queue.
+    pub(super) fn next_record(
+        &mut self,
+        key: LaneKey,
+        shard: usize,
+        aggregation: Aggregation,
+    ) -> Option<Record> {
+        let record = Record::from_queue(&mut self.waiting, key, shard, aggregation)?;
+        self.bytes -= record.events().iter().map(QueuedEvent::bytes).sum::<usize>();
+        Some(record)
+    }
+
+    /// Most bytes of the next record.
+    pub(super) fn max_record_bytes(&self, aggregation: Aggregation) -> usize {
+        let first = self.waiting.front().map_or(0, QueuedEvent::bytes);
+        match aggregation {
+            Aggregation::None => first,
+            Aggregation::Kpl { bytes } => first.max(bytes),
+        }
+    }
+
     /// Number of records for the waiting events. With aggregation, it is an estimate.
     pub(super) fn records(&self, aggregation: Aggregation) -> usize {
         match aggregation {

@@ -70,7 +70,7 @@ impl Lanes {
     pub fn new(aggregation: Aggregation, map: ShardMap) -> Self {
         Lanes {
             aggregation,
-            pacings: new_pacings(map.len()),
+            pacings: ShardPacing::list(map.len()),
             shards: StreamShards::new(map),
             lanes: FxHashMap::default(),
             delayed: BinaryHeap::new(),
@@ -95,7 +95,7 @@ impl Lanes {
 
     /// Adds a stream. Its number is the number of earlier streams.
     pub fn add_stream(&mut self, map: ShardMap) {
-        self.pacings.extend(new_pacings(map.len()));
+        self.pacings.extend(ShardPacing::list(map.len()));
         self.shards.add(map);
     }
 
@@ -118,12 +118,18 @@ impl Lanes {
 
     /// The records of the next request, oldest first.
     ///
-    /// Empty if no record may be sent now. All records belong to one stream: the stream of the oldest event
-    /// that may be sent. No two records belong to one lane.
+    /// Empty if no record may be sent now. All records belong to one stream: see [`Lanes::next_stream`]. If
+    /// no stream has enough records, it is that of the oldest one. No two records belong to one lane.
     ///
     /// With `full`, a shard with a full aggregate sends, and the others wait for more events. `full` has no
     /// effect without aggregation, or while there is a barrier.
-    pub fn next_request(&mut self, now: Instant, limits: RequestLimits, full: bool) -> Vec<Record> {
+    pub fn next_request(
+        &mut self,
+        now: Instant,
+        limits: RequestLimits,
+        full: bool,
+        least: impl Fn(usize) -> usize,
+    ) -> Vec<Record> {
         self.end_delays(now);
         let full = full && !self.has_barrier && self.aggregation != Aggregation::None;
         let next_position = |pacing: &ShardPacing| match full {
@@ -133,8 +139,14 @@ impl Lanes {
         let ready = self.pacings.iter().enumerate();
         let ready = ready.filter_map(|(shard, pacing)| Some(Reverse((next_position(pacing)?, shard))));
         let mut shards: BinaryHeap<_> = ready.collect();
-        if let Some(Reverse((_, oldest))) = shards.peek() {
-            let numbers = self.shards.numbers(self.shards.stream(*oldest));
+        let oldest = || {
+            shards
+                .peek()
+                .map(|Reverse((_, shard))| self.shards.stream(*shard))
+        };
+        let stream = if full { None } else { self.next_stream(least) };
+        if let Some(stream) = stream.or_else(oldest) {
+            let numbers = self.shards.numbers(stream);
             shards.retain(|Reverse((_, shard))| numbers.contains(shard));
         }
         let (mut request, mut bytes) = (Vec::new(), 0);
@@ -270,7 +282,7 @@ impl Lanes {
         let before = self.shards.numbers(stream);
         self.shards.replace(stream, map);
         let shards = self.shards.of(stream).len();
-        self.pacings.splice(before, new_pacings(shards));
+        self.pacings.splice(before, ShardPacing::list(shards));
         self.delayed.clear();
         self.paused.clear();
         (self.sendable, self.full_shards) = (0, 0);
@@ -290,21 +302,22 @@ impl Lanes {
         delayed.into_iter().chain(paused).min()
     }
 
-    /// The stream of the next request, and its number of sendable records.
+    /// The stream of the next request, if one has enough records.
     ///
-    /// A record is sendable if it could be sent now. Only [`Lanes::next_request`] ends delays and pauses. So
-    /// records whose delay or pause is over count as sendable only after that call.
-    pub fn next_stream(&self) -> (usize, usize) {
+    /// It is the stream of the oldest sendable record, among those with enough of them.
+    ///
+    /// `least` is the number of sendable records that a stream must have. Only [`Lanes::next_request`] ends
+    /// delays and pauses. So records whose delay or pause is over are sendable only after that call.
+    pub fn next_stream(&self, least: impl Fn(usize) -> usize) -> Option<usize> {
         if self.shards.streams() == 1 {
-            return (MAIN_STREAM, self.sendable);
+            return (self.sendable >= least(MAIN_STREAM)).then_some(MAIN_STREAM);
         }
-        let ready = self.pacings.iter().enumerate();
-        let ready = ready.filter_map(|(shard, pacing)| Some((pacing.next_position()?, shard)));
-        let stream = ready
-            .min()
-            .map_or(MAIN_STREAM, |(_, shard)| self.shards.stream(shard));
-        let pacings = &self.pacings[self.shards.numbers(stream)];
-        (stream, pacings.iter().map(ShardPacing::sendable).sum())
+        let oldest = |stream: usize| {
+            let pacings = &self.pacings[self.shards.numbers(stream)];
+            Some((ShardPacing::oldest(pacings, least(stream))?, stream))
+        };
+        let streams = (0..self.shards.streams()).filter_map(oldest);
+        streams.min().map(|(_, stream)| stream)
     }
 
     /// Whether a request should be sent without waiting for more events.
@@ -313,7 +326,9 @@ impl Lanes {
     /// aggregate must be full. While there is a barrier, any aggregate suffices: no event is added to it.
     pub fn has_full_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
-            Aggregation::None => self.sendable >= limits.records && self.next_stream().1 >= limits.records,
+            Aggregation::None => {
+                self.sendable >= limits.records && self.next_stream(|_| limits.records).is_some()
+            }
             Aggregation::Kpl { .. } => self.full_shards > 0 || (self.has_barrier && self.sendable > 0),
         }
     }
@@ -358,12 +373,8 @@ impl Lanes {
 
     /// Most bytes of a lane's next record.
     fn max_record_bytes(&self, lane: LaneKey) -> usize {
-        let first = self.lanes.get(&lane).and_then(|lane| lane.waiting.front());
-        let first = first.map_or(0, QueuedEvent::bytes);
-        match self.aggregation {
-            Aggregation::None => first,
-            Aggregation::Kpl { bytes } => first.max(bytes),
-        }
+        let lane = self.lanes.get(&lane);
+        lane.map_or(0, |lane| lane.max_record_bytes(self.aggregation))
     }
 
     /// Adds a new event to its lane, and counts it.
@@ -378,14 +389,9 @@ impl Lanes {
         // Only a new lane becomes ready here. In an existing lane, the event waits for those before it.
         let lane = self.lanes.entry(key).or_insert_with(|| {
             self.pacings[shard].add_ready(event.event.position, key);
-            // Most lanes never hold more than one event.
-            Lane {
-                waiting: VecDeque::with_capacity(1),
-                ..Lane::default()
-            }
+            Lane::with_space_for_one()
         });
-        lane.bytes += event.bytes();
-        lane.waiting.push_back(event);
+        lane.push(event);
         let records = lane.records(self.pacings[shard].aggregation(self.aggregation));
         if self.longest != Some((key, shard)) && records > self.records_of_longest_lane() {
             self.longest = Some((key, shard));
@@ -407,11 +413,9 @@ impl Lanes {
 
     /// The next record of a lane. Its events leave the queue.
     fn next_record(&mut self, key: LaneKey, shard: usize) -> Option<Record> {
-        let lane = self.lanes.get_mut(&key)?;
         let aggregation = self.pacings[shard].aggregation(self.aggregation);
-        let record = Record::from_queue(&mut lane.waiting, key, shard, aggregation)?;
-        lane.bytes -= record.events().iter().map(QueuedEvent::bytes).sum::<usize>();
-        Some(record)
+        let lane = self.lanes.get_mut(&key)?;
+        lane.next_record(key, shard, aggregation)
     }
 
     /// Counts a record as no longer in flight. Returns the number of its shard.
@@ -489,10 +493,6 @@ impl Lanes {
             self.update_counts(shard);
         }
     }
-}
-
-fn new_pacings(shards: usize) -> Vec<ShardPacing> {
-    (0..shards).map(|_| ShardPacing::default()).collect()
 }
 
 #[cfg(test)]

@@ -69,6 +69,20 @@ impl Default for ShardPacing {
 }
 
 impl ShardPacing {
+    /// The pacing of each of `shards` shards, without a limit.
+    pub(super) fn list(shards: usize) -> Vec<Self> {
+        (0..shards).map(|_| ShardPacing::default()).collect()
+    }
+
+    /// The position of the oldest event that these shards may send now.
+    ///
+    /// `None` if fewer than `least` records could be sent at the last update.
+    pub(super) fn oldest(pacings: &[Self], least: usize) -> Option<Position> {
+        let records: usize = pacings.iter().map(ShardPacing::sendable).sum();
+        let positions = pacings.iter().filter_map(ShardPacing::next_position);
+        positions.min().filter(|_| records >= least)
+    }
+
     /// Adds a lane that may send. `position` is that of its oldest event.
     pub(super) fn add_ready(&mut self, position: Position, lane: LaneKey) {
         self.ready.push(Reverse((position, lane)));

@@ -202,7 +202,7 @@ impl Path {
     fn send(&mut self) {
         while !self.lanes.is_empty() {
             let now = Instant::now();
-            for record in self.lanes.next_request(now, LIMITS, false) {
+            for record in self.lanes.next_request(now, LIMITS, false, |_| 1) {
                 self.bytes += record.data().len();
                 for event in record.events() {
                     self.acknowledgements.acknowledge(event.span);

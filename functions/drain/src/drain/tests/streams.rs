@@ -159,6 +159,47 @@ async fn two_streams_may_be_resharded_at_once() {
     }
 }
 
+/// With four requests in flight, a few records wait.
+#[tokio::test]
+async fn a_stream_that_answers_slowly_does_not_delay_another() {
+    let settings = settings_of_tables(Aggregation::None);
+    let (mut sender, _) = sender(&settings, 1);
+    for name in ["2000000", "3000000"] {
+        sender.open_stream(name).await.unwrap();
+    }
+    for number in 2..6 {
+        push(&mut sender, 1, number);
+        sender.send(false);
+    }
+    for number in 6..16 {
+        push(&mut sender, 1, number);
+    }
+    assert!(!sender.can_send_any());
+    push(&mut sender, 2, 16);
+    assert!(sender.can_send_any());
+    sender.send(false);
+    assert!(
+        !sender.can_send_any(),
+        "the record of the other stream was not sent"
+    );
+}
+
+#[tokio::test]
+async fn events_are_not_read_while_many_transactions_wait_for_an_earlier_one() {
+    let settings = settings(Aggregation::None);
+    let (mut sender, _) = sender(&settings, 1);
+    push(&mut sender, 0, 2);
+    // Transactions without events, such as those of other tables.
+    for number in 3..50_000 {
+        let span = sender.acknowledgements.begin();
+        sender.acknowledgements.commit(span, Lsn(number));
+    }
+    assert!(!sender.has_room());
+    send_all(&mut sender).await;
+    assert!(sender.has_room());
+    assert_eq!(sender.acknowledgements.acknowledged(), Lsn(49_999));
+}
+
 #[tokio::test]
 async fn the_hot_rows_of_many_streams_are_sent_at_the_same_time() {
     let settings = settings_of_tables(Aggregation::None);

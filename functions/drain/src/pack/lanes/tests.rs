@@ -66,13 +66,16 @@ fn a_request_holds_one_event_of_a_key() {
     for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
         lanes.push(event(&mut acknowledgements, n, key, false));
     }
-    let request = lanes.next_request(now, LIMITS, false);
+    let request = lanes.next_request(now, LIMITS, false, |_| 1);
     assert_eq!(request_numbers(&request), [1, 3]);
-    assert!(lanes.next_request(now, LIMITS, false).is_empty());
+    assert!(lanes.next_request(now, LIMITS, false, |_| 1).is_empty());
     for record in request {
         lanes.acknowledge(now, record);
     }
-    assert_eq!(request_numbers(&lanes.next_request(now, LIMITS, false)), [2]);
+    assert_eq!(
+        request_numbers(&lanes.next_request(now, LIMITS, false, |_| 1)),
+        [2]
+    );
 }
 
 #[test]
@@ -83,7 +86,7 @@ fn a_request_keeps_its_limits_and_a_larger_event_has_a_request_of_its_own() {
     }
     for (records, bytes, expected) in [(2, 1000, &[0, 1][..]), (2, 21, &[2]), (2, 1, &[3]), (2, 22, &[4])] {
         assert_eq!(
-            request_numbers(&lanes.next_request(now, RequestLimits { records, bytes }, false)),
+            request_numbers(&lanes.next_request(now, RequestLimits { records, bytes }, false, |_| 1)),
             expected,
             "{bytes}"
         );
@@ -99,7 +102,7 @@ fn the_records_of_the_longest_lane_are_counted_while_it_is_sent() {
     let mut lengths = Vec::new();
     while !lanes.is_empty() {
         lengths.push(lanes.records_of_longest_lane());
-        for record in lanes.next_request(now, LIMITS, false) {
+        for record in lanes.next_request(now, LIMITS, false, |_| 1) {
             lanes.acknowledge(now, record);
         }
     }
@@ -118,13 +121,13 @@ fn a_retried_event_delays_only_its_own_lane() {
     for (n, key) in [(1, "a"), (2, "a"), (3, "b")] {
         lanes.push(event(&mut acknowledgements, n, key, false));
     }
-    let mut request = lanes.next_request(now, LIMITS, false);
+    let mut request = lanes.next_request(now, LIMITS, false, |_| 1);
     lanes.retry(now, request.remove(0), |_| Duration::from_secs(1));
     lanes.acknowledge(now, request.remove(0));
-    assert!(lanes.next_request(now, LIMITS, false).is_empty());
+    assert!(lanes.next_request(now, LIMITS, false, |_| 1).is_empty());
     assert_eq!(lanes.next_retry(), Some(now + Duration::from_secs(1)));
     assert_eq!(
-        request_numbers(&lanes.next_request(now + Duration::from_secs(1), LIMITS, false)),
+        request_numbers(&lanes.next_request(now + Duration::from_secs(1), LIMITS, false, |_| 1)),
         [1]
     );
 }
@@ -138,7 +141,7 @@ fn a_shard_that_throttles_pauses_and_the_others_continue() {
     for (n, key) in (0..).zip(&keys) {
         lanes.push(event(&mut acknowledgements, n, key, false));
     }
-    let request = lanes.next_request(now, LIMITS, false);
+    let request = lanes.next_request(now, LIMITS, false, |_| 1);
     let refused = request.iter().filter(|record| record.shard() == 0).count();
     for record in request {
         match record.shard() {
@@ -148,11 +151,11 @@ fn a_shard_that_throttles_pauses_and_the_others_continue() {
     }
     let pause = Duration::from_millis(100);
     lanes.pause_shard(now, 0, (refused, refused), |_| pause);
-    let rest = lanes.next_request(now, LIMITS, false);
+    let rest = lanes.next_request(now, LIMITS, false, |_| 1);
     assert!(!rest.is_empty() && rest.iter().all(|record| record.shard() == 1));
     assert_eq!(lanes.next_retry(), Some(now + pause));
     // The oldest events are sent first, in at most half as many records as were refused.
-    let again = lanes.next_request(now + pause, LIMITS, false);
+    let again = lanes.next_request(now + pause, LIMITS, false, |_| 1);
     let first_shard: Vec<u64> = (0..)
         .zip(&keys)
         .filter(|(_, key)| shard(key) == 0)
@@ -182,14 +185,14 @@ fn a_barrier_waits_for_all_events_before_it_and_delays_all_after_it() {
         }
         for expected in 1..=5 {
             assert!(lanes.has_full_request(LIMITS) || aggregation == Aggregation::None);
-            let mut request = lanes.next_request(now, LIMITS, true);
+            let mut request = lanes.next_request(now, LIMITS, true, |_| 1);
             assert_eq!(request_numbers(&request), [expected]);
-            assert!(lanes.next_request(now, LIMITS, true).is_empty());
+            assert!(lanes.next_request(now, LIMITS, true, |_| 1).is_empty());
             lanes.acknowledge(now, request.remove(0));
             if expected == 4 {
                 // No barrier is left, and the last event is small.
                 assert!(!lanes.has_full_request(LIMITS));
-                let mut last = lanes.next_request(now, LIMITS, false);
+                let mut last = lanes.next_request(now, LIMITS, false, |_| 1);
                 assert_eq!(request_numbers(&last), [5]);
                 lanes.acknowledge(now, last.remove(0));
                 break;
@@ -197,7 +200,10 @@ fn a_barrier_waits_for_all_events_before_it_and_delays_all_after_it() {
         }
         assert!(lanes.is_empty());
         lanes.push(event(&mut acknowledgements, 6, "d", false));
-        assert_eq!(request_numbers(&lanes.next_request(now, LIMITS, false)), [6]);
+        assert_eq!(
+            request_numbers(&lanes.next_request(now, LIMITS, false, |_| 1)),
+            [6]
+        );
     }
 }
 
@@ -209,7 +215,7 @@ fn an_aggregate_has_the_keys_of_one_shard_up_to_its_limit() {
         lanes.push(event(&mut acknowledgements, n, &format!("key {n}"), false));
         assert_eq!(lanes.has_full_request(LIMITS), lanes.full_shards > 0);
     }
-    let request = lanes.next_request(now, LIMITS, true);
+    let request = lanes.next_request(now, LIMITS, true, |_| 1);
     assert_eq!(request.len(), 4, "one record of each shard");
     for record in &request {
         let size = record.data().len() + record.partition_key().len();
@@ -223,7 +229,7 @@ fn an_aggregate_has_the_keys_of_one_shard_up_to_its_limit() {
         }
     }
     assert!(
-        lanes.next_request(now, LIMITS, false).is_empty(),
+        lanes.next_request(now, LIMITS, false, |_| 1).is_empty(),
         "each shard has a record in flight"
     );
 }
@@ -237,7 +243,7 @@ fn an_event_as_large_as_an_aggregate_is_a_record_of_its_own() {
         lanes.push(event);
     }
     for (n, size) in [(1, 5000), (2, 980), (3, 10)] {
-        let mut request = lanes.next_request(now, LIMITS, false);
+        let mut request = lanes.next_request(now, LIMITS, false, |_| 1);
         assert_eq!(request_numbers(&request), [n]);
         assert_eq!(request[0].data(), vec![b'x'; size]);
         lanes.acknowledge(now, request.remove(0));
@@ -253,7 +259,7 @@ fn waiting_events_are_queued_again_after_a_resharding() {
     }
     let mut acknowledged = Vec::new();
     for shards in [2, 7, 1] {
-        let request = lanes.next_request(now, LIMITS, false);
+        let request = lanes.next_request(now, LIMITS, false, |_| 1);
         for (index, record) in request.into_iter().enumerate() {
             match index % 2 {
                 0 => lanes.retry(now, record, |_| Duration::from_secs(9)),
@@ -267,7 +273,7 @@ fn waiting_events_are_queued_again_after_a_resharding() {
         assert_eq!(lanes.shards().of(0).len(), usize::try_from(shards).unwrap());
     }
     while !lanes.is_empty() {
-        for record in lanes.next_request(now, LIMITS, false) {
+        for record in lanes.next_request(now, LIMITS, false, |_| 1) {
             acknowledged.extend(numbers(&record));
             lanes.acknowledge(now, record);
         }
@@ -295,7 +301,7 @@ fn a_resharding_keeps_the_pauses_of_the_other_streams() {
     }
     lanes.reshard(0, ShardMap::even(3));
     let sent = |lanes: &mut Lanes, now| -> Vec<usize> {
-        let request = lanes.next_request(now, LIMITS, false);
+        let request = lanes.next_request(now, LIMITS, false, |_| 1);
         request.iter().map(Record::stream).collect()
     };
     assert_eq!(sent(&mut lanes, now), [0, 0]);
@@ -368,7 +374,7 @@ impl RandomRun {
             records: 3,
             bytes: 300,
         };
-        let request = self.lanes.next_request(self.now, limits, full);
+        let request = self.lanes.next_request(self.now, limits, full, |_| 1);
         let bytes: usize = request.iter().map(Record::bytes).sum();
         prop_assert!(request.len() <= 1 || (request.len() <= 3 && bytes <= 300));
         for record in &request {
@@ -437,10 +443,7 @@ impl RandomRun {
     /// Checks that every event was acknowledged, and in the right order.
     fn check_result(&self) -> Result<(), TestCaseError> {
         let lanes = &self.lanes;
-        prop_assert_eq!(
-            (lanes.memory(), lanes.next_stream().1, lanes.full_shards),
-            (0, 0, 0)
-        );
+        prop_assert_eq!((lanes.memory(), lanes.sendable, lanes.full_shards), (0, 0, 0));
         prop_assert_eq!(self.acknowledged.len(), self.keys.len());
         for (index, number) in self.acknowledged.iter().enumerate() {
             for later in &self.acknowledged[index + 1..] {

@@ -222,7 +222,7 @@ impl ModelDrain<'_> {
                 }
                 5..7 => self
                     .flight
-                    .extend(self.lanes.next_request(Instant::now(), LIMITS, false)),
+                    .extend(self.lanes.next_request(Instant::now(), LIMITS, false, |_| 1)),
                 7..10 if !self.flight.is_empty() => {
                     let is_slow =
                         |record: &Record| record.events().iter().any(|it| it.event.data.contains(&slow));
@@ -299,7 +299,7 @@ proptest! {
         drain(&mut stored, &mut stream, aggregation, |drain| {
             drain.run(&log, last, KEYS, &rest);
             while !drain.lanes.is_empty() {
-                let request = drain.lanes.next_request(Instant::now(), LIMITS, false);
+                let request = drain.lanes.next_request(Instant::now(), LIMITS, false, |_| 1);
                 drain.flight.extend(request);
                 drain.answer(0, |_| false, 8);
             }

@@ -19,7 +19,7 @@ use crate::rules::pattern::{TableColumns, TablePattern, matches_any};
 /// The sent tables with the first entry that matches each.
 ///
 /// A table is listed only if events have all columns of its entry. $3 and $4 are the `like` patterns of
-/// schema and table, $5 is a column, and $6 is the entry_index of its entry. The rules of `COLUMN_RULES` are $7 to
+/// schema and table, $5 is a column, and $6 is the index of its entry. The rules of `COLUMN_RULES` are $7 to
 /// $10. A partitioned table is logged with the replica identities of its partitions. The old rows of the
 /// table or partition `lacking` do not have the column `missing`. `is_whole` states whether old rows have all
 /// columns.
