@@ -1,11 +1,16 @@
 //! Ticks of a cold function that find nothing.
 
+use std::time::{Duration, Instant};
+
+use scenarios::aws::fake_kinesis::FakeKinesis;
 use scenarios::aws::ssm::Ssm;
+use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::usage::{Contestant, Usage, print};
-use super::{DATABASE, execute, invoke};
+use super::{DATABASE, counting_stream, environment, execute, invoke};
 
 /// Number of measured ticks.
 ///
@@ -25,7 +30,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
         invoke(postgres, ssm, &slot, "none", &json!({})).await;
     }
     let mut contestant = Contestant::new("Spillway, a cold tick".to_owned());
-    let (mut own_cpu, cpu_before) = (std::time::Duration::ZERO, postgres.cpu_time());
+    let (mut own_cpu, cpu_before) = (Duration::ZERO, postgres.cpu_time());
     for _ in 0..TICKS {
         let (usage, answer) = invoke(postgres, ssm, &slot, "none", &json!({})).await;
         assert_eq!(answer["changes"], 0, "{answer}");
@@ -41,9 +46,37 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
         (usage.server_cpu, usage.own_cpu) = (server_cpu, own_cpu / TICKS);
     }
     execute(&admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
-    print(
+    let mut report = print(
         &format!("{TICKS} idle ticks, each of a cold function"),
         1,
         &[contestant],
-    )
+    );
+    let start = median_start_time(postgres, ssm).await;
+    let millis = start.as_secs_f64() * 1_000.0;
+    println!("from the start of its process to its first request for an event: {millis:.1} ms");
+    report["start_ms"] = json!(millis);
+    report
+}
+
+/// Time until a process of the function asks the Runtime API for an event.
+async fn median_start_time(postgres: &Postgres, ssm: &Ssm) -> Duration {
+    let slot = scenarios::unique("start");
+    let kinesis = FakeKinesis::open(&slot, counting_stream()).await;
+    let mut times = Vec::new();
+    for _ in 0..TICKS {
+        let api = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port is free");
+        let address = api.local_addr().expect("a listener has an address");
+        let mut variables = environment(postgres, ssm, &kinesis, &slot, "none");
+        variables.push(("AWS_LAMBDA_RUNTIME_API".to_owned(), address.to_string()));
+        let function = Function::new(variables);
+        let (event, began) = (json!({}), Instant::now());
+        tokio::select! {
+            connected = api.accept() => connected.map(drop).expect("the function connects"),
+            _ = function.invoke(&event, Duration::from_secs(60)) => panic!("the function has ended"),
+        }
+        times.push(began.elapsed());
+        function.kill9().await;
+    }
+    times.sort();
+    times[times.len() / 2]
 }
