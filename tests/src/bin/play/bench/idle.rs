@@ -58,7 +58,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
     report
 }
 
-/// Time until a process of the function asks the Runtime API for an event.
+/// Median time until a new process asks for an event.
 async fn median_start_time(postgres: &Postgres, ssm: &Ssm) -> Duration {
     let slot = scenarios::unique("start");
     let kinesis = FakeKinesis::open(&slot, counting_stream()).await;
