@@ -158,8 +158,12 @@ impl Markers {
         if upto > confirmed && passes_marker && self.expected.is_none() {
             self.expected = self.last_written.take();
             if self.is_writing {
-                self.last_written = self.write(slot, budget).await?;
-                positions = slot.wal_positions().await?;
+                let written = self.write(slot, budget).await?;
+                positions = match &written {
+                    Some((_, positions)) => *positions,
+                    None => slot.wal_positions().await?,
+                };
+                self.last_written = written.map(|(marker, _)| marker);
             }
         }
         // Not every role may read the positions of the standbys. But a marker whose commit waits for standbys
@@ -175,11 +179,15 @@ impl Markers {
         Ok((positions, window))
     }
 
-    /// Writes the next marker.
+    /// Writes the next marker. Returns it, and positions at which it is readable.
     ///
     /// Returns `None` if the write fails, or if the marker is not committed and readable in time. The drain
     /// then continues without a new marker.
-    async fn write<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<Option<Marker>, Error> {
+    async fn write<S: Slot>(
+        &mut self,
+        slot: &mut S,
+        budget: Budget,
+    ) -> Result<Option<(Marker, WalPositions)>, Error> {
         self.number += 1;
         let draft = MarkerDraft::new(self.number, random_nonce());
         let content = draft.content(&self.slot);
@@ -187,8 +195,8 @@ impl Markers {
         let emitted = slot.emit(marker::PREFIX, &content);
         let problem: BoxError = match tokio::time::timeout_at(end.into(), emitted).await {
             Ok(Ok(EmittedMessage { lsn, flushed })) => {
-                let is_readable = self.wait_until_readable(slot, lsn, end).await?;
-                return Ok(is_readable.then(|| draft.written(lsn, flushed)));
+                let positions = self.wait_until_readable(slot, lsn, end).await?;
+                return Ok(positions.map(|positions| (draft.written(lsn, flushed), positions)));
             }
             Ok(Err(error)) => error.into(),
             Err(late) => {
@@ -209,7 +217,7 @@ impl Markers {
         Ok(None)
     }
 
-    /// Waits until `end` for a marker to become readable.
+    /// Waits until `end` for a marker to become readable. Returns the positions then.
     ///
     /// With `STANDBY_ACK`, log is readable only after a standby has acknowledged it. A marker that no standby
     /// has is lost in a failover, so it proves nothing.
@@ -218,19 +226,22 @@ impl Markers {
         slot: &mut S,
         lsn: Lsn,
         end: Instant,
-    ) -> Result<bool, Error> {
-        while slot.wal_positions().await?.readable < lsn {
+    ) -> Result<Option<WalPositions>, Error> {
+        loop {
+            let positions = slot.wal_positions().await?;
+            if positions.readable >= lsn {
+                return Ok(Some(positions));
+            }
             if Instant::now() >= end {
                 tracing::info!(
                     slot = self.slot,
                     number = self.number,
                     "the marker is not readable yet: a standby has not acknowledged it"
                 );
-                return Ok(false);
+                return Ok(None);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(true)
     }
 
     /// Searches the log for the last marker, before any transaction is skipped.

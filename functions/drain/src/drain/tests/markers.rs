@@ -1,6 +1,8 @@
 //! Markers: proofs that the slot has the history of the checkpoint.
 
+use super::super::markers::Markers;
 use super::*;
+use crate::base::window_sizing::WindowSizing;
 
 #[tokio::test]
 async fn the_slot_never_advances_past_the_last_marker() {
@@ -18,6 +20,26 @@ async fn the_slot_never_advances_past_the_last_marker() {
         }
     }
     assert!(marked > Lsn(500 * MIB));
+}
+
+/// Before the marker is written, and until it is readable.
+#[tokio::test]
+async fn the_positions_are_read_twice_for_a_window_with_a_new_marker() {
+    let mut slot = FakeSlot {
+        log: Log::default(),
+        commits: vec![(Lsn(100 * MIB), "a".to_owned())],
+        flush: Lsn(100 * MIB),
+        confirmed: Lsn(1),
+        arrivals: VecDeque::new(),
+        position_reads: 0,
+        faults: Faults::default(),
+    };
+    let mut markers = Markers::new(&settings(Aggregation::None), None, None);
+    let budget = Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60));
+    let next = markers.next_window(&mut slot, WindowSizing::default(), Lsn(1), budget);
+    let (positions, window) = next.await.unwrap();
+    assert_eq!(slot.position_reads, 2);
+    assert!(window.upto > Lsn(100 * MIB) && positions.readable >= window.upto);
 }
 
 #[tokio::test]
