@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CARRIED = ROOT / "functions" / "drain" / "certs" / "rds-global-bundle.pem"
+INCLUDED = ROOT / "functions" / "drain" / "certs" / "rds-global-bundle.pem"
 README = ROOT / "functions" / "drain" / "certs" / "README.md"
 TEMPLATE = ROOT / "template.yaml"
 HEAD = (
@@ -82,7 +82,7 @@ def main() -> int:
     listed = r"(`make certs` writes this list\.\n            - )(.*?)(            - !Ref AWS::Region)"
     template = replaced(TEMPLATE, listed, lines)
     readme = replaced(README, r"(- \*\*Regions present:\*\* )(.*?)(\.\n- \*\*)", wrapped(regions))
-    CARRIED.write_text("".join(blocks))
+    INCLUDED.write_text("".join(blocks))
     TEMPLATE.write_text(template)
     README.write_text(readme)
     first = min(certificates, key=lambda it: it.not_valid_after_utc)

@@ -45,7 +45,7 @@ def mistakes(file: Path) -> list[str]:
     return found
 
 
-def place(settings: dict, environment: dict) -> tuple[str | None, str]:
+def region_and_profile(settings: dict, environment: dict) -> tuple[str | None, str]:
     """Region and profile of a deploy. As in SAM, those of the file take precedence. The region may be unknown."""
     # SAM reads AWS_DEFAULT_REGION, as boto3 does, and not AWS_REGION.
     region = settings.get("region") or environment.get("AWS_DEFAULT_REGION")
@@ -59,7 +59,7 @@ def shared_stacks(file: Path, environment: dict) -> list[str]:
     copy would then replace the database of the first stack.
     """
     settings = stack_settings(file)
-    region, profile = place(settings, environment)
+    region, profile = region_and_profile(settings, environment)
     found = []
     for other in sorted(file.parent.glob("*.toml")):
         if other == file:
@@ -73,7 +73,7 @@ def shared_stacks(file: Path, environment: dict) -> list[str]:
         # A file without parameters cannot be deployed. A refused GUIDED=1 leaves one.
         if other.name == EXAMPLE.name or not theirs.get("parameter_overrides"):
             continue
-        their_region, their_profile = place(theirs, environment)
+        their_region, their_profile = region_and_profile(theirs, environment)
         is_same_region = region == their_region or None in (region, their_region)
         if theirs["stack_name"] == settings["stack_name"] and is_same_region and their_profile == profile:
             found.append(

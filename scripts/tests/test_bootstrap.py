@@ -20,7 +20,7 @@ CONTEXT = SimpleNamespace(log_stream_name="the-log")
 
 class Answers(unittest.TestCase):
     def answer(self, kind: str, connection) -> dict:
-        """What CloudFormation is told after a request of this kind."""
+        """The answer to CloudFormation for a request of this kind."""
         with mock.patch.object(app, "connect", connection), mock.patch.object(app.urllib.request, "urlopen") as sent, \
                 contextlib.redirect_stdout(io.StringIO()):
             app.handler(EVENT | {"RequestType": kind}, CONTEXT)

@@ -1,12 +1,12 @@
 """An event source mapping of Lambda, for the handler of an example in examples/consumers.
 
 Standard input has a JSON object a line: a record (`shard`, `parents`, `partition_key`, `data` in base64) or
-`{"flush": true}`. The records of a shard come in their order. A flush processes all records that have come, and prints
-a line with the figures so far. The end of the input does the same, and prints each stored row.
+`{"flush": true}`. The records of a shard are in order. A flush processes all records read so far, and prints a line
+with the figures so far. The end of the input does the same, and prints each stored row.
 
 As Lambda does, this calls the handler with batches of one shard, a shard after its parents, and different shards at
-random, some of which lag far behind. It repeats a batch from the first failed record on, and gives a record up after
-some tries. Beyond that it makes some records fail once, and loses some answers. At the end it sends some old records
+random, some of which lag far behind. It repeats a batch from the first failed record on, and drops a record after
+some attempts. It also fails some records once, and loses some answers. At the end it sends some old records
 again, as an operator who sends dead letters again.
 """
 

@@ -283,7 +283,7 @@ class Types(unittest.TestCase):
                 found = self.duckdb(expression, column, self.rows[0])
                 self.assertEqual(str(found) if kind == "uuid" else found, value)
 
-    def test_what_fails_and_what_does_not(self):
+    def test_a_value_that_does_not_fit_its_type_fails_or_is_null(self):
         infinite = self.rows[1]
         with self.assertRaises(duckdb.ConversionException):
             self.duckdb("x::decimal(12, 2)", "amount", infinite)

@@ -1,7 +1,7 @@
 -- The present rows of public.orders of each source: id bigint primary key, customer text, amount
 -- numeric(12,2), placed timestamptz, body text. body is large: an update that leaves it unchanged does not
--- contain it. For another table, replace the names and the columns. Repeat what is said of body for each
--- large column.
+-- contain it. For another table, replace the names and the columns. Repeat the expressions for body for
+-- each large column.
 
 create or replace view spillway.orders as
 with recursive changes as (

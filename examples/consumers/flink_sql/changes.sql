@@ -1,6 +1,6 @@
 -- The changes of public.orders of each source: id bigint primary key, customer text, amount numeric(12,2),
 -- placed timestamptz, body text. body is large: an update that leaves it unchanged does not contain it. For
--- another table, replace the names and the columns. Repeat what is said of body for each large column.
+-- another table, replace the names and the columns. Repeat the expressions for body for each large column.
 
 -- body_at is the position of a change that contains the body. A change of the key is a delete and a create,
 -- and the create may lack the body. Its body_at is the first two parts of the position, 33 characters, so the

@@ -99,7 +99,7 @@ def of_event(partition_key, data):
                 f"{table}: the key of this row is not known. Give the table a key if it has none, and repair it. "
                 "If it has inserts only, add it to KEYLESS_TABLES"
             )
-        # Only its position tells such a row from its duplicate.
+        # Only the position distinguishes such a row from its duplicate.
         key = position
     elif table in ROW_KEYS:
         key = json.dumps({column: row[column] for column in ROW_KEYS[table]}, ensure_ascii=False)

@@ -18,7 +18,7 @@ where mv_name = 'events'
 group by partition_id
 order by partition_id;
 
--- What waits for a merge. Repeat it after a merge: 0.
+-- Changes that wait for a merge. Repeat it after a merge: 0.
 select count(*) as not_merged
 from spillway.orders_changes as c
 left join spillway.progress as p on p.target = 'orders' and p.shard_id = c.shard_id

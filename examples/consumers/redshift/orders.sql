@@ -32,7 +32,7 @@ create table spillway.orders_deleted_body (
     body_at varchar(64)
 );
 
--- What queries read. A large value that no change had is not null: its mark says that it is not known.
+-- View for queries. A large value that no change had is not null: its mark says that it is not known.
 create or replace view public.orders as
 select
     source_name,
@@ -78,7 +78,7 @@ where e.event.source."schema"::varchar(128) = 'public'
     and e.event.source."table"::varchar(128) = 'orders'
     and e.event.op::varchar(1) in ('c', 'u', 'r', 'd', 't');
 
--- Merges what the view has and the table has not. One transaction: it may fail, and run again, at any time.
+-- Merges changes that the view has and the table lacks. One transaction: it may fail, and run again, at any time.
 create or replace procedure spillway.merge_orders() as $$
 begin
     -- One merge at a time. Queries do not read this table.

@@ -1,8 +1,7 @@
 -- After spillway.repaired: rows that the source no longer has are removed. Run the statements one by one, as
 -- the owner of the schema spillway. Each may be repeated. Repeat one that fails with a serializable isolation
 -- violation. Replace in steps 1 and 4
---   SOURCE                    by the source: SlotName of the file in deploy/, unless the file has a
--- SourceName
+--   SOURCE                    by the source: SourceName of the file in deploy/, or else its SlotName
 -- and for each table in steps 3 and 4
 --   'orders', merge_orders    by the name of the table, and by that of its procedure
 --   "public.orders"           by its name in the database

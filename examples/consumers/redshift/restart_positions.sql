@@ -2,11 +2,11 @@
 -- Replace SOURCE, and orders for each table. Run it before you accept the gap, with the schedule of the merge
 -- off.
 
--- What was sent before is merged.
+-- Earlier changes are merged.
 refresh materialized view spillway.events;
 call spillway.merge_orders();
 
--- Everything that is stored is now older than what comes. A body that is not known remains unknown: its
+-- Everything that is stored is now older than later changes. A body that is not known remains unknown: its
 -- body_at is null.
 update spillway.orders
 set position = '', body_at = case when body_at is not null then '' end

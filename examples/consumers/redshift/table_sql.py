@@ -77,7 +77,7 @@ create table spillway.{helper}_deleted_{large_helper} (
 """
 
 VIEWS = """
--- What queries read.{unknown}
+-- View for queries.{unknown}
 create or replace view public.{table} as
 select
     source_name,
@@ -117,7 +117,7 @@ case
     end as {column_at}"""
 
 BEGIN = """
--- Merges what the view has and the table has not. One transaction: it may fail, and run again, at any time.
+-- Merges changes that the view has and the table lacks. One transaction: it may fail, and run again, at any time.
 create or replace procedure spillway.merge_{helper}() as $$
 begin
     -- One merge at a time. Queries do not read this table.
