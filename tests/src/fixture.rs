@@ -201,6 +201,16 @@ impl Fixture {
         admin
     }
 
+    /// The answer to the action `status`.
+    pub async fn status(&self) -> Value {
+        self.invoke(json!({"action": "status"})).await.answer()
+    }
+
+    /// The problems in the answer to `status`: a list of texts.
+    pub async fn problems(&self) -> Value {
+        self.status().await["problems"].take()
+    }
+
     /// Invokes the function with [`DEADLINE`], again while its answer is `busy`.
     ///
     /// A killed or late invocation may still have the lock. A tick waits half a second for it.

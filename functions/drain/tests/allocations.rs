@@ -1,7 +1,7 @@
 //! Counts the allocations of the path that each change takes: decode, encode, pack.
 //!
-//! The buffers of a change are used again for a later one. What a record or a request allocates is shared by
-//! its changes.
+//! The buffers of a change are used again for a later one. The allocations of a record or a request are
+//! shared by its changes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +14,12 @@ use hot_path::{Path, Stage};
 mod hot_path;
 
 /// The system's allocator, which counts.
-struct Counting;
+struct CountingAllocator;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: each method passes its arguments to the system's allocator, and adds a number.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         unsafe { System.alloc(layout) }
@@ -36,7 +36,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Changes before the count starts, and changes that are counted.
 const CHANGES: (u32, u32) = (20_000, 20_000);

@@ -62,7 +62,7 @@ async fn resume_until_end(fixture: &Fixture) -> Value {
 
 /// State and reason of a table in `status`.
 async fn table_status(fixture: &Fixture, table: &str) -> (String, String) {
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let tables = status["backfill"]["tables"].as_array().into_iter().flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     tables

@@ -123,7 +123,7 @@ async fn a_failed_table_does_not_stop_other_tables() {
             ("failed", &json!({"done": 1, "failed": 3, "left": 0})),
             "{report}"
         );
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         let reason = |table: &str| -> String {
             let tables = status["backfill"]["tables"].as_array().into_iter().flatten();
             let mut of_table = tables.filter(|it| it["table"] == table);

@@ -146,7 +146,7 @@ async fn a_partition_with_another_identity_fails_its_root_and_is_refused() {
     }
     assert_eq!(backfill_state(&report), "failed", "{report}");
     let reason = "the replica identity of partition public.p1";
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert!(status["backfill"].to_string().contains(reason), "{status}");
     assert_invocation_fails(&fixture, event, "BackfillRefused", &["public.p: ", reason]).await;
     fixture.drain().await;

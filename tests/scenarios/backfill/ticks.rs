@@ -82,12 +82,12 @@ fn assert_progress(progress: &Value, rows: u64) {
 async fn ticks_continue_a_backfill_and_status_reports_its_progress() {
     Plugin::each(|plugin| async move {
         let fixture = slow_fixture(plugin).await;
-        let none = fixture.invoke(json!({"action": "status"})).await.answer();
+        let none = fixture.status().await;
         assert_eq!(none["backfill"], Value::Null, "{none}");
         let mut reports = start_within(&fixture, start_event(&["public.t"], 100), SHORT).await;
         let first = reports[reports.len() - 1].clone();
         assert_eq!(first["backfill"]["table"], "public.t");
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         assert_progress(&status["backfill"], backfilled_rows(&first));
         while backfill_state(&reports[reports.len() - 1]) != "finished" {
             let report = invoke_short(&fixture, json!({})).await;

@@ -7,6 +7,7 @@ use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use scenarios::aws::hash_range::{HashRange, hash_of};
 use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
+use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::postgres::Postgres;
 use serde_json::{Value, json};
@@ -51,7 +52,7 @@ async fn put_row_event(kinesis: &Kinesis, id: u32, data: &[u8]) {
 /// Puts a create and an update of row 1, both twice.
 async fn put_duplicates(kinesis: &Kinesis) {
     let create = event(1, 0, "c", Value::Null, json!({"id": 1, "big": "stays", "n": 1}));
-    let after = json!({"id": 1, "big": "__debezium_unavailable_value", "n": 2});
+    let after = json!({"id": 1, "big": UNAVAILABLE, "n": 2});
     let update = event(2, 0, "u", Value::Null, after);
     for data in [&create, &update, &create, &update] {
         put_row_event(kinesis, 1, data).await;
@@ -62,7 +63,7 @@ async fn put_duplicates(kinesis: &Kinesis) {
 async fn put_key_change(kinesis: &Kinesis) {
     let delete = event(3, 0, "d", json!({"id": 1}), Value::Null);
     put_row_event(kinesis, 1, &delete).await;
-    let after = json!({"id": 9, "big": "__debezium_unavailable_value", "n": 3});
+    let after = json!({"id": 9, "big": UNAVAILABLE, "n": 3});
     put_row_event(kinesis, 9, &event(3, 1, "c", Value::Null, after)).await;
 }
 
@@ -123,7 +124,7 @@ fn rebuilt(events: &[Vec<u8>]) -> Vec<Value> {
 }
 
 async fn a_backfilled_row_counts_unless_a_newer_event_exists() {
-    let unavailable = "__debezium_unavailable_value";
+    let unavailable = UNAVAILABLE;
     let rows = rebuilt(&[
         event(
             1,

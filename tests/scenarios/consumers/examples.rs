@@ -364,13 +364,15 @@ fn assert_parents_before_children(progress: &[KclProgress], shards: &[Shard]) {
 /// Rows that the example in Java stored, by source.
 async fn kcl_rows(warehouse: &Client) -> BTreeMap<String, RebuiltTables> {
     let query =
-        "select source_name, schema_name || '.' || table_name, row_key, data::text, row_key = position
-        from rows where not deleted";
+        "select source_name, schema_name || '.' || table_name as table_name, row_key, data::text as data,
+                row_key = position as is_keyless
+         from rows where not deleted";
     let mut sources: BTreeMap<String, RebuiltTables> = BTreeMap::new();
     for row in warehouse.query(query, &[]).await.unwrap() {
-        let (source, table, key): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-        let (data, is_keyless): (String, bool) = (row.get(3), row.get(4));
-        let data = serde_json::from_str(&data).unwrap();
+        let text = |column: &str| row.get::<_, String>(column);
+        let (source, table, key) = (text("source_name"), text("table_name"), text("row_key"));
+        let data = serde_json::from_str(&text("data")).unwrap();
+        let is_keyless: bool = row.get("is_keyless");
         let key = (!is_keyless).then_some(key.as_str());
         sources.entry(source).or_default().add_row(&table, key, data);
     }

@@ -3,6 +3,7 @@
 //! The stream has duplicates, changed keys, untouched large values, a truncate, rows of a backfill and a
 //! reshard. Flink reads its events from a file, in any order.
 
+use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::consumer::third_party::ThirdPartyConsumer;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
@@ -115,7 +116,7 @@ async fn compare(fixture: &Fixture, flink: ThirdPartyConsumer<'_>) -> Vec<i64> {
     assert!(differences.is_empty(), "{}", differences.join("\n"));
     assert!(lines.len() > 60, "only {} rows", lines.len());
     let rows = lines.iter().map(|line| serde_json::from_str(line).unwrap());
-    rows.filter(|row: &Value| row["body"] == "__debezium_unavailable_value")
+    rows.filter(|row: &Value| row["body"] == UNAVAILABLE)
         .map(|row| row["id"].as_str().unwrap().parse().unwrap())
         .collect()
 }

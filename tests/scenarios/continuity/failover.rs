@@ -19,6 +19,7 @@ use crate::support::cluster::{restart_slot_mid_transaction, start_cluster};
 use crate::support::expected_errors::assert_tick_fails;
 use crate::support::gap::{accept_gap, gap_events};
 use crate::support::positions::{SlotPositions, checkpoint_lsn};
+use crate::support::reports::sum;
 
 crate::scenarios![
     two_failovers_under_load_lose_nothing,
@@ -49,10 +50,6 @@ async fn fixture(plugin: Plugin, version: u32) -> Fixture {
     fixture
 }
 
-fn sum(reports: &[Value], name: &str) -> u64 {
-    reports.iter().filter_map(|report| report[name].as_u64()).sum()
-}
-
 /// Connection through the endpoint, as of an application.
 async fn connect(fixture: &Fixture) -> Result<Client, tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
@@ -69,13 +66,13 @@ async fn connect(fixture: &Fixture) -> Result<Client, tokio_postgres::Error> {
 
 /// Shared state of the writers and the drainer.
 #[derive(Debug, Default)]
-struct Load {
+struct WriteProgress {
     /// Transactions whose commit the server acknowledged.
     committed: AtomicU32,
     stop: AtomicBool,
 }
 
-impl Load {
+impl WriteProgress {
     fn is_running(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
@@ -93,7 +90,7 @@ impl Load {
 /// Writes rows with keys of its own until the load stops.
 ///
 /// After a lost connection it connects again, and does not know whether its last transaction was committed.
-async fn write(fixture: &Fixture, writer: u32, load: &Load) {
+async fn write(fixture: &Fixture, writer: u32, load: &WriteProgress) {
     let sql = format!(
         "insert into t values ({writer} + 4 * floor(random() * 100), 1)
              on conflict (id) do update set n = t.n + 1;
@@ -111,7 +108,7 @@ async fn write(fixture: &Fixture, writer: u32, load: &Load) {
 }
 
 /// Ticks until the load stops. A tick may fail only because of the server.
-async fn tick(fixture: &Fixture, load: &Load) {
+async fn tick(fixture: &Fixture, load: &WriteProgress) {
     while load.is_running() {
         match fixture.invoke(json!({})).await {
             Outcome::Answer(_) => {}
@@ -129,7 +126,7 @@ async fn two_failovers_under_load_lose_nothing() {
         let fixture = fixture(plugin, 17).await;
         fixture.wait_until_synced().await;
         for round in 1..=2 {
-            let load = Load::default();
+            let load = WriteProgress::default();
             let failover = async {
                 load.wait_for_commits(100).await;
                 fixture.cluster().failover().await;
@@ -331,10 +328,6 @@ async fn set_on_primary(fixture: &Fixture, name: &str, value: &str) {
 /// Each reader of a failover slot waits for such a standby.
 async fn a_standby_slot_that_nobody_reads_is_named() {
     let fixture = fixture(Plugin::Pgoutput, 17).await;
-    let problems = || async {
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
-        status["problems"].clone()
-    };
     let setting = "synchronized_standby_slots";
     let standbys = fixture.value(&format!("show {setting}")).await.unwrap();
     fixture
@@ -352,7 +345,7 @@ async fn a_standby_slot_that_nobody_reads_is_named() {
             (&json!("empty"), &json!(0)),
             "{report}"
         );
-        let problem = problems().await.to_string();
+        let problem = fixture.problems().await.to_string();
         assert!(
             problem.contains("synchronized_standby_slots has gone, which no standby reads"),
             "{problem}"
@@ -360,10 +353,10 @@ async fn a_standby_slot_that_nobody_reads_is_named() {
     }
     set_on_primary(&fixture, setting, &format!("'{standbys}'")).await;
     drain(&fixture).await;
-    assert_eq!(problems().await, json!([]));
+    assert_eq!(fixture.problems().await, json!([]));
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 1);
     set_on_primary(&fixture, "synchronous_standby_names", "'elsewhere'").await;
-    let problem = problems().await.to_string();
+    let problem = fixture.problems().await.to_string();
     assert!(
         problem.contains("synchronous_standby_names is set, and no such standby"),
         "{problem}"

@@ -24,11 +24,6 @@ fn reading_actions() -> [Value; 4] {
     ]
 }
 
-async fn problems(fixture: &Fixture) -> String {
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
-    status["problems"].to_string()
-}
-
 async fn a_slot_that_decodes_prepared_transactions_is_refused(version: u32) {
     with_each_plugin(version, two_phase).await;
 }
@@ -49,7 +44,7 @@ async fn two_phase(builder: FixtureBuilder) {
         let parts = [slot.as_str(), "two_phase", "pg_drop_replication_slot"];
         assert_invocation_fails(&fixture, action, "SlotTwoPhase", &parts).await;
     }
-    assert!(problems(&fixture).await.contains("two_phase"));
+    assert!(fixture.problems().await.to_string().contains("two_phase"));
     assert_eq!(fixture.checkpoint().await, None);
     // The advice: another slot of the same name.
     fixture
@@ -76,7 +71,7 @@ async fn a_temporary_slot_is_refused() {
         for action in reading_actions() {
             assert_invocation_fails(&fixture, action, "SlotUnusable", &parts).await;
         }
-        assert!(problems(&fixture).await.contains("temporary"));
+        assert!(fixture.problems().await.to_string().contains("temporary"));
         let teardown = json!({"action": "teardown"});
         assert_invocation_fails(&fixture, teardown, "SlotUnusable", &parts).await;
     })

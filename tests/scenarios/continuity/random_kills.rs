@@ -34,9 +34,9 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// Moment of a kill.
+/// KillMoment of a kill.
 #[derive(Debug)]
-enum Moment {
+enum KillMoment {
     /// This time after the invocation.
     Elapsed(Duration),
     /// After this many more requests at the fault proxy.
@@ -45,13 +45,13 @@ enum Moment {
     Store(FaultSide),
 }
 
-fn moment(random: &mut Rng) -> Moment {
+fn moment(random: &mut Rng) -> KillMoment {
     match random.u8(..10) {
         // Most kills are early, some are after the end.
-        0..4 => Moment::Elapsed(Duration::from_secs_f64(2.5 * random.f64().powi(2))),
-        4..8 => Moment::Requests(random.u64(1..40)),
-        8 => Moment::Store(FaultSide::Request),
-        _ => Moment::Store(FaultSide::Answer),
+        0..4 => KillMoment::Elapsed(Duration::from_secs_f64(2.5 * random.f64().powi(2))),
+        4..8 => KillMoment::Requests(random.u64(1..40)),
+        8 => KillMoment::Store(FaultSide::Request),
+        _ => KillMoment::Store(FaultSide::Answer),
     }
 }
 
@@ -93,19 +93,19 @@ async fn kill_after(fixture: &Fixture, time: Duration) -> bool {
 /// Invokes the function, and kills it at this moment.
 ///
 /// The result is false if the function answered before.
-async fn kill(fixture: &Fixture, moment: Moment) -> bool {
-    if let Moment::Elapsed(time) = moment {
+async fn kill(fixture: &Fixture, moment: KillMoment) -> bool {
+    if let KillMoment::Elapsed(time) = moment {
         return kill_after(fixture, time).await;
     }
     let from = requests(fixture);
     let mut held = match moment {
-        Moment::Store(side) => Some(fixture.ssm_proxy.hold("PutParameter", side)),
+        KillMoment::Store(side) => Some(fixture.ssm_proxy.hold("PutParameter", side)),
         _ => None,
     };
     let moment_reached = async {
         match (moment, &mut held) {
-            (Moment::Requests(count), _) => wait_for_requests(fixture, from + count).await,
-            (Moment::Store(_), Some(held)) => held.wait_until_held().await,
+            (KillMoment::Requests(count), _) => wait_for_requests(fixture, from + count).await,
+            (KillMoment::Store(_), Some(held)) => held.wait_until_held().await,
             _ => {}
         }
     };

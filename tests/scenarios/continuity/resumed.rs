@@ -292,7 +292,7 @@ async fn a_plan_reads_a_changed_transaction_from_its_beginning() {
 
 /// A resumed window omits the rows that were sent.
 ///
-/// It keeps the descriptions of their tables. So the descriptions of two tables stand side by side, as those
+/// It keeps the descriptions of their tables. So the descriptions of two tables are adjacent, as those
 /// of a root and its partition do.
 async fn tables_of_a_resumed_transaction_are_not_each_others_partitions() {
     let fixture = fixture(Plugin::Pgoutput).await;

@@ -2,10 +2,11 @@
 //!
 //! Its event omits the parts that exceed a record, and lists them. This holds for each value of `OVERSIZE`.
 
+use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
-use crate::support::small_function::{UNAVAILABLE, assert_memory, small_function};
+use crate::support::small_function::{assert_memory, small_function};
 use crate::support::versions::pgoutput;
 
 crate::scenarios![

@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use scenarios::aws::fault_proxy::Fault;
+use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{LATE, backfill_state, fixture_with_tables, run_backfill, start_event};
 use crate::support::positions::wait_until_sessions_end;
-use crate::support::small_function::{UNAVAILABLE, assert_memory, small_function};
+use crate::support::small_function::{assert_memory, small_function};
 use crate::support::versions::pgoutput;
 
 crate::scenarios![
@@ -22,7 +23,7 @@ crate::scenarios![
     a_value_larger_than_the_memory_is_omitted_by_pgoutput,
     a_value_larger_than_the_memory_is_omitted_by_wal2json,
     a_value_larger_than_the_memory_is_omitted_by_test_decoding,
-    a_table_that_is_left_out_never_stands_in_the_way,
+    an_excluded_table_never_stops_the_drain,
     the_advice_of_the_error_makes_the_next_tick_pass,
     a_transaction_of_huge_rows_is_resumed_inside,
     a_plan_counts_a_huge_event,
@@ -146,7 +147,7 @@ async fn a_value_larger_than_the_memory_is_omitted_by_test_decoding() {
     assert_larger_than_memory_is_omitted(Plugin::TestDecoding).await;
 }
 
-async fn a_table_that_is_left_out_never_stands_in_the_way() {
+async fn an_excluded_table_never_stops_the_drain() {
     for policy in ["fail", "omit"] {
         Plugin::each(move |plugin| async move {
             let builder = Fixture::builder(plugin)
@@ -306,7 +307,7 @@ async fn a_backfill_fails_a_table_with_a_huge_row_and_names_it() {
         report = fixture.tick().await;
     }
     assert_eq!(backfill_state(&report), "failed", "{report}");
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let tables = status["backfill"]["tables"].to_string();
     assert!(
         tables.contains("20000") && tables.contains("a record may have 1048576"),

@@ -170,7 +170,7 @@ async fn status(builder: FixtureBuilder) {
     backlog::write(&fixture, 1, 100, 20).await;
     let (positions, checkpoint) = (SlotPositions::read(&fixture).await, fixture.checkpoint().await);
     for _ in 0..2 {
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         let text = |name: &str| {
             status[name]
                 .as_str()
@@ -202,14 +202,14 @@ async fn status(builder: FixtureBuilder) {
 async fn status_reports_problems_without_an_error() {
     let mut fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     fixture.function.set("STREAM_NAME", "not-there").await;
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let problems = status["problems"].to_string();
     assert!(
         problems.contains(&fixture.slot) && problems.contains("not-there"),
         "{status}"
     );
     fixture.create_slot().await;
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert!(
         status["problems"].to_string().contains("publication spillway"),
         "{status}"
@@ -230,7 +230,7 @@ async fn status_and_setup_name_rights_and_secrets_that_are_missing() {
     fixture
         .sql(&format!("alter role {} noreplication", REPLUSER.0))
         .await;
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let problems = status["problems"].to_string();
     for problem in [salt, "grant rds_replication"] {
         assert!(problems.contains(problem), "{problem}: {status}");

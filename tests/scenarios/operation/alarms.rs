@@ -50,7 +50,7 @@ impl AlarmFixture {
         AlarmFixture {
             fixture,
             metrics: Metrics::default(),
-            // Later than the longest time that an alarm looks back.
+            // Later than the longest time that an alarm evaluates.
             now: 7_200,
             lines: 0,
         }

@@ -4,7 +4,7 @@
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::REPLUSER;
-use serde_json::{Value, json};
+use serde_json::json;
 
 crate::scenarios![
     setup_publishes_no_table_whose_updates_it_would_break,
@@ -32,12 +32,6 @@ fn without_root(root: &str, first: &str) -> String {
         "{root}: publication spillway has its partition {root}_1, but not {root} itself: new partitions are \
          not sent. To send them, {first}run alter publication spillway add table {root}"
     )
-}
-
-/// The problems that `status` lists.
-async fn problems(fixture: &Fixture) -> Value {
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
-    status["problems"].clone()
 }
 
 async fn setup_publishes_no_table_whose_updates_it_would_break() {
@@ -157,7 +151,7 @@ async fn published_partitions_without_their_table_are_reported() {
         let fixture = fixture_with(builder, sql).await;
         let answer = fixture.invoke(json!({"action": "setup"})).await.answer();
         assert_eq!(answer["problems"], expected, "{tables}: {answer}");
-        assert_eq!(problems(&fixture).await, expected, "{tables}");
+        assert_eq!(fixture.problems().await, expected, "{tables}");
         fixture.tick().await;
         // The log is complete when the process has ended.
         fixture.function.kill9().await;
@@ -179,7 +173,7 @@ async fn published_partitions_without_their_table_are_reported() {
                  create table orders_2 partition of orders for values from (10) to (19)"
             ))
             .await;
-        assert_eq!(problems(&fixture).await, json!([]), "{tables}");
+        assert_eq!(fixture.problems().await, json!([]), "{tables}");
         fixture
             .sql("insert into orders values (1, 1), (2, 11); update orders set id = id + 2")
             .await;
@@ -203,12 +197,12 @@ async fn a_partition_that_blocks_its_table_is_named() {
     assert_eq!(answer["problems"], json!([problem]), "{answer}");
     fixture.sql("alter table visits_2 replica identity full").await;
     let problem = without_root("public.visits", "");
-    assert_eq!(problems(&fixture).await, json!([problem]));
+    assert_eq!(fixture.problems().await, json!([problem]));
     fixture
         .sql("alter publication spillway set (publish_via_partition_root = true)")
         .await;
     let with_name = format!("{problem}. Its changes then have its name, which TABLES must match");
-    assert_eq!(problems(&fixture).await, json!([with_name]));
+    assert_eq!(fixture.problems().await, json!([with_name]));
 
     let (_, statement) = problem.split_once("To send them, run ").expect("a statement");
     fixture
@@ -250,6 +244,6 @@ async fn no_partition_is_reported_whose_table_or_schema_is_published() {
                 "drop publication spillway; create publication spillway {publication}"
             ))
             .await;
-        assert_eq!(problems(&fixture).await, json!([]), "{publication}");
+        assert_eq!(fixture.problems().await, json!([]), "{publication}");
     }
 }

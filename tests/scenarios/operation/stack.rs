@@ -28,13 +28,13 @@ crate::scenarios![
 const KEPT: [&str; 2] = ["/spillway/spillway", "/spillway/spillway.tables"];
 
 /// Empty account, and a server whose database `app` has the table `t`.
-struct Place {
+struct StackFixture {
     account: Account,
     postgres: Postgres,
     admin: Client,
 }
 
-impl Place {
+impl StackFixture {
     async fn new() -> Self {
         let settings = PostgresSettings {
             tls: true,
@@ -99,7 +99,7 @@ impl Place {
     }
 
     async fn slots(&self) -> Vec<String> {
-        let query = "select slot_name::text from pg_replication_slots order by 1";
+        let query = "select slot_name::text from pg_replication_slots order by slot_name";
         let rows = self.admin.query(query, &[]).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     }
@@ -112,7 +112,7 @@ impl Place {
     ///
     /// All metrics so far count as written in one minute.
     fn alarms_that_fire(&self) -> Vec<String> {
-        // Later than the longest time that an alarm looks back.
+        // Later than the longest time that an alarm evaluates.
         const NOW: u64 = 7_200;
         let lines: Vec<String> = self.account.log().lines().map(str::to_owned).collect();
         let mut metrics = Metrics::default();
@@ -132,7 +132,7 @@ fn left(parameters: &[&str]) -> Value {
 }
 
 async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing() {
-    let place = Place::new().await;
+    let place = StackFixture::new().await;
     let deployed = place.deploy(&["LingerSeconds=8"]).await;
     assert_eq!(
         deployed.status,
@@ -144,7 +144,7 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
                 created checkpoint /spillway/spillway";
     assert_eq!(deployed.outputs["Setup"], made);
     assert_eq!(place.slots().await, ["spillway"]);
-    // The alarm on silence is new, and looks back: the drain of the deployment keeps it quiet.
+    // The alarm on silence is new, and evaluates the time before: the drain of the deployment keeps it quiet.
     assert_eq!(place.alarms_that_fire(), Vec::<String>::new());
     let backfill = json!({"action": "backfill", "tables": ["public.t"]});
     assert_eq!(place.account.invoke(&backfill).await["action"], "backfill");
@@ -189,7 +189,7 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
 }
 
 async fn a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it() {
-    let place = Place::new().await;
+    let place = StackFixture::new().await;
     place.deploy(&["OnDelete=keep"]).await;
     place.delete(&KEPT).await;
     assert_eq!(place.slots().await, ["spillway"]);
@@ -209,7 +209,7 @@ async fn a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it() {
 }
 
 async fn a_slot_of_others_survives_a_failed_deployment() {
-    let place = Place::new().await;
+    let place = StackFixture::new().await;
     place
         .sql("select pg_create_physical_replication_slot('spillway')")
         .await;
@@ -223,7 +223,7 @@ async fn a_slot_of_others_survives_a_failed_deployment() {
 }
 
 async fn a_failed_setup_says_why_and_leaves_nothing() {
-    let place = Place::new().await;
+    let place = StackFixture::new().await;
     place
         .sql(&format!("alter role {} noreplication", REPLUSER.0))
         .await;
@@ -241,7 +241,7 @@ async fn a_failed_setup_says_why_and_leaves_nothing() {
 
 /// A rollback deletes no more than this deletion does.
 async fn a_checkpoint_that_shows_a_gap_survives_the_next_stack() {
-    let place = Place::new().await;
+    let place = StackFixture::new().await;
     place.deploy(&["OnDelete=keep"]).await;
     place.delete(&KEPT).await;
     place.sql("select pg_drop_replication_slot('spillway')").await;
@@ -257,7 +257,7 @@ async fn a_checkpoint_that_shows_a_gap_survives_the_next_stack() {
 }
 
 async fn another_slot_name_drops_no_slot() {
-    let place = Place::new().await;
+    let place = StackFixture::new().await;
     place.deploy(&[]).await;
     let updated = place.deploy(&["SlotName=other"]).await;
     assert_eq!(updated.status, "UPDATE_COMPLETE", "{updated:?}");
@@ -267,7 +267,7 @@ async fn another_slot_name_drops_no_slot() {
 }
 
 async fn a_slot_that_an_update_creates_is_the_stacks_own() {
-    let place = Place::new().await;
+    let place = StackFixture::new().await;
     let deployed = place.deploy(&["OnCreate=nothing"]).await;
     assert_eq!(deployed.outputs["Setup"], "not asked for", "{deployed:?}");
     assert_eq!(place.slots().await, Vec::<String>::new());
@@ -279,7 +279,7 @@ async fn a_slot_that_an_update_creates_is_the_stacks_own() {
 }
 
 async fn a_delete_without_the_database_ends() {
-    let place = Place::new().await;
+    let place = StackFixture::new().await;
     place.deploy(&[]).await;
     place.postgres.crash().await;
     place.delete(&KEPT).await;

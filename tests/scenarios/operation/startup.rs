@@ -344,7 +344,7 @@ async fn an_idle_slot_that_is_lost_is_not_a_matter_of_size(version: u32) {
         assert!(message.contains(part), "{message}");
     }
     assert!(!message.contains("max_slot_wal_keep_size"), "{message}");
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let problems = status["problems"].to_string();
     assert!(problems.contains("idle_replication_slot_timeout"), "{problems}");
 }

@@ -10,7 +10,7 @@ crate::scenarios![
     only_active_tracing_may_write_traces,
     the_policy_follows_the_pattern_of_streams,
     lambdas_filter_keeps_debug_lines_and_the_summary,
-    the_rule_on_authorities_lists_the_regions_that_are_carried,
+    the_rule_on_authorities_lists_the_regions_that_are_included,
 ];
 
 fn read_file(path: &Path) -> String {
@@ -152,7 +152,7 @@ async fn lambdas_filter_keeps_debug_lines_and_the_summary() {
     }
 }
 
-async fn the_rule_on_authorities_lists_the_regions_that_are_carried() {
+async fn the_rule_on_authorities_lists_the_regions_that_are_included() {
     let project = scenarios::project_path("");
     let is_region = |word: &&str| {
         let parts: Vec<&str> = word.split('-').collect();
@@ -166,8 +166,8 @@ async fn the_rule_on_authorities_lists_the_regions_that_are_carried() {
     // `make certs` writes the name of each authority above it.
     let bundle = read_file(&certificates.join("rds-global-bundle.pem"));
     let titles: Vec<&str> = bundle.lines().filter(|line| line.starts_with('#')).collect();
-    let carried = regions(&titles.join("\n"));
-    assert!(carried.len() > 20, "{carried:?}");
+    let included = regions(&titles.join("\n"));
+    assert!(included.len() > 20, "{included:?}");
     let between = |text: &str, start: &str, end: &str| {
         let (_, rest) = text.split_once(start).unwrap_or_else(|| panic!("no {start}"));
         rest.split_once(end)
@@ -178,7 +178,7 @@ async fn the_rule_on_authorities_lists_the_regions_that_are_carried() {
     let readme = read_file(&certificates.join("README.md"));
     assert_eq!(
         regions(&between(&readme, "**Regions present:**", "- **")),
-        carried
+        included
     );
     let template = read_file(&project.join("template.yaml"));
     let rule = between(
@@ -186,5 +186,5 @@ async fn the_rule_on_authorities_lists_the_regions_that_are_carried() {
         "  OtherRegionsNeedTheirAuthorities:\n",
         "    Assertions:",
     );
-    assert_eq!(regions(&rule), carried);
+    assert_eq!(regions(&rule), included);
 }

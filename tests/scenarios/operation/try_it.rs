@@ -21,7 +21,7 @@ crate::scenarios![
     twenty_ends_at_random_moments_leave_nothing,
     a_slot_that_is_left_is_named,
     a_reader_that_stops_ends_the_run,
-    what_the_server_lacks_is_named_with_the_remedy,
+    missing_requirements_of_the_server_are_named_with_the_remedy,
     the_login_is_that_of_psql,
 ];
 
@@ -29,10 +29,10 @@ crate::scenarios![
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running `play try`.
-struct Run {
+struct TryItRun {
     child: Child,
     printed: Lines,
-    said: Lines,
+    messages: Lines,
 }
 
 /// Lines that one of its outputs has so far.
@@ -60,7 +60,7 @@ impl Lines {
     }
 }
 
-impl Run {
+impl TryItRun {
     /// Starts it with these variables and nothing else of libpq.
     fn start<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut run = Self::of(command(variables).stdout(Stdio::piped()));
@@ -70,17 +70,17 @@ impl Run {
 
     fn of(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let said = Lines::default();
-        said.collect(child.stderr.take().unwrap());
+        let messages = Lines::default();
+        messages.collect(child.stderr.take().unwrap());
         Self {
             child,
             printed: Lines::default(),
-            said,
+            messages,
         }
     }
 
     async fn until_it_drains(&self) {
-        self.said.wait_for("changes are printed").await;
+        self.messages.wait_for("changes are printed").await;
     }
 
     /// Sends a signal to the whole process group, as a terminal does.
@@ -102,13 +102,14 @@ impl Run {
     /// Status at the end, and standard error.
     async fn ended(mut self) -> (ExitStatus, String) {
         let status = tokio::time::timeout(LIMIT, self.child.wait()).await;
-        let status = status.unwrap_or_else(|_| panic!("it does not end:\n{}", self.said.all().join("\n")));
+        let status =
+            status.unwrap_or_else(|_| panic!("it does not end:\n{}", self.messages.all().join("\n")));
         // The last lines are read a moment after the end.
         wait::until("standard error is read", LIMIT, || async {
-            Arc::strong_count(&self.said.0) == 1
+            Arc::strong_count(&self.messages.0) == 1
         })
         .await;
-        (status.unwrap(), self.said.all().join("\n"))
+        (status.unwrap(), self.messages.all().join("\n"))
     }
 }
 
@@ -173,7 +174,7 @@ async fn assert_nothing_is_left(fixture: &Fixture, after: &str) {
 
 async fn each_change_is_one_line(version: u32) {
     let (fixture, variables) = database(version).await;
-    let run = Run::start(with(&variables, &[("BACKFILL", "public.orders")]));
+    let run = TryItRun::start(with(&variables, &[("BACKFILL", "public.orders")]));
     run.until_it_drains().await;
     // A change that overtakes the backfill drops the row of its key.
     run.printed.wait_for("read").await;
@@ -199,14 +200,14 @@ async fn each_change_is_one_line(version: u32) {
     ];
     assert_eq!(run.printed.all(), expected);
     run.signal("INT");
-    let (status, said) = run.ended().await;
-    assert!(status.success(), "{status}: {said}");
+    let (status, messages) = run.ended().await;
+    assert!(status.success(), "{status}: {messages}");
     assert!(
-        said.contains("select pg_drop_replication_slot('spillway_try_"),
-        "{said}"
+        messages.contains("select pg_drop_replication_slot('spillway_try_"),
+        "{messages}"
     );
-    assert!(said.ends_with(" is dropped"), "{said}");
-    assert_nothing_is_left(&fixture, &said).await;
+    assert!(messages.ends_with(" is dropped"), "{messages}");
+    assert_nothing_is_left(&fixture, &messages).await;
 }
 
 async fn a_failed_backfill_is_named_with_its_reason() {
@@ -214,12 +215,12 @@ async fn a_failed_backfill_is_named_with_its_reason() {
     fixture
         .sql("insert into orders values (2, repeat('x', 2000000), 1)")
         .await;
-    let run = Run::start(with(&variables, &[("BACKFILL", "public.orders")]));
-    run.said.wait_for("backfill of public.orders: ").await;
+    let run = TryItRun::start(with(&variables, &[("BACKFILL", "public.orders")]));
+    run.messages.wait_for("backfill of public.orders: ").await;
     run.signal("INT");
-    let (status, said) = run.ended().await;
-    assert!(status.success(), "{status}: {said}");
-    assert!(said.contains("some tables failed: 1"), "{said}");
+    let (status, messages) = run.ended().await;
+    assert!(status.success(), "{status}: {messages}");
+    assert!(messages.contains("some tables failed: 1"), "{messages}");
 }
 
 async fn with_an_envelope_standard_output_has_events_only() {
@@ -234,7 +235,7 @@ async fn with_an_envelope_standard_output_has_events_only() {
             ("ENVELOPE", envelope),
             ("TABLES", "public.orders"),
         ];
-        let run = Run::start(with(&variables, &asked));
+        let run = TryItRun::start(with(&variables, &asked));
         run.until_it_drains().await;
         fixture
             .sql("truncate orders; insert into orders values (1, 'Ada', 1)")
@@ -245,10 +246,10 @@ async fn with_an_envelope_standard_output_has_events_only() {
             assert!(event.pointer(operation).is_some(), "{envelope}: {line}");
         }
         run.signal("TERM");
-        let (status, said) = run.ended().await;
-        assert!(status.success(), "{status}: {said}");
-        assert!(said.ends_with(" is dropped"), "{said}");
-        assert_nothing_is_left(&fixture, &said).await;
+        let (status, messages) = run.ended().await;
+        assert!(status.success(), "{status}: {messages}");
+        assert!(messages.ends_with(" is dropped"), "{messages}");
+        assert_nothing_is_left(&fixture, &messages).await;
     }
 }
 
@@ -267,16 +268,16 @@ async fn twenty_ends_at_random_moments_leave_nothing() {
             };
             let variables = with(&variables, &[("PLUGIN", plugin), ("BACKFILL", "public.orders")]);
             let moment = Duration::from_millis((2_500.0 * fastrand::f64().powi(2)) as u64);
-            let run = Run::start(variables);
+            let run = TryItRun::start(variables);
             async move {
                 // It listens to signals before it prints. Before that, nothing is on the server, and a signal
                 // that this process ignores would be ignored there, too.
-                run.said.wait_for("PostgreSQL ").await;
-                // Not a wait for an event: that the signal comes at any moment is what is tried.
+                run.messages.wait_for("PostgreSQL ").await;
+                // Not a wait for an event: the signal must arrive at a random moment.
                 tokio::time::sleep(moment).await;
                 run.signal(signal);
-                let said = run.ended().await.1;
-                format!("round {round}: {signal} after {moment:?} with {plugin}:\n{said}")
+                let messages = run.ended().await.1;
+                format!("round {round}: {signal} after {moment:?} with {plugin}:\n{messages}")
             }
         });
         let [one, two, three, four] = runs;
@@ -293,18 +294,22 @@ async fn a_slot_that_is_left_is_named() {
             "select pg_create_logical_replication_slot('{left}', 'test_decoding')"
         ))
         .await;
-    let first = Run::start(with(&variables, &[]));
+    let first = TryItRun::start(with(&variables, &[]));
     first.until_it_drains().await;
-    let second = Run::start(with(&variables, &[]));
+    let second = TryItRun::start(with(&variables, &[]));
     second.until_it_drains().await;
-    let said = second.said.all();
-    let lines: Vec<&String> = said
+    let messages = second.messages.all();
+    let lines: Vec<&String> = messages
         .iter()
         .filter(|line| line.contains("is left from an earlier run"))
         .collect();
-    assert_eq!(lines.len(), 1, "the slot of the first run is in use: {said:?}");
+    assert_eq!(
+        lines.len(),
+        1,
+        "the slot of the first run is in use: {messages:?}"
+    );
     let drop = format!("select pg_drop_replication_slot('{left}');");
-    assert!(lines[0].contains(&drop), "{said:?}");
+    assert!(lines[0].contains(&drop), "{messages:?}");
     for run in [first, second] {
         run.signal("INT");
         assert!(run.ended().await.0.success());
@@ -315,18 +320,18 @@ async fn a_slot_that_is_left_is_named() {
 
 async fn a_reader_that_stops_ends_the_run() {
     let (fixture, variables) = database(None).await;
-    let mut run = Run::of(command(with(&variables, &[])).stdout(Stdio::piped()));
+    let mut run = TryItRun::of(command(with(&variables, &[])).stdout(Stdio::piped()));
     run.until_it_drains().await;
     // As `head` does.
     drop(run.child.stdout.take());
     fixture.sql("insert into orders values (2, 'Grace', 1)").await;
-    let (status, said) = run.ended().await;
-    assert!(status.success(), "{status}: {said}");
-    assert!(said.ends_with(" is dropped"), "{said}");
-    assert_nothing_is_left(&fixture, &said).await;
+    let (status, messages) = run.ended().await;
+    assert!(status.success(), "{status}: {messages}");
+    assert!(messages.ends_with(" is dropped"), "{messages}");
+    assert_nothing_is_left(&fixture, &messages).await;
 }
 
-async fn what_the_server_lacks_is_named_with_the_remedy() {
+async fn missing_requirements_of_the_server_are_named_with_the_remedy() {
     let conf = "wal_level = replica\nmax_replication_slots = 0\n".to_owned();
     let server = Postgres::start(PostgresSettings {
         conf,
@@ -340,32 +345,32 @@ async fn what_the_server_lacks_is_named_with_the_remedy() {
     variables.insert("PGUSER".to_owned(), "reader".to_owned());
     variables.insert("PGPASSWORD".to_owned(), "secret".to_owned());
     let failed = async |variables: BTreeMap<&str, &str>| {
-        let (status, said) = Run::start(variables).ended().await;
-        assert_eq!(status.code(), Some(1), "{said}");
-        said
+        let (status, messages) = TryItRun::start(variables).ended().await;
+        assert_eq!(status.code(), Some(1), "{messages}");
+        messages
     };
     let pgoutput = [("PLUGIN", "pgoutput")];
-    let said = failed(with(&variables, &pgoutput)).await;
+    let messages = failed(with(&variables, &pgoutput)).await;
     for remedy in [
         "alter system set wal_level = logical; and restart",
         "alter role \"reader\" replication;",
         "All 0 replication slots are taken",
         "grant create on database \"postgres\" to \"reader\";",
     ] {
-        assert!(said.contains(remedy), "{remedy} is not in:\n{said}");
+        assert!(messages.contains(remedy), "{remedy} is not in:\n{messages}");
     }
     admin.batch_execute("create role rds_replication").await.unwrap();
-    let said = failed(with(&variables, &[])).await;
+    let messages = failed(with(&variables, &[])).await;
     for remedy in [
         "rds.logical_replication = 1",
         "grant rds_replication to \"reader\";",
     ] {
-        assert!(said.contains(remedy), "{remedy} is not in:\n{said}");
+        assert!(messages.contains(remedy), "{remedy} is not in:\n{messages}");
     }
-    let said = failed(with(&variables, &[("PGPASSWORD", "wrong")])).await;
+    let messages = failed(with(&variables, &[("PGPASSWORD", "wrong")])).await;
     assert!(
-        said.contains("\"reader\"") && said.contains("Set PGHOST"),
-        "{said}"
+        messages.contains("\"reader\"") && messages.contains("Set PGHOST"),
+        "{messages}"
     );
 }
 
@@ -386,7 +391,7 @@ async fn the_login_is_that_of_psql() {
     let only_owner = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
     std::fs::set_permissions(&file, only_owner).unwrap();
     let port = server.port().to_string();
-    let run = Run::start([
+    let run = TryItRun::start([
         ("PGHOST", "127.0.0.1"),
         ("PGPORT", &port),
         ("PGUSER", REPLUSER.0),
@@ -397,10 +402,14 @@ async fn the_login_is_that_of_psql() {
     std::fs::remove_file(&file).unwrap();
     admin.batch_execute("insert into t values (7)").await.unwrap();
     run.printed.wait_for(r#"insert   public.t {"id":7}"#).await;
-    assert!(run.said.all()[0].contains(", TLS, "), "{:?}", run.said.all());
+    assert!(
+        run.messages.all()[0].contains(", TLS, "),
+        "{:?}",
+        run.messages.all()
+    );
     run.signal("INT");
     // The password file is gone, and psql of the clean-up needs it.
-    let (status, said) = run.ended().await;
-    assert!(!status.success(), "{said}");
-    assert!(said.contains("could not be dropped"), "{said}");
+    let (status, messages) = run.ended().await;
+    assert!(!status.success(), "{messages}");
+    assert!(messages.contains("could not be dropped"), "{messages}");
 }

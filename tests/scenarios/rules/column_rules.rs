@@ -175,7 +175,7 @@ async fn hidden_values_are_in_no_event_of_log_or_backfill() {
             read.iter().map(|event| &event["after"]).collect::<Vec<_>>(),
             [&first, &updated]
         );
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         assert_eq!(status["problems"], json!([]), "{status}");
         assert_hidden(&fixture, &delivery).await;
     })
@@ -314,7 +314,7 @@ async fn a_table_whose_key_loses_a_column_has_no_key() {
         }
         let expected = "COLUMN_RULES: column id of the key of public.t is omitted, so its events have no \
                         key: hash the column, or choose a replica identity without it";
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         assert_eq!(status["problems"], json!([expected]), "{status}");
         assert!(warnings(&fixture).contains(expected));
     })
@@ -359,7 +359,7 @@ async fn a_rule_for_a_partitioned_table_needs_its_own_name() {
             ))
             .await;
         let expected = "COLUMN_RULES: public.people.name:omit matches no table whose changes are sent";
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         assert_eq!(status["problems"], json!([expected]), "{status}");
         fixture.drain().await;
         let delivery = fixture.consume().await;

@@ -36,11 +36,6 @@ fn builder(plugin: Plugin, keys: &str) -> FixtureBuilder {
     Fixture::builder(plugin).env("PARTITION_KEYS", keys)
 }
 
-async fn problems(fixture: &Fixture) -> Value {
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
-    status["problems"].clone()
-}
-
 async fn rows_of_one_customer_have_one_partition_key_in_all_tables() {
     Plugin::each(|plugin| async move {
         let sql = "create table orders (id int primary key, customer_id int, note text);
@@ -88,7 +83,7 @@ async fn rows_of_one_customer_have_one_partition_key_in_all_tables() {
             (&moved["before"]["customer_id"], &moved["after"]["customer_id"]),
             (&json!(1), &json!(2))
         );
-        assert_eq!(problems(&fixture).await, json!([]));
+        assert_eq!(fixture.problems().await, json!([]));
         run_backfill(&fixture, start_event(&["public.orders"], 1)).await;
         expected.extend([("r", NULL), ("r", ONE), ("r", NULL)]);
         assert_steps(&fixture.consume().await, &expected);
@@ -123,7 +118,7 @@ async fn columns_of_the_key_are_the_partition_key_in_each_envelope() {
             let of_one = if envelope == "debezium" { 6 } else { 5 };
             let expected = [(ONE.to_owned(), of_one), (TWO.to_owned(), 4)];
             assert_eq!(keys, BTreeMap::from(expected), "{envelope}");
-            assert_eq!(problems(&fixture).await, json!([]));
+            assert_eq!(fixture.problems().await, json!([]));
         })
         .await;
     }
@@ -224,7 +219,7 @@ async fn a_table_that_cannot_follow_is_reported() {
             "PARTITION_KEYS: the replica identity of public.orders lacks column customer_id, so deletes have \
              the partition key of the row's own key: alter table public.orders replica identity full",
         ];
-        assert_eq!(problems(&fixture).await, json!(expected));
+        assert_eq!(fixture.problems().await, json!(expected));
         let sql = ["insert into orders values (1, 1); delete from orders; insert into items values (1, 1)"];
         execute_and_drain(&fixture, &sql).await;
         let own = r#"{"id":1}"#;
@@ -273,7 +268,7 @@ async fn columns_that_events_lack_are_reported(version: u32) {
     let mut expected: Vec<String> = listed.into_iter().collect();
     expected.extend(["public.hidden:note", "public.away:note"].map(no_match));
     expected.push(lacks_note("public.keyed_1"));
-    assert_eq!(problems(&fixture).await, json!(expected));
+    assert_eq!(fixture.problems().await, json!(expected));
     fixture
         .sql(
             "insert into whole values (1, 1); insert into keyed values (1, 1);
@@ -306,7 +301,7 @@ async fn a_column_that_the_index_of_the_key_includes_is_no_key() {
         fixture
             .sql("create table t (id int, note int, primary key (id) include (note))")
             .await;
-        assert_eq!(problems(&fixture).await, json!([lacks_note("public.t")]));
+        assert_eq!(fixture.problems().await, json!([lacks_note("public.t")]));
         execute_and_drain(&fixture, &["insert into t values (1, 1); delete from t"]).await;
         let steps = [("c", r#"{"note":1}"#), ("d", r#"{"id":1}"#)];
         assert_steps(&fixture.consume().await, &steps);

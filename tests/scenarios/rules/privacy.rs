@@ -64,7 +64,7 @@ async fn the_state_of_a_backfill_is_encrypted_and_its_values_are_not_logged() {
     let name = parameter(&fixture);
     let found = fixture.ssm.parameter_type(&name);
     assert_eq!(found, Some("SecureString".to_owned()));
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert!(status.to_string().contains(NAMED), "the caller sees it: {status}");
     finish(&fixture).await;
     // The checkpoint has positions only.
@@ -109,7 +109,7 @@ async fn an_error_of_postgresql_that_quotes_a_value_is_reported_by_its_code() {
     // PostgreSQL's message quotes the row that the condition fails for.
     let report = fixture.invoke(event("email::int > 0")).await.answer();
     assert_eq!(report["backfill"]["state"], "failed", "{report}");
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let reason = status["backfill"]["tables"][0]["reason"]
         .as_str()
         .unwrap_or_default();

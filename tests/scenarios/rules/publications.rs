@@ -94,7 +94,7 @@ async fn a_publication_that_was_dropped_for_a_while_stops_the_drain(version: u32
     assert_absence_stops(version, "drop publication spillway", back).await;
 }
 
-/// The changes of the other publication do not pass, either: what is left out is not known.
+/// The changes of the other publication are not sent either: the missing ones are unknown.
 async fn one_of_two_publications_that_was_away_stops_the_drain(version: u32) {
     let mut fixture = drained_fixture(pgoutput(version)).await;
     fixture

@@ -42,11 +42,6 @@ async fn next_tick(fixture: &mut Fixture) -> (Value, Vec<String>) {
     (answer, warnings.collect())
 }
 
-async fn problems(fixture: &Fixture) -> String {
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
-    status["problems"].to_string()
-}
-
 async fn a_table_that_leaves_the_publication_or_its_name_is_noticed_once() {
     let mut fixture = fixture(Plugin::Pgoutput).await;
     fixture.sql("alter publication own drop table orders").await;
@@ -56,7 +51,10 @@ async fn a_table_that_leaves_the_publication_or_its_name_is_noticed_once() {
         .await;
     for table in ["public.orders", "public.parts"] {
         let sentence = format!("table {table} {UNPUBLISHED}");
-        assert!(problems(&fixture).await.contains(&sentence), "{table}");
+        assert!(
+            fixture.problems().await.to_string().contains(&sentence),
+            "{table}"
+        );
     }
     let (answer, warnings) = next_tick(&mut fixture).await;
     assert_eq!(answer["tables_left"], 2, "{answer}");
@@ -69,7 +67,7 @@ async fn a_table_that_leaves_the_publication_or_its_name_is_noticed_once() {
         (&json!(0), 0),
         "{answer}"
     );
-    assert!(!problems(&fixture).await.contains("no longer sent"));
+    assert!(!fixture.problems().await.to_string().contains("no longer sent"));
 }
 
 async fn a_table_that_tables_excludes_is_noticed() {
@@ -93,7 +91,7 @@ async fn a_table_that_becomes_a_partition_has_not_left() {
             )
             .await;
         for _ in 0..2 {
-            assert_eq!(problems(&fixture).await, "[]");
+            assert_eq!(fixture.problems().await.to_string(), "[]");
             let (answer, warnings) = next_tick(&mut fixture).await;
             assert_eq!(answer["tables_left"], 0, "{answer}");
             assert_eq!(warnings.len(), 0, "{warnings:#?}");

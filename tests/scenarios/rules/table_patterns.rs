@@ -64,7 +64,7 @@ async fn patterns_select_the_same_tables_with_each_plugin() {
         selected.sort_unstable();
         arrived.sort_unstable();
         assert_eq!(arrived, selected);
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         assert_eq!(status["problems"], json!([]), "{status}");
     })
     .await;
@@ -134,7 +134,7 @@ async fn a_pattern_that_matches_no_published_table_is_reported() {
     let sql = "create table a (id int); create table b (id int); create table c1 (id int);
                create publication spillway for table a";
     let fixture = fixture_with_publication("public.a,public.b,public.c*", sql).await;
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let problem = |pattern: &str| {
         json!(format!(
             "TABLES: {pattern} matches tables, but none of PUBLICATIONS has one of them"
@@ -172,7 +172,7 @@ async fn a_pattern_that_names_only_a_partitioned_table_is_reported() {
             ),
             format!("TABLES: public.cache {of_cache}"),
         ];
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         assert_eq!(status["problems"], json!(expected), "{status}");
         fixture
             .sql("insert into orders values (1); insert into visits values (1); insert into old values (1)")
@@ -208,7 +208,7 @@ async fn a_partitioned_table_whose_partitions_match_is_not_reported() {
             )
             .await;
         fixture.drain().await;
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         assert_eq!(status["problems"], json!([]), "{status}");
         // The log is complete when the process has ended.
         fixture.function.kill9().await;
@@ -220,7 +220,7 @@ async fn a_partitioned_table_whose_partitions_match_is_not_reported() {
         // One partition has no pattern.
         let tables = "public.orders,public.orders_1";
         fixture.function.set("TABLES", tables).await;
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         let problems = status["problems"].to_string();
         assert!(problems.contains(&named_by_partitions("")), "{problems}");
     })
@@ -236,7 +236,7 @@ async fn a_partitioned_table_that_is_not_published_itself_is_named() {
     let add = "alter publication spillway add table public.orders";
     let set = "alter publication spillway set (publish_via_partition_root = true)";
     let advice = format!(", or give public.orders a primary key, then run {add}, and {set}");
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert_eq!(
         status["problems"],
         json!([named_by_partitions(&advice)]),
@@ -246,7 +246,7 @@ async fn a_partitioned_table_that_is_not_published_itself_is_named() {
     fixture
         .sql(&format!("alter table orders add primary key (id); {add}; {set}"))
         .await;
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert_eq!(status["problems"], json!([]), "{status}");
     fixture
         .sql(
@@ -266,10 +266,10 @@ async fn a_table_whose_own_partitioned_table_is_published_has_no_advice_to_send_
              create publication spillway for table everything, orders";
     let fixture = fixture_with_publication("public.orders", sql).await;
     let expected = json!([named_by_partitions("")]);
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert_eq!(status["problems"], expected, "{status}");
     fixture.sql("alter publication spillway drop table orders").await;
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert_eq!(status["problems"], expected, "{status}");
 }
 

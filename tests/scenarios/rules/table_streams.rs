@@ -26,7 +26,7 @@ crate::scenarios![
     order_holds_in_every_stream_despite_failures_kills_and_a_reshard,
     a_drain_writes_to_at_most_fifty_streams,
     control_events_go_to_the_stream_of_messages,
-    setup_and_status_name_what_is_missing,
+    setup_and_status_name_missing_streams,
     a_plan_forecasts_the_records_of_each_stream,
 ];
 
@@ -231,7 +231,7 @@ async fn a_drain_writes_to_at_most_fifty_streams() {
         let delivery = Delivery::read(&fixture.kinesis, &stream).await;
         assert_eq!(delivery.arrivals.len(), 1, "{stream}");
     }
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let problems = status["problems"].to_string();
     assert!(problems.contains("at most 50"), "{problems}");
     // With {schema}, two streams are enough.
@@ -271,7 +271,7 @@ async fn control_events_go_to_the_stream_of_messages() {
     );
 }
 
-async fn setup_and_status_name_what_is_missing() {
+async fn setup_and_status_name_missing_streams() {
     Plugin::each(|plugin| async move {
         let mut fixture = fixture(plugin, 1, "none").await;
         // Events name the partition, and not its root.
@@ -312,7 +312,7 @@ async fn setup_and_status_name_what_is_missing() {
                 .kinesis_proxy
                 .inject_once("DescribeStreamSummary", throttled);
         }
-        let status = fixture.invoke(json!({"action": "status"})).await.answer();
+        let status = fixture.status().await;
         assert_eq!(status["problems"], json!([]), "{status}");
     })
     .await;

@@ -18,9 +18,10 @@ use serde_json::{Value, json};
 use crate::support::backfill::LATE;
 use crate::support::expected_errors::assert_tick_fails;
 use crate::support::positions::{SlotPositions, stored_checkpoint, wait_until_sessions_end};
+use crate::support::reports::sum;
 
 crate::scenarios![
-    after_a_kill_only_what_was_not_acknowledged_is_sent,
+    after_a_kill_only_unacknowledged_changes_are_sent,
     a_deadline_behind_a_slow_lane_leaves_nothing_to_send_again,
     a_deadline_is_answered_although_the_server_is_slow_to_tell_its_state,
     a_restored_server_sends_every_change_although_the_checkpoint_remembers_others,
@@ -86,11 +87,6 @@ async fn wait_for_store(fixture: &Fixture) {
     wait::until("the checkpoint is stored", DEADLINE, is_stored).await;
 }
 
-fn sum(reports: &[Value], name: &str) -> usize {
-    let numbers = reports.iter().filter_map(|report| report[name].as_u64());
-    usize::try_from(numbers.sum::<u64>()).unwrap()
-}
-
 /// Kills the function once all rows that are not hot arrived.
 ///
 /// The checkpoint remembers these rows at that time.
@@ -108,7 +104,7 @@ async fn kill_behind_the_hot_row(fixture: &Fixture) {
     wait_until_sessions_end(fixture).await;
 }
 
-async fn after_a_kill_only_what_was_not_acknowledged_is_sent() {
+async fn after_a_kill_only_unacknowledged_changes_are_sent() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(plugin).await;
         kill_behind_the_hot_row(&fixture).await;

@@ -23,7 +23,7 @@ async fn a_stream_is_addressed_by_the_arn_or_the_name_that_is_set() {
     let arn = format!("arn:aws:kinesis:{REGION}:999999999999:stream/{}", fixture.stream);
     fixture.function.set("STREAM_NAME", &arn).await;
     fixture.drain().await;
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert_eq!(
         (&status["stream"], &status["problems"]),
         (&json!(arn), &json!([]))

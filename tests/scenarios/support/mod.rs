@@ -9,6 +9,7 @@ pub(crate) mod gap;
 pub(crate) mod keys;
 pub(crate) mod kinesis_producer;
 pub(crate) mod positions;
+pub(crate) mod reports;
 pub(crate) mod reshard;
 pub(crate) mod small_function;
 pub(crate) mod type_values;

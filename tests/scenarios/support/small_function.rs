@@ -2,11 +2,6 @@
 
 use scenarios::fixture::{Fixture, FixtureBuilder};
 
-/// Debezium's placeholder for a value that the event lacks.
-///
-/// The value is that of a column, or a part of a message.
-pub(crate) const UNAVAILABLE: &str = "__debezium_unavailable_value";
-
 /// Fixture of a function with 128 MB, with these tables.
 pub(crate) async fn small_function(builder: FixtureBuilder, tables: &str) -> Fixture {
     let fixture = builder

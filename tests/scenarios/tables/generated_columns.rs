@@ -57,7 +57,7 @@ async fn a_generated_part_of_a_key_leaves_no_partial_key(version: u32) {
         );
         assert_eq!(events[3]["before"], json!({"id": 2}));
     }
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let problems = status["problems"].to_string();
     assert!(
         problems.contains("public.t") && problems.contains("column g"),
@@ -83,7 +83,7 @@ async fn a_generated_key_leaves_no_empty_key(version: u32) {
         .map(|op| (*op, "public.t"))
         .collect();
     assert_steps(&delivery, &steps);
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert!(status["problems"].to_string().contains("column g"), "{status}");
     let log = fixture.function.log();
     let warnings = log
@@ -190,6 +190,6 @@ async fn a_key_outside_of_a_column_list_is_no_key() {
     fixture.drain().await;
     let delivery = fixture.consume().await;
     assert_steps(&delivery, &[("c", "public.t"), ("c", "public.t")]);
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert!(status["problems"].to_string().contains("column b"), "{status}");
 }

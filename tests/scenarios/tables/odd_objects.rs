@@ -63,7 +63,7 @@ async fn odd_objects(builder: FixtureBuilder) {
     ]
     .concat();
     let first = fixture.invoke(start_event(&requests, 20)).await.answer();
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert_eq!(status["problems"], json!([]), "{status}");
     tick_until_finished(&fixture, first).await;
     fixture.drain().await;
@@ -129,7 +129,7 @@ async fn a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain() {
     assert_eq!(backfill_state(&report), "waiting", "{report}");
     let reason = report["backfill"]["waits_for"].to_string();
     assert!(reason.contains("pg_publication_tables"), "{reason}");
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert!(
         status["problems"].to_string().contains("pg_publication_tables"),
         "{status}"

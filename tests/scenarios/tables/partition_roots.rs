@@ -1,7 +1,8 @@
 //! Rows of partitions, published under the name of their partitioned table.
 //!
 //! The server describes the partitioned table, but an old row has what the partition's replica identity logs.
-//! Values of an old row are true. What an old row lacks is absent and not null, and a key is whole or none.
+//! Values of an old row are true. A value that an old row lacks is absent and not null. A key is whole or
+//! none.
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, FixtureBuilder};
@@ -64,7 +65,7 @@ async fn the_key_of_the_partitions_is_the_key_of_a_root_without_one(version: u32
     assert_id_steps(&delivery, "c7 u7 d7 c8 d8 c17 d17");
     let expected = [Value::Null, json!({"id": 7}), json!({"id": 8}), json!({"id": 17})];
     assert_eq!(befores(&delivery), expected);
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert_eq!(status["problems"], json!([]), "{status}");
 }
 
@@ -105,7 +106,7 @@ async fn a_partition_with_another_identity_has_rows_without_a_key(version: u32) 
     let mut befores = befores(&delivery);
     befores[2..].sort_by_key(|row| row["code"].to_string());
     assert_eq!(befores, expected);
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let problems = status["problems"].to_string();
     assert!(
         problems.contains("public.p1") && problems.contains("replica identity"),
@@ -303,7 +304,7 @@ async fn a_key_that_is_unique_in_its_partition_only_is_none(version: u32) {
     let lane = "public.p";
     assert_steps(&delivery, &[("c", lane), ("c", lane), ("d", lane), ("u", lane)]);
     assert_eq!(befores(&delivery), [json!({"id": 7}), Value::Null]);
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     assert!(status["problems"].to_string().contains("no key"), "{status}");
     let log = fixture.function.log();
     let warnings = log
@@ -334,7 +335,7 @@ async fn a_partition_without_identity_is_reported() {
     fixture.drain().await;
     let delivery = fixture.consume().await;
     assert_eq!(befores(&delivery), [json!({"id": 1})]);
-    let status = fixture.invoke(json!({"action": "status"})).await.answer();
+    let status = fixture.status().await;
     let problems = status["problems"].to_string();
     assert!(
         problems.contains("public.p2") && problems.contains("no replica identity"),

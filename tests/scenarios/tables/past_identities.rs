@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use scenarios::consumer::Delivery;
+use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
@@ -13,10 +14,10 @@ use crate::support::keys::{assert_json_steps, execute_and_drain};
 use crate::support::versions::with_each_plugin;
 
 crate::version_scenarios![
-    a_renamed_key_column_gives_no_row_the_key_of_another,
-    a_key_that_moved_to_another_column_gives_no_row_the_key_of_another,
-    an_identity_index_that_changed_gives_no_row_the_key_of_another,
-    a_table_with_the_name_of_another_gives_no_row_the_key_of_another,
+    with_a_renamed_key_column_each_row_has_its_own_key,
+    with_a_key_in_another_column_each_row_has_its_own_key,
+    with_a_changed_identity_index_each_row_has_its_own_key,
+    with_two_tables_of_one_name_each_row_has_its_own_key,
     a_schema_with_the_name_of_another_leaves_the_rows_of_its_tables,
     an_untouched_large_value_is_not_null_after_the_identity_changed,
     columns_that_come_and_go_leave_the_values_of_earlier_rows,
@@ -75,7 +76,7 @@ async fn execute_for_each_identity(fixture: &Fixture, steps: &[&str]) {
     }
 }
 
-async fn a_renamed_key_column_gives_no_row_the_key_of_another(version: u32) {
+async fn with_a_renamed_key_column_each_row_has_its_own_key(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
         execute_for_each_identity(
@@ -101,7 +102,7 @@ async fn a_renamed_key_column_gives_no_row_the_key_of_another(version: u32) {
     .await;
 }
 
-async fn a_key_that_moved_to_another_column_gives_no_row_the_key_of_another(version: u32) {
+async fn with_a_key_in_another_column_each_row_has_its_own_key(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
         execute_for_each_identity(
@@ -122,7 +123,7 @@ async fn a_key_that_moved_to_another_column_gives_no_row_the_key_of_another(vers
     .await;
 }
 
-async fn an_identity_index_that_changed_gives_no_row_the_key_of_another(version: u32) {
+async fn with_a_changed_identity_index_each_row_has_its_own_key(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
         execute_and_drain(
@@ -175,7 +176,7 @@ async fn a_newer_index_leaves_the_key_of_an_identity_index() {
     .await;
 }
 
-async fn a_table_with_the_name_of_another_gives_no_row_the_key_of_another(version: u32) {
+async fn with_two_tables_of_one_name_each_row_has_its_own_key(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
         execute_for_each_identity(
@@ -286,7 +287,7 @@ async fn an_untouched_large_value_is_not_null_after_the_identity_changed(version
             .rev()
             .find(|event| event["after"]["id"] == 2)
             .unwrap();
-        assert_eq!(moved["after"]["big"], "__debezium_unavailable_value");
+        assert_eq!(moved["after"]["big"], UNAVAILABLE);
         assert_no_null_before(&delivery);
     })
     .await;

@@ -65,13 +65,13 @@ pub fn split(data: &[u8]) -> Result<Option<Vec<SubRecord<'_>>>, MalformedAggrega
     let mut fields = Fields(message);
     while let Some(field) = fields.next()? {
         match field {
-            (1, Wire::Bytes(key)) => keys.push(text(key)?),
-            (2, Wire::Bytes(key)) => {
+            (1, ProtobufValue::Bytes(key)) => keys.push(text(key)?),
+            (2, ProtobufValue::Bytes(key)) => {
                 let key = text(key)?.parse();
                 hash_keys
                     .push(key.map_err(|_| MalformedAggregate("has an explicit hash key that is no number"))?);
             }
-            (3, Wire::Bytes(record)) => records.push(IndexedRecord::read(record)?),
+            (3, ProtobufValue::Bytes(record)) => records.push(IndexedRecord::read(record)?),
             _ => return Err(MalformedAggregate("has a field that is not of its format")),
         }
     }
@@ -97,10 +97,10 @@ impl<'a> IndexedRecord<'a> {
         let mut fields = Fields(record);
         while let Some(field) = fields.next()? {
             match field {
-                (1, Wire::Varint(index)) => key = Some(index),
-                (2, Wire::Varint(index)) => hash_key = Some(index),
-                (3, Wire::Bytes(bytes)) => data = Some(bytes),
-                (4, Wire::Bytes(_)) => {}
+                (1, ProtobufValue::Varint(index)) => key = Some(index),
+                (2, ProtobufValue::Varint(index)) => hash_key = Some(index),
+                (3, ProtobufValue::Bytes(bytes)) => data = Some(bytes),
+                (4, ProtobufValue::Bytes(_)) => {}
                 _ => {
                     return Err(MalformedAggregate(
                         "has a record with a field that is not of its format",
@@ -137,7 +137,7 @@ fn text(bytes: &[u8]) -> Result<&str, MalformedAggregate> {
 }
 
 /// A protobuf value of the two wire types that the format uses.
-enum Wire<'a> {
+enum ProtobufValue<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
 }
@@ -146,18 +146,18 @@ enum Wire<'a> {
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn next(&mut self) -> Result<Option<(u64, Wire<'a>)>, MalformedAggregate> {
+    fn next(&mut self) -> Result<Option<(u64, ProtobufValue<'a>)>, MalformedAggregate> {
         if self.0.is_empty() {
             return Ok(None);
         }
         let tag = self.varint()?;
         let value = match tag & 7 {
-            0 => Wire::Varint(self.varint()?),
+            0 => ProtobufValue::Varint(self.varint()?),
             2 => {
                 let length = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
                 let (bytes, rest) = self.0.split_at_checked(length).ok_or(ENDS_EARLY)?;
                 self.0 = rest;
-                Wire::Bytes(bytes)
+                ProtobufValue::Bytes(bytes)
             }
             _ => return Err(MalformedAggregate("has a field that is not of its format")),
         };

@@ -15,15 +15,15 @@ use crate::loopback_server;
 
 /// Error of an answerer that cuts the connection.
 #[derive(Debug)]
-pub(crate) struct Cut;
+pub(crate) struct ConnectionCut;
 
-impl std::fmt::Display for Cut {
+impl std::fmt::Display for ConnectionCut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("the scenario cut this connection")
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for ConnectionCut {}
 
 /// Answers the requests of an endpoint.
 pub(crate) trait Answerer: Send + Sync + 'static {
@@ -35,7 +35,7 @@ pub(crate) trait Answerer: Send + Sync + 'static {
         operation: String,
         head: Parts,
         body: Bytes,
-    ) -> impl Future<Output = Result<Response<Body>, Cut>> + Send;
+    ) -> impl Future<Output = Result<Response<Body>, ConnectionCut>> + Send;
 }
 
 /// An open endpoint. Dropping it closes all its connections.
@@ -84,9 +84,14 @@ async fn serve(listener: tokio::net::TcpListener, answerer: Arc<impl Answerer>) 
     }
 }
 
-async fn read(answerer: Arc<impl Answerer>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+async fn read(
+    answerer: Arc<impl Answerer>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ConnectionCut> {
     let (head, body) = request.into_parts();
-    let body = to_bytes(Body::new(body), usize::MAX).await.map_err(|_| Cut)?;
+    let body = to_bytes(Body::new(body), usize::MAX)
+        .await
+        .map_err(|_| ConnectionCut)?;
     let target = head.headers.get("x-amz-target");
     let target = target.and_then(|target| target.to_str().ok()).unwrap_or_default();
     let operation = target.rsplit('.').next().unwrap_or_default().to_owned();

@@ -20,7 +20,7 @@ use hyper::Response;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
-use crate::aws::endpoint::{self, Answerer, Cut, Endpoint, refusal};
+use crate::aws::endpoint::{self, Answerer, ConnectionCut, Endpoint, refusal};
 use crate::aws::hash_range::HashRange;
 use crate::aws::kinesis::REGION;
 use crate::aws::put_log::{PutLog, SharedPutLog};
@@ -270,7 +270,7 @@ impl Answerer for FakeKinesisService {
         operation: String,
         _: Parts,
         body: Bytes,
-    ) -> Result<Response<Body>, Cut> {
+    ) -> Result<Response<Body>, ConnectionCut> {
         *self.state().operations.entry(operation.clone()).or_default() += 1;
         if operation == "PutRecords" {
             return self.put_records(&body).await;

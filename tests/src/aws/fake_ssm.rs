@@ -11,7 +11,7 @@ use hyper::Response;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
-use crate::aws::endpoint::{self, Answerer, Cut, Endpoint, refusal};
+use crate::aws::endpoint::{self, Answerer, ConnectionCut, Endpoint, refusal};
 
 /// Bytes of a value in the standard tier.
 const MAX_VALUE_BYTES: usize = 4_096;
@@ -24,7 +24,7 @@ pub struct FakeSsm {
 }
 
 /// Observer of stores: it gets the name and the value.
-type OnPut = dyn Fn(&str, &str) + Send + Sync;
+type PutObserver = dyn Fn(&str, &str) + Send + Sync;
 
 /// A parameter: its type (`String`, `SecureString`) and its value.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ struct StoredParameter {
 struct FakeSsmService {
     /// Parameters by name.
     parameters: Mutex<HashMap<String, StoredParameter>>,
-    on_put: Box<OnPut>,
+    on_put: Box<PutObserver>,
 }
 
 impl std::fmt::Debug for FakeSsmService {
@@ -165,7 +165,7 @@ impl Answerer for FakeSsmService {
         operation: String,
         _: Parts,
         body: Bytes,
-    ) -> Result<Response<Body>, Cut> {
+    ) -> Result<Response<Body>, ConnectionCut> {
         let request: Value = serde_json::from_slice(&body).unwrap_or_default();
         let name = request["Name"].as_str().unwrap_or_default();
         Ok(match operation.as_str() {

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
-use crate::aws::endpoint::{Answerer, Cut, Endpoint, refusal};
+use crate::aws::endpoint::{Answerer, ConnectionCut, Endpoint, refusal};
 use crate::aws::put_log::{PutLog, SharedPutLog};
 
 /// A fault of one request.
@@ -151,11 +151,11 @@ impl HeldRequest {
 #[derive(Debug)]
 enum PlannedFault {
     Once(Fault),
-    Hold(Hold),
+    RequestHold(RequestHold),
 }
 
 #[derive(Debug)]
-struct Hold {
+struct RequestHold {
     side: FaultSide,
     /// Whether requests after the timeout of their caller are held, too.
     with_retries: bool,
@@ -260,13 +260,13 @@ impl FaultProxy {
     fn plan_hold(&self, operation: &str, side: FaultSide, with_retries: bool) -> HeldRequest {
         let (reaching, reached) = oneshot::channel();
         let (release, released) = oneshot::channel();
-        let hold = Hold {
+        let hold = RequestHold {
             side,
             with_retries,
             reaching: Some(reaching),
             released,
         };
-        self.plan(operation, PlannedFault::Hold(hold));
+        self.plan(operation, PlannedFault::RequestHold(hold));
         let what = format!("the {operation} to hold");
         HeldRequest {
             what,
@@ -328,7 +328,7 @@ impl FaultProxyService {
     }
 
     /// Forwards a request with its own headers and this body.
-    async fn forward(&self, head: &Parts, body: Bytes) -> Result<Response<Body>, Cut> {
+    async fn forward(&self, head: &Parts, body: Bytes) -> Result<Response<Body>, ConnectionCut> {
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::builder()
             .method(head.method.clone())
@@ -339,13 +339,13 @@ impl FaultProxyService {
                 request = request.header(name, value);
             }
         }
-        let request = request.body(Body::from(body)).map_err(|_| Cut)?;
-        let answer = self.client.request(request).await.map_err(|_| Cut)?;
+        let request = request.body(Body::from(body)).map_err(|_| ConnectionCut)?;
+        let answer = self.client.request(request).await.map_err(|_| ConnectionCut)?;
         Ok(answer.map(Body::new))
     }
 
     /// Waits until this hold is released.
-    async fn hold(&self, operation: &str, mut hold: Hold) {
+    async fn hold(&self, operation: &str, mut hold: RequestHold) {
         if let Some(reaching) = hold.reaching.take() {
             let _ = reaching.send(());
         }
@@ -372,7 +372,7 @@ impl Answerer for FaultProxyService {
         operation: String,
         head: Parts,
         body: Bytes,
-    ) -> Result<Response<Body>, Cut> {
+    ) -> Result<Response<Body>, ConnectionCut> {
         let _in_flight = (operation == "PutRecords").then(|| put_records::note(&self, &body));
         let (plan, always) = {
             let mut state = self.state();
@@ -384,11 +384,11 @@ impl Answerer for FaultProxyService {
         let mut held_answer = None;
         let mut cut_answer = false;
         let fault = match plan {
-            Some(PlannedFault::Hold(hold)) if hold.side == FaultSide::Request => {
+            Some(PlannedFault::RequestHold(hold)) if hold.side == FaultSide::Request => {
                 self.hold(&operation, hold).await;
                 None
             }
-            Some(PlannedFault::Hold(hold)) => {
+            Some(PlannedFault::RequestHold(hold)) => {
                 held_answer = Some(hold);
                 None
             }
@@ -401,7 +401,7 @@ impl Answerer for FaultProxyService {
                 kind,
                 message,
             }) => return Ok(refusal(status, &kind, &message)),
-            Some(Fault::CutRequest) => return Err(Cut),
+            Some(Fault::CutRequest) => return Err(ConnectionCut),
             Some(Fault::CutAnswer) => cut_answer = true,
             Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
             Some(Fault::Limit(limit)) if !limit.admits() => {
@@ -417,7 +417,11 @@ impl Answerer for FaultProxyService {
         if let Some(hold) = held_answer {
             self.hold(&operation, hold).await;
         }
-        if cut_answer { Err(Cut) } else { Ok(answer) }
+        if cut_answer {
+            Err(ConnectionCut)
+        } else {
+            Ok(answer)
+        }
     }
 }
 
@@ -425,7 +429,7 @@ impl Answerer for FaultProxyService {
 struct RepeatedFault<'a> {
     service: &'a FaultProxyService,
     operation: &'a str,
-    hold: Option<Hold>,
+    hold: Option<RequestHold>,
 }
 
 impl Drop for RepeatedFault<'_> {
@@ -433,7 +437,7 @@ impl Drop for RepeatedFault<'_> {
         if let Some(hold) = self.hold.take().filter(|hold| hold.with_retries) {
             let mut state = self.service.state();
             let plans = state.plans.entry(self.operation.to_owned()).or_default();
-            plans.push_front(PlannedFault::Hold(hold));
+            plans.push_front(PlannedFault::RequestHold(hold));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::KeyedEvent;
+use crate::consumer::oracle::VALUE_SETTINGS;
 use crate::fixture::Fixture;
 
 /// Creates the slot, before the changes.
@@ -25,12 +26,7 @@ fn slot(fixture: &Fixture) -> String {
 ///
 /// The options are those of the envelope. The session has the settings of the function's sessions.
 pub async fn events(fixture: &Fixture) -> Vec<String> {
-    fixture
-        .sql(
-            "set datestyle = 'ISO, YMD'; set timezone = 'UTC'; set intervalstyle = 'iso_8601';
-             set bytea_output = 'hex'; set extra_float_digits = 1; set lc_monetary = 'C'",
-        )
-        .await;
+    fixture.sql(VALUE_SETTINGS).await;
     let rows = fixture
         .value(&format!(
             "select json_agg(data)

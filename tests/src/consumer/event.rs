@@ -81,16 +81,16 @@ pub struct Source {
     /// For a live change `false` or nothing, depending on the envelope.
     #[serde(default)]
     pub snapshot: Option<String>,
-    /// Notes about columns that the schema of the event cannot express.
+    /// ColumnNotes about columns that the schema of the event cannot express.
     #[serde(flatten)]
-    pub notes: Notes,
+    pub notes: ColumnNotes,
 }
 
-/// Notes about the columns of an event.
+/// ColumnNotes about the columns of an event.
 ///
 /// They are in a flat row, and in an event of Debezium's envelope with a schema.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Notes {
+pub struct ColumnNotes {
     /// Columns whose values the log does not hold.
     #[serde(default)]
     pub unchanged: Vec<String>,
@@ -138,7 +138,7 @@ impl Event {
 
     /// The event with the values that its notes state. An event without a schema has the same values.
     fn with_notes(mut self) -> Self {
-        let Notes { unchanged, texts } = std::mem::take(&mut self.source.notes);
+        let ColumnNotes { unchanged, texts } = std::mem::take(&mut self.source.notes);
         for (path, text) in texts {
             let (image, column) = match path.split_once('.') {
                 Some(("before", column)) => (&mut self.before, column),
@@ -200,7 +200,7 @@ impl Event {
                 position: text("__position")?,
                 transaction: None,
                 snapshot: None,
-                notes: Notes {
+                notes: ColumnNotes {
                     unchanged: added
                         .get("__unchanged")
                         .map(|names| strings(names).into_iter().map(column).collect())
@@ -257,7 +257,7 @@ impl Event {
                 position: text("position")?,
                 transaction: metadata["transaction-id"].as_u64(),
                 snapshot: text("snapshot"),
-                notes: Notes::default(),
+                notes: ColumnNotes::default(),
             },
             envelope: Envelope::Dms,
             moved_from,
@@ -315,7 +315,7 @@ impl Event {
                 position: text("position")?,
                 transaction: value["xid"].as_u64(),
                 snapshot: text("snapshot"),
-                notes: Notes::default(),
+                notes: ColumnNotes::default(),
             },
             envelope: Envelope::Wal2json,
             moved_from,
@@ -379,13 +379,13 @@ fn strings(list: &Value) -> Vec<String> {
 /// Payload of an event that has a schema, otherwise `None`.
 fn payload(data: &[u8]) -> Option<Box<RawValue>> {
     #[derive(Deserialize)]
-    struct WithSchema {
+    struct SchemaEnvelope {
         #[serde(rename = "schema")]
         _schema: Row,
         payload: Box<RawValue>,
     }
     let is_first = data.starts_with(br#"{"schema":{"#);
-    let parsed: Option<WithSchema> = is_first.then(|| serde_json::from_slice(data).ok()).flatten();
+    let parsed: Option<SchemaEnvelope> = is_first.then(|| serde_json::from_slice(data).ok()).flatten();
     parsed.map(|parsed| parsed.payload)
 }
 

@@ -52,7 +52,7 @@ struct ComparedColumn {
 }
 
 /// Session settings for the text form of values.
-const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
+pub(crate) const VALUE_SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
      set bytea_output = 'hex'; set extra_float_digits = 1; set lc_monetary = 'C'";
 
 /// Values of a row in the order of the columns. `None` is a column that an event may omit.
@@ -148,7 +148,7 @@ pub(crate) async fn scan(
     let (_, columns) = columns(client, table, envelope).await;
     let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
     let declare = format!(
-        "{SETTINGS}; begin; declare scanned no scroll cursor for select array[{}]::text[] from {table} as t",
+        "{VALUE_SETTINGS}; begin; declare scanned no scroll cursor for select array[{}]::text[] from {table} as t",
         expressions.join(", ")
     );
     let done = client.batch_execute(&declare).await;
@@ -214,9 +214,9 @@ async fn select(
         .map(|list| list as &(dyn tokio_postgres::types::ToSql + Sync))
         .collect();
     client
-        .batch_execute(SETTINGS)
+        .batch_execute(VALUE_SETTINGS)
         .await
-        .unwrap_or_else(|error| panic!("{SETTINGS}: {error:?}"));
+        .unwrap_or_else(|error| panic!("{VALUE_SETTINGS}: {error:?}"));
     let rows = client
         .query(&sql, &parameters)
         .await

@@ -157,7 +157,7 @@ impl RebuiltTables {
         }
     }
 
-    /// Notes the tables of an event at the end of a repair. Other control events do not concern rows.
+    /// ColumnNotes the tables of an event at the end of a repair. Other control events do not concern rows.
     fn note_repair(&mut self, control: &Value) {
         let (Some(since), "repaired") = (
             control["since"].as_str(),

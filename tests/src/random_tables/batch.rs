@@ -306,11 +306,11 @@ impl BatchRound {
     /// Writes after the drain, and captures the rows for the backfill.
     async fn write_after_drain(&mut self, admin: &Client) {
         // Only this round writes at present, so the last change of all rounds separates its changes, too.
-        let sql = "select (select coalesce(max(seq), 0) from truth.change),
-                          (select max(number) from truth.generation where schema_name = $1)";
+        let sql = "select (select coalesce(max(seq), 0) from truth.change) as drained,
+                          (select max(number) from truth.generation where schema_name = $1) as generation";
         let row = admin.query_one(sql, &[&self.script.schema_name]).await;
         let row = row.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-        (self.drained, self.generation) = (row.get(0), row.get(1));
+        (self.drained, self.generation) = (row.get("drained"), row.get("generation"));
         let transactions = self.script.random.u32(1..4);
         writes::write(&mut self.script, &self.tables, transactions).await;
         self.script.lines.push("-- backfill".to_owned());

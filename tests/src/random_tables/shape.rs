@@ -138,11 +138,16 @@ pub(super) struct Truth {
 pub(super) async fn load(client: &Client) -> HashMap<String, Truth> {
     let mut truths: HashMap<String, Truth> = HashMap::new();
     let mut by_id = HashMap::new();
-    for row in query(client, "select id, document::text from truth.shape order by id").await {
-        let document: String = row.get(1);
+    for row in query(
+        client,
+        "select id, document::text as document from truth.shape order by id",
+    )
+    .await
+    {
+        let document: String = row.get("document");
         let shape: Shape = serde_json::from_str(&document).unwrap_or_else(|e| panic!("{document}: {e}"));
         let shape = Arc::new(shape);
-        by_id.insert(row.get::<_, i32>(0), Arc::clone(&shape));
+        by_id.insert(row.get::<_, i32>("id"), Arc::clone(&shape));
         truths.entry(shape.schema.clone()).or_default().shapes.push(shape);
     }
     for row in query(
@@ -151,20 +156,21 @@ pub(super) async fn load(client: &Client) -> HashMap<String, Truth> {
     )
     .await
     {
-        let truth = truths.entry(row.get(0)).or_default();
-        truth.generations.push(row.get(1));
+        let truth = truths.entry(row.get("schema_name")).or_default();
+        truth.generations.push(row.get("number"));
     }
-    let sql = "select seq, op, shape, old_row::text, new_row::text from truth.change order by seq";
+    let sql = "select seq, op, shape, old_row::text as old_row, new_row::text as new_row
+               from truth.change order by seq";
     let parse = |text: Option<String>| -> Option<TrueRow> {
         text.map(|text| serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}")))
     };
     for row in query(client, sql).await {
-        let shape = Arc::clone(&by_id[&row.get::<_, i32>(2)]);
+        let shape = Arc::clone(&by_id[&row.get::<_, i32>("shape")]);
         let change = TrueChange {
-            seq: row.get(0),
-            op: row.get::<_, String>(1).chars().next().unwrap_or('?'),
-            old: parse(row.get(3)),
-            new: parse(row.get(4)),
+            seq: row.get("seq"),
+            op: row.get::<_, String>("op").chars().next().unwrap_or('?'),
+            old: parse(row.get("old_row")),
+            new: parse(row.get("new_row")),
             shape,
         };
         let truth = truths.entry(change.shape.schema.clone()).or_default();

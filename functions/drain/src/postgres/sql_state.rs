@@ -1,4 +1,4 @@
-//! SQLSTATEs: what the code of a failed statement means.
+//! SQLSTATEs and their meaning.
 
 use tokio_postgres::error::SqlState;
 

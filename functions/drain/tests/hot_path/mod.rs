@@ -88,7 +88,7 @@ pub(crate) enum Stage {
     Pack,
 }
 
-/// What a change passes through.
+/// Decoder, encoder and lanes, one after the other.
 pub(crate) struct Path {
     decoder: Decoder,
     catalog: Catalog,

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use axum::body::Body;
 use hyper::Response;
 
-use crate::aws::endpoint::{self, Cut, refusal};
+use crate::aws::endpoint::{self, ConnectionCut, refusal};
 use crate::aws::hash_range::hash_of;
 use crate::aws::put_log::{MAX_BYTES, MAX_RECORDS};
 use crate::aws::put_records::{PutRecordsEntry, PutRecordsRequest};
@@ -19,7 +19,7 @@ use super::{FakeKinesisService, FakeKinesisSettings, StreamState, not_found};
 const PUT_UNIT_BYTES: usize = 25 << 10;
 
 impl FakeKinesisService {
-    pub(super) async fn put_records(self: Arc<Self>, body: &[u8]) -> Result<Response<Body>, Cut> {
+    pub(super) async fn put_records(self: Arc<Self>, body: &[u8]) -> Result<Response<Body>, ConnectionCut> {
         let request = match PutRecordsRequest::parse(body) {
             Ok(request) => request,
             Err(error) => return Ok(refusal(400, "SerializationException", &error.to_string())),
@@ -40,7 +40,7 @@ impl FakeKinesisService {
             tokio::time::sleep(time).await;
         }
         match outcome {
-            RequestOutcome::CutRequest => return Err(Cut),
+            RequestOutcome::CutRequest => return Err(ConnectionCut),
             RequestOutcome::Failed(false) => return Ok(internal()),
             RequestOutcome::Throttled => {
                 let message = "Rate exceeded for the stream.";
@@ -55,7 +55,7 @@ impl FakeKinesisService {
         };
         self.delay_answer(delay).await;
         match outcome {
-            RequestOutcome::CutAnswer => Err(Cut),
+            RequestOutcome::CutAnswer => Err(ConnectionCut),
             RequestOutcome::Failed(true) => Ok(internal()),
             _ => Ok(endpoint::json(answer)),
         }

@@ -8,7 +8,7 @@ use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
 use super::FaultProxyService;
-use crate::aws::endpoint::{self, Cut};
+use crate::aws::endpoint::{self, ConnectionCut};
 use crate::aws::put_log::InFlightRecords;
 use crate::aws::put_records::PutRecordsRequest;
 
@@ -40,15 +40,15 @@ pub(super) async fn forward(
     service: &FaultProxyService,
     head: &Parts,
     body: Bytes,
-) -> Result<Response<Body>, Cut> {
+) -> Result<Response<Body>, ConnectionCut> {
     let sizes: Vec<usize> = parse(&body).records.iter().map(|entry| entry.bytes()).collect();
     let fails = failed_records(service, sizes.len());
     let parts = parts(&sizes, &fails, service.most_bytes.unwrap_or(usize::MAX));
     if parts.len() <= 1 && !fails.contains(&true) {
         return service.forward(head, body).await;
     }
-    let mut request: Value = serde_json::from_slice(&body).map_err(|_| Cut)?;
-    let records = request["Records"].as_array_mut().ok_or(Cut)?;
+    let mut request: Value = serde_json::from_slice(&body).map_err(|_| ConnectionCut)?;
+    let records = request["Records"].as_array_mut().ok_or(ConnectionCut)?;
     let mut records: Vec<Value> = std::mem::take(records);
     let mut answers: Vec<Value> = (0..records.len()).map(failure).collect();
     for (number, part) in parts.into_iter().enumerate() {
@@ -62,8 +62,10 @@ pub(super) async fn forward(
             // Earlier parts are applied. The records of this part and of later ones stay failed.
             break;
         }
-        let answer = to_bytes(answer.into_body(), usize::MAX).await.map_err(|_| Cut)?;
-        let mut answer: Value = serde_json::from_slice(&answer).map_err(|_| Cut)?;
+        let answer = to_bytes(answer.into_body(), usize::MAX)
+            .await
+            .map_err(|_| ConnectionCut)?;
+        let mut answer: Value = serde_json::from_slice(&answer).map_err(|_| ConnectionCut)?;
         // An answer may be shorter than its request. The records that it omits stay failed.
         let results = answer["Records"].as_array_mut().into_iter().flatten();
         for (index, result) in part.into_iter().zip(results) {

@@ -25,7 +25,7 @@ use scenarios::postgres::pgbench::{self, Pgbench};
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use serde_json::{Value, json};
 
-use screen::{DemoScreen, Tone};
+use screen::{DemoScreen, TextStyle};
 
 const DATABASE: &str = "pgbench";
 const STREAM: &str = "etl_demo";
@@ -115,25 +115,25 @@ async fn demo(screen: &DemoScreen, plugin: Plugin, fault: bool) -> bool {
     let (postgres, ssm) = tokio::join!(Postgres::start(settings), Ssm::start());
     let version = version(&postgres).await;
     let port = postgres.port();
-    screen.say(Tone::Plain, &format!("PostgreSQL {version} on port {port}"));
+    screen.say(TextStyle::Plain, &format!("PostgreSQL {version} on port {port}"));
     let kinesis = Kinesis::start(Limits::Enforced).await;
     kinesis.create_stream(STREAM, 16).await;
     let stream = format!("stream {STREAM}, 16 shards, each limited to 1 MiB/s and 1,000 records/s");
-    screen.say(Tone::Plain, &format!("Kinesis (ferrokinesis): {stream}"));
-    screen.say(Tone::Plain, "SSM (moto) for the checkpoint");
+    screen.say(TextStyle::Plain, &format!("Kinesis (ferrokinesis): {stream}"));
+    screen.say(TextStyle::Plain, "SSM (moto) for the checkpoint");
     create_tables(&postgres, plugin).await;
-    screen.say(Tone::Plain, "pgbench -i -s 1: 100,000 accounts");
+    screen.say(TextStyle::Plain, "pgbench -i -s 1: 100,000 accounts");
     let slot = format!("etl_slot_{}", plugin.name());
     let function = Function::new(environment(&postgres, &kinesis, &ssm, &slot));
     let setup = json!({"action": "setup", "plugin": plugin.name()});
     let setup = function.invoke(&setup, DEADLINE).await;
     if !matches!(setup, Outcome::Answer(_)) {
-        screen.say(Tone::Bad, &format!("setup: {}", describe(&setup)));
+        screen.say(TextStyle::Bad, &format!("setup: {}", describe(&setup)));
         return false;
     }
     let role = REPLUSER.0;
     screen.say(
-        Tone::Plain,
+        TextStyle::Plain,
         &format!(
             "the function created slot {slot} as {role}, a role with REPLICATION and SELECT on three tables"
         ),
@@ -149,12 +149,12 @@ async fn demo(screen: &DemoScreen, plugin: Plugin, fault: bool) -> bool {
     screen.tick_header();
     tokio::join!(demo.write(), demo.tick_while_written());
     screen.say(
-        Tone::Plain,
+        TextStyle::Plain,
         "pgbench has ended; ticks until the backfill is finished and the slot is empty",
     );
     let Some(last) = demo.tick_until_empty().await else {
         screen.say(
-            Tone::Bad,
+            TextStyle::Bad,
             "the slot is not empty, or the backfill is not finished, after 30 ticks",
         );
         return false;
@@ -233,7 +233,7 @@ impl<'a> Demo<'a> {
             Err(_) => "pgbench failed",
         };
         self.screen.say(
-            Tone::Bad,
+            TextStyle::Bad,
             &format!("PostgreSQL was killed with SIGKILL during tick {begun}, and {pgbench}"),
         );
         scenarios::wait::until("a tick finds PostgreSQL down", DEADLINE + TICK, || async {
@@ -242,7 +242,7 @@ impl<'a> Demo<'a> {
         .await;
         self.postgres.restart().await;
         self.screen.say(
-            Tone::Good,
+            TextStyle::Good,
             "PostgreSQL runs again on the same folder, and pgbench too",
         );
         let options = ["-c", "4", "-R", TRANSACTIONS_A_SECOND, "-T", &seconds];
@@ -293,7 +293,7 @@ impl<'a> Demo<'a> {
             false => json!({}),
         };
         if starts_backfill {
-            self.screen.say(Tone::Strong, &format!("      {event}"));
+            self.screen.say(TextStyle::Strong, &format!("      {event}"));
         }
         let outcome = self.function.invoke(&event, TICK_DEADLINE).await;
         self.ended.fetch_add(1, Ordering::Relaxed);
@@ -315,7 +315,7 @@ impl<'a> Demo<'a> {
         let pending = matches!(&outcome, Outcome::Error { kind, .. } if kind == "BackfillPending");
         self.backfill_started.fetch_or(pending, Ordering::Relaxed);
         self.screen
-            .say(Tone::Bad, &format!("{number:>4}  {}", describe(&outcome)));
+            .say(TextStyle::Bad, &format!("{number:>4}  {}", describe(&outcome)));
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.last_failed.store(number, Ordering::Relaxed);
         None

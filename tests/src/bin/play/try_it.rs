@@ -1,4 +1,4 @@
-//! Prints the changes of the visitor's PostgreSQL, as the function sends them.
+//! Prints the changes of the user's PostgreSQL, as the function sends them.
 //!
 //! This program creates a slot, and starts the function. The function drains the slot into a fake Kinesis of
 //! this process, which prints each record. libpq's variables, such as `PGHOST`, name the server. At the end
@@ -34,13 +34,13 @@ const STREAM: &str = "try";
 /// Deadline of an invocation. A tick of a minute would show the state of a backfill late.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Time between two reads of the stream: short for a reader.
-const LOOK: Duration = Duration::from_millis(50);
+const READ_INTERVAL: Duration = Duration::from_millis(50);
 /// Time between two measurements of rate and lag.
-const MEASURE: Duration = Duration::from_secs(2);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 /// Failed invocations in a row that count as a lasting failure.
 const MAX_FAILURES: u32 = 5;
 
-/// Settings of the visitor, from the environment.
+/// Settings of the user, from the environment.
 struct Settings {
     plugin: Plugin,
     /// Envelope of the printed events; `None` prints one line for each change.
@@ -141,7 +141,7 @@ async fn run(settings: &Settings) -> Result<(), String> {
     };
     screen.clear_status();
     function.kill9().await;
-    // What arrived before the end belongs to the reader, even after a failure.
+    // Records that arrived before the end are printed, even after a failure.
     let _ = print_arrived(&mut screen, &stream);
     let dropped = cleanup.finish();
     ended.and(dropped)
@@ -219,13 +219,13 @@ fn environment(
         .collect()
 }
 
-/// What was last said about the backfill.
+/// The last printed state of the backfill.
 #[derive(Debug, Default)]
-struct BackfillNews {
-    said: String,
+struct PrintedBackfill {
+    line: String,
 }
 
-impl BackfillNews {
+impl PrintedBackfill {
     /// A line if the backfill has ended or waits for something else.
     ///
     /// `backfill` is the part of an answer; null without a backfill.
@@ -240,8 +240,8 @@ impl BackfillNews {
             (_, Some(cause)) => format!("backfill: waits for {cause}"),
             (_, None) => return None,
         };
-        (line != self.said).then(|| {
-            self.said.clone_from(&line);
+        (line != self.line).then(|| {
+            self.line.clone_from(&line);
             line
         })
     }
@@ -272,7 +272,7 @@ async fn drain(
     cleanup: &mut Cleanup,
     notices: &UnboundedSender<String>,
 ) -> Result<(), String> {
-    let say = |text: String| notices.send(text).unwrap_or(());
+    let notify = |text: String| notices.send(text).unwrap_or(());
     let setup = json!({"action": "setup", "plugin": settings.plugin.name()});
     let setup = invoke(function, &setup).await.map_err(|error| {
         match error.starts_with("PluginNotAllowed") && settings.plugin != Plugin::Pgoutput {
@@ -282,7 +282,7 @@ async fn drain(
     })?;
     cleanup.slot_exists();
     for problem in setup["problems"].as_array().into_iter().flatten() {
-        say(format!("problem: {}", problem.as_str().unwrap_or_default()));
+        notify(format!("problem: {}", problem.as_str().unwrap_or_default()));
     }
     if !settings.backfill.is_empty() {
         invoke(
@@ -291,16 +291,16 @@ async fn drain(
         )
         .await?;
     }
-    say("changes are printed as they are committed; ^C ends".to_owned());
-    let (mut failures, mut backfill) = (0, BackfillNews::default());
+    notify("changes are printed as they are committed; ^C ends".to_owned());
+    let (mut failures, mut backfill) = (0, PrintedBackfill::default());
     loop {
         match invoke(function, &json!({})).await {
             Ok(answer) => {
                 failures = 0;
                 if let Some(news) = backfill.news(&answer["backfill"]) {
-                    say(news);
+                    notify(news);
                     for reason in failed_tables(function, &answer["backfill"]).await {
-                        say(reason);
+                        notify(reason);
                     }
                 }
             }
@@ -309,7 +309,7 @@ async fn drain(
                 failures += 1;
                 // An interrupt at the terminal ends the function, too. The signal arrives within this time.
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                say(format!("{error}; it is invoked again"));
+                notify(format!("{error}; it is invoked again"));
             }
         }
     }
@@ -336,7 +336,7 @@ async fn print(
 ) {
     let (mut measured, mut before) = (Instant::now(), 0);
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(READ_INTERVAL).await;
         while let Ok(notice) = notices.try_recv() {
             screen.say(&notice);
         }
@@ -344,7 +344,7 @@ async fn print(
             return;
         }
         let elapsed = measured.elapsed();
-        if screen.has_status() && elapsed >= MEASURE {
+        if screen.has_status() && elapsed >= MEASURE_INTERVAL {
             let rate = (screen.changes() - before) as f64 / elapsed.as_secs_f64();
             (measured, before) = (Instant::now(), screen.changes());
             let lag = server::lag_bytes(psql, slot).await;

@@ -4,14 +4,14 @@ use super::*;
 use crate::encode::{Debezium, DebeziumModes};
 
 /// A drain that lingers while commits arrive, and the slot after it.
-struct Lingered {
+struct LingerRun {
     log: Log,
     slot: FakeSlot,
     report: Report,
     result: Result<(), Error>,
 }
 
-impl Lingered {
+impl LingerRun {
     /// Drains while `arrivals` are committed one by one. The drain lingers for `lingers`.
     async fn run(arrivals: &[&str], faults: Faults, lingers: Duration) -> Self {
         Self::run_with(envelope(), arrivals, faults, lingers).await
@@ -61,7 +61,7 @@ impl Lingered {
             },
         )
         .await;
-        Lingered {
+        LingerRun {
             log,
             slot,
             report: drained.report,
@@ -100,7 +100,7 @@ impl Lingered {
 #[tokio::test]
 async fn a_message_outside_of_transactions_is_sent_once() {
     let arrivals = ["a", "b", MESSAGE, "c", "d", "e", "f", "g", "h"];
-    let lingered = Lingered::run(&arrivals, Faults::default(), Duration::from_millis(800)).await;
+    let lingered = LingerRun::run(&arrivals, Faults::default(), Duration::from_millis(800)).await;
     assert!(lingered.result.is_ok(), "{:?}", lingered.result);
     assert_eq!(
         lingered.count(r#"{"prefix":"p"}"#),
@@ -115,7 +115,7 @@ async fn a_message_outside_of_transactions_is_sent_once() {
 #[tokio::test]
 async fn a_failure_confirms_nothing_after_the_last_marker() {
     let arrivals = ["a", "b", "c", "d", "e", "f", "g", "poison"];
-    let lingered = Lingered::run(&arrivals, Faults::default(), Duration::from_millis(900)).await;
+    let lingered = LingerRun::run(&arrivals, Faults::default(), Duration::from_millis(900)).await;
     let name = lingered.result.as_ref().map_err(Error::name);
     assert_eq!(name, Err("Undecodable"));
     assert!(!lingered.has_passed_its_marker(), "{:?}", lingered.log.entries());
@@ -133,7 +133,7 @@ async fn a_drain_ends_if_its_standby_disconnects() {
         ..Faults::default()
     };
     let arrivals = ["a", "b", "c", "d", "e", "f", "g"];
-    let lingered = Lingered::run(&arrivals, faults, Duration::from_millis(500)).await;
+    let lingered = LingerRun::run(&arrivals, faults, Duration::from_millis(500)).await;
     assert!(lingered.result.is_ok(), "{:?}", lingered.result);
     assert_eq!(lingered.report.stopped, StopReason::Empty);
     // A loop without a pause would request the positions thousands of times.
@@ -149,7 +149,7 @@ async fn a_drain_ends_if_its_standby_disconnects() {
 #[tokio::test]
 async fn progress_in_a_large_transaction_is_stored() {
     let arrivals = ["a", "b", "c", "d", "e", "f", "g", LARGE];
-    let lingered = Lingered::run(&arrivals, Faults::default(), Duration::from_millis(900)).await;
+    let lingered = LingerRun::run(&arrivals, Faults::default(), Duration::from_millis(900)).await;
     let name = lingered.result.as_ref().map_err(Error::name);
     assert_eq!(name, Err("Undecodable"));
     for row in 0..LARGE_ROWS {
@@ -185,7 +185,7 @@ async fn rows_after_the_last_resume_point_are_sent_once() {
     };
     let arrivals = ["a", "b", "c", "d", "e", "f", "g", LARGE];
     let lingers = Duration::from_millis(900);
-    let lingered = Lingered::run_with(envelope, &arrivals, Faults::default(), lingers).await;
+    let lingered = LingerRun::run_with(envelope, &arrivals, Faults::default(), lingers).await;
     for row in 0..LARGE_ROWS {
         assert_eq!(lingered.count(&format!("public.large{row}")), 1, "row {row}");
     }

@@ -110,7 +110,7 @@ fn a_shard_that_refuses_nothing_has_no_limit() {
 }
 
 #[test]
-fn the_first_limit_counts_what_was_in_flight_at_the_refusal() {
+fn the_first_limit_counts_records_in_flight_at_the_refusal() {
     let (mut rate, start) = (ShardRate::default(), Instant::now());
     let answer = |rate: &mut ShardRate, at, records| {
         for _ in 0..records {

@@ -69,7 +69,7 @@ const UNPUBLISHED_ROOTS: &str = "
       where n.nspname like w.schema and c.relname like w.name)
     order by r.oid, n.nspname, c.relname, l.publication";
 
-/// What a partitioned table lacks before it may be published.
+/// Missing requirements of a partitioned table, before it is published.
 ///
 /// PostgreSQL refuses updates and deletes of its partitions without a replica identity. A new partition only
 /// inherits the primary key. `bare_schema` and `bare_name` are a partition that has none of both today.

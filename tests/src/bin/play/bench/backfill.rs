@@ -6,7 +6,7 @@ use scenarios::aws::ssm::Ssm;
 use scenarios::postgres::Postgres;
 use serde_json::{Value, json};
 
-use super::usage::{Contestant, Usage, print};
+use super::usage::{ProgramUsages, Usage, print};
 use super::{DATABASE, FILLED, client_program, execute, invoke, timed};
 
 /// Aggregation of each backfill.
@@ -15,8 +15,9 @@ const AGGREGATIONS: [&str; 2] = ["kpl", "none"];
 /// Measures the copy and each backfill `rounds` times. Returns the report.
 pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, rows: u64, rounds: u64) -> Value {
     let admin = postgres.admin(DATABASE).await;
-    let mut contestants = vec![Contestant::new("psql: copy to /dev/null".to_owned())];
-    contestants.extend(AGGREGATIONS.map(|aggregation| Contestant::new(format!("Spillway, {aggregation}"))));
+    let mut contestants = vec![ProgramUsages::new("psql: copy to /dev/null".to_owned())];
+    contestants
+        .extend(AGGREGATIONS.map(|aggregation| ProgramUsages::new(format!("Spillway, {aggregation}"))));
     for _ in 0..rounds {
         let took = copy(postgres).await;
         contestants[0].usages.push(Usage {

@@ -14,7 +14,7 @@ use scenarios::postgres::pgbench::Pgbench;
 use scenarios::{process_usage, wait};
 use serde_json::{Value, json};
 
-use super::usage::{Contestant, Usage, print};
+use super::usage::{ProgramUsages, Usage, print};
 use super::{DATABASE, client_program, counting_stream, execute, invoke, timed};
 
 /// Updates of random rows with a key, for pgbench.
@@ -145,7 +145,7 @@ async fn run_workload(
         }
         Statements::Once(sql) => execute(&admin, sql).await,
     }
-    let mut contestants: Vec<_> = readers.iter().map(|it| Contestant::new(it.name())).collect();
+    let mut contestants: Vec<_> = readers.iter().map(|it| ProgramUsages::new(it.name())).collect();
     for _ in 0..rounds {
         for (reader, contestant) in readers.iter().zip(&mut contestants) {
             let usage = measure(postgres, &admin, ssm, workload, *reader).await;

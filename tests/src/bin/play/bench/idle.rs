@@ -9,7 +9,7 @@ use scenarios::postgres::Postgres;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::usage::{Contestant, Usage, print};
+use super::usage::{ProgramUsages, Usage, print};
 use super::{DATABASE, counting_stream, environment, execute, invoke};
 
 /// Number of measured ticks.
@@ -29,7 +29,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
     for _ in 0..2 {
         invoke(postgres, ssm, &slot, "none", &json!({})).await;
     }
-    let mut contestant = Contestant::new("Spillway, a cold tick".to_owned());
+    let mut contestant = ProgramUsages::new("Spillway, a cold tick".to_owned());
     let (mut own_cpu, cpu_before) = (Duration::ZERO, postgres.cpu_time());
     for _ in 0..TICKS {
         let (usage, answer) = invoke(postgres, ssm, &slot, "none", &json!({})).await;

@@ -28,14 +28,14 @@ pub(super) struct Usage {
 }
 
 /// The rounds of one program.
-pub(super) struct Contestant {
+pub(super) struct ProgramUsages {
     pub(super) name: String,
     pub(super) usages: Vec<Usage>,
 }
 
-impl Contestant {
+impl ProgramUsages {
     pub(super) fn new(name: String) -> Self {
-        Contestant {
+        ProgramUsages {
             name,
             usages: Vec::new(),
         }
@@ -52,7 +52,7 @@ impl Contestant {
 /// Prints the medians, as ratios to the first contestant and by item. Returns them with every round.
 ///
 /// `items` is the number of changes or rows.
-pub(super) fn print(title: &str, items: u64, contestants: &[Contestant]) -> Value {
+pub(super) fn print(title: &str, items: u64, contestants: &[ProgramUsages]) -> Value {
     println!("\n{title}");
     println!(
         "{:28} {:>8} {:>12} {:>6} {:>9} {:>7} {:>7} {:>8} {:>5} {:>10} {:>6}",
@@ -70,7 +70,7 @@ pub(super) fn print(title: &str, items: u64, contestants: &[Contestant]) -> Valu
     );
     let seconds = |usage: &Usage| usage.took.as_secs_f64();
     let first = contestants.first().map_or(1.0, |first| first.median(seconds));
-    let report = |contestant: &Contestant| {
+    let report = |contestant: &ProgramUsages| {
         let times: Vec<f64> = contestant.usages.iter().map(seconds).collect();
         let least = times.iter().copied().fold(f64::MAX, f64::min);
         let most = times.iter().copied().fold(0.0, f64::max);

@@ -21,7 +21,7 @@ use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::aws::ssm::Ssm;
 use scenarios::consumer::example::{ExampleConsumer, ExampleFigures};
 
-use super::screen::{DemoScreen, Tone};
+use super::screen::{DemoScreen, TextStyle};
 use crate::seeds::number;
 use source::{KINDS, SourceDatabase, WriterLoad};
 
@@ -64,13 +64,13 @@ const PATH: &str = r"
 
 /// Runs the demo; true when the answers are equal. With `loses_records` they must not be.
 pub(super) async fn demo(screen: &DemoScreen, loses_records: bool) -> bool {
-    screen.print(Tone::Faint, PATH.trim_start_matches('\n'));
+    screen.print(TextStyle::Faint, PATH.trim_start_matches('\n'));
     let seed = number("SEED", fastrand::u64(..1_000_000));
     screen.title(&format!("Setting up (SEED={seed} repeats it)"));
     let (kinesis, ssm) = tokio::join!(Kinesis::start(Limits::Enforced), Ssm::start());
     kinesis.create_stream(STREAM, SHARDS).await;
     screen.say(
-        Tone::Plain,
+        TextStyle::Plain,
         &format!("Kinesis (ferrokinesis): {SHARDS} shards, with their limits"),
     );
     let start = |kind| SourceDatabase::start(kind, &kinesis, &ssm);
@@ -83,7 +83,7 @@ pub(super) async fn demo(screen: &DemoScreen, loses_records: bool) -> bool {
             "{}: PostgreSQL {}{standby}, {}, filled before its slot was created",
             kind.name, kind.version, kind.plugin
         );
-        screen.say(Tone::Plain, &line);
+        screen.say(TextStyle::Plain, &line);
     }
     let folder = std::env::temp_dir().join(scenarios::unique("consolidate"));
     std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -141,7 +141,7 @@ impl Consolidation<'_> {
         }
         if self.loses_records {
             let lost = "DEMO_FAULT=drop: a twentieth of the records is lost on its way to the consumer";
-            self.screen.say(Tone::Bad, lost);
+            self.screen.say(TextStyle::Bad, lost);
             options.push("--lose=0.05".to_owned());
         }
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
@@ -157,7 +157,7 @@ impl Consolidation<'_> {
         };
         let ((), consumer) = tokio::join!(work, self.consume(consumer));
         self.screen.say(
-            Tone::Plain,
+            TextStyle::Plain,
             "all slots are empty, all backfills are finished, and the stream is read",
         );
         verdict::report(self, consumer, began).await
@@ -172,7 +172,7 @@ impl Consolidation<'_> {
                 logistics.write(self.seed + 2, self.load),
             );
             self.screen.say(
-                Tone::Plain,
+                TextStyle::Plain,
                 "the writers have ended; ticks until each slot is empty",
             );
         };
@@ -187,9 +187,9 @@ impl Consolidation<'_> {
     async fn tick(&self, source: &SourceDatabase) {
         let report = |text: &str| {
             let tone = if text.contains("failed") {
-                Tone::Bad
+                TextStyle::Bad
             } else {
-                Tone::Good
+                TextStyle::Good
             };
             self.screen.say(tone, &format!("{}: {text}", source.kind.name));
         };
@@ -212,12 +212,14 @@ impl Consolidation<'_> {
         let crash = async {
             tokio::time::sleep(first).await;
             self.screen
-                .say(Tone::Bad, "shop: PostgreSQL 15 is killed with SIGKILL");
+                .say(TextStyle::Bad, "shop: PostgreSQL 15 is killed with SIGKILL");
             shop.postgres.crash().await;
             shop.wait_for_tick().await;
             shop.postgres.restart().await;
-            self.screen
-                .say(Tone::Good, "shop: PostgreSQL 15 runs again on the same folder");
+            self.screen.say(
+                TextStyle::Good,
+                "shop: PostgreSQL 15 runs again on the same folder",
+            );
         };
         let failover = async {
             tokio::time::sleep(second).await;
@@ -225,12 +227,12 @@ impl Consolidation<'_> {
                 panic!("billing has no standby");
             };
             self.screen.say(
-                Tone::Bad,
+                TextStyle::Bad,
                 "billing: the writer of PostgreSQL 17 is killed with SIGKILL",
             );
             cluster.failover().await;
             self.screen.say(
-                Tone::Good,
+                TextStyle::Good,
                 "billing: the standby is promoted, and is the writer now",
             );
         };
@@ -239,7 +241,7 @@ impl Consolidation<'_> {
             logistics.wait_for_tick().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
             self.screen
-                .say(Tone::Bad, "logistics: the function is killed with SIGKILL");
+                .say(TextStyle::Bad, "logistics: the function is killed with SIGKILL");
             logistics.function.kill9().await;
         };
         tokio::join!(crash, failover, kill);
@@ -277,6 +279,6 @@ impl Consolidation<'_> {
             sources.join(", "),
             figures.records
         );
-        self.screen.say(Tone::Faint, &line);
+        self.screen.say(TextStyle::Faint, &line);
     }
 }

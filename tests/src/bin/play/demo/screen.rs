@@ -14,7 +14,7 @@ pub(crate) struct DemoScreen {
 
 /// Kind of a text, which decides on its colour.
 #[derive(Clone, Copy)]
-pub(crate) enum Tone {
+pub(crate) enum TextStyle {
     Plain,
     Faint,
     Strong,
@@ -52,26 +52,29 @@ impl DemoScreen {
         let picture = PATH
             .replace("{slot}", "the slot ")
             .replace("{stream}", "the stream  ");
-        println!("{}", self.paint(Tone::Faint, picture.trim_start_matches('\n')));
+        println!(
+            "{}",
+            self.paint(TextStyle::Faint, picture.trim_start_matches('\n'))
+        );
     }
 
     /// Prints a line with the seconds since the start.
-    pub(crate) fn say(&self, tone: Tone, text: &str) {
+    pub(crate) fn say(&self, tone: TextStyle, text: &str) {
         let seconds = format!("{:5.1} s", self.start.elapsed().as_secs_f32());
         println!(
             "{}  {}",
-            self.paint(Tone::Faint, &seconds),
+            self.paint(TextStyle::Faint, &seconds),
             self.paint(tone, text)
         );
     }
 
     /// Prints a line without the seconds.
-    pub(crate) fn print(&self, tone: Tone, text: &str) {
+    pub(crate) fn print(&self, tone: TextStyle, text: &str) {
         println!("{}", self.paint(tone, text));
     }
 
     pub(crate) fn title(&self, text: &str) {
-        println!("\n{}", self.paint(Tone::Strong, text));
+        println!("\n{}", self.paint(TextStyle::Strong, text));
     }
 
     /// Prints the header of [`DemoScreen::tick`].
@@ -87,7 +90,7 @@ impl DemoScreen {
             "ms",
             "backfill",
         ];
-        self.say(Tone::Faint, &columns(&names.map(str::to_owned)));
+        self.say(TextStyle::Faint, &columns(&names.map(str::to_owned)));
     }
 
     /// Prints the report of one tick.
@@ -107,7 +110,7 @@ impl DemoScreen {
             text("elapsed_ms"),
             backfill_progress(&report["backfill"]),
         ];
-        self.say(Tone::Plain, &columns(&cells));
+        self.say(TextStyle::Plain, &columns(&cells));
     }
 
     /// Prints an event, one line for each of its parts.
@@ -115,8 +118,8 @@ impl DemoScreen {
         let event = arrival.json();
         println!(
             "  {} {}",
-            self.paint(Tone::Faint, "partition key"),
-            self.paint(Tone::Good, &arrival.partition_key)
+            self.paint(TextStyle::Faint, "partition key"),
+            self.paint(TextStyle::Good, &arrival.partition_key)
         );
         let fields = event
             .as_object()
@@ -141,18 +144,22 @@ impl DemoScreen {
                 _ => format!("{cell:>0$}", width(at)),
             };
             let line: Vec<String> = row.iter().enumerate().map(cell).collect();
-            let tone = if number == 0 { Tone::Faint } else { Tone::Plain };
+            let tone = if number == 0 {
+                TextStyle::Faint
+            } else {
+                TextStyle::Plain
+            };
             println!("  {}", self.paint(tone, &line.join("   ")));
         }
     }
 
-    fn paint(&self, tone: Tone, text: &str) -> String {
+    fn paint(&self, tone: TextStyle, text: &str) -> String {
         let code = match tone {
-            Tone::Plain => return text.to_owned(),
-            Tone::Faint => "2",
-            Tone::Strong => "1",
-            Tone::Good => "32",
-            Tone::Bad => "31",
+            TextStyle::Plain => return text.to_owned(),
+            TextStyle::Faint => "2",
+            TextStyle::Strong => "1",
+            TextStyle::Good => "32",
+            TextStyle::Bad => "31",
         };
         match self.colours {
             true => format!("\x1b[{code}m{text}\x1b[0m"),

@@ -10,7 +10,7 @@ use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::postgres::pgbench;
 use serde_json::Value;
 
-use super::screen::{DemoScreen, Tone, bytes};
+use super::screen::{DemoScreen, TextStyle, bytes};
 use super::{DATABASE, Demo, STREAM};
 
 /// Reads the stream, and compares; true when the promise holds.
@@ -29,7 +29,7 @@ pub(crate) async fn report(
     if fault {
         let lost = lose_one(&mut delivery);
         screen.say(
-            Tone::Bad,
+            TextStyle::Bad,
             &format!("DEMO_FAULT=drop: the event at {lost} is lost on its way to the consumer"),
         );
     }
@@ -49,7 +49,7 @@ pub(crate) async fn report(
 /// The events are from the middle of the stream.
 fn print_samples(screen: &DemoScreen, delivery: &Delivery) {
     let changes = delivery.changes();
-    screen.print(Tone::Faint, "Three of the events:\n");
+    screen.print(TextStyle::Faint, "Three of the events:\n");
     for table in ["pgbench_accounts", "pgbench_branches", "pgbench_history"] {
         let mut later = changes.iter().skip(changes.len() / 2);
         if let Some(sample) = later.find(|it| it.event().source.table.as_deref() == Some(table)) {
@@ -152,7 +152,7 @@ fn print_summary(demo: &Demo<'_>, delivery: &Delivery, last: &Value, start: Inst
         ),
     ];
     for (name, number) in numbers {
-        screen.print(Tone::Plain, &format!("  {name:<34}{number}"));
+        screen.print(TextStyle::Plain, &format!("  {name:<34}{number}"));
     }
     println!();
 }
@@ -161,11 +161,14 @@ fn print_verdict(screen: &DemoScreen, rows: usize, reasons: &[String]) {
     if reasons.is_empty() {
         let passed =
             format!("PASSED: {rows} rows rebuilt from the stream, each equal to its row in PostgreSQL.");
-        return screen.print(Tone::Good, &passed);
+        return screen.print(TextStyle::Good, &passed);
     }
-    screen.print(Tone::Bad, "FAILED: the rebuilt rows are not those of PostgreSQL.");
+    screen.print(
+        TextStyle::Bad,
+        "FAILED: the rebuilt rows are not those of PostgreSQL.",
+    );
     for reason in reasons.iter().take(10) {
-        screen.print(Tone::Plain, &format!("  {reason}"));
+        screen.print(TextStyle::Plain, &format!("  {reason}"));
     }
 }
 

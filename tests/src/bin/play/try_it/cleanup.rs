@@ -53,7 +53,7 @@ fi
 [ -z "$exists" ] || echo "slot $slot is dropped" >&2
 "#;
 
-/// The statement that drops the slot, for the visitor.
+/// The statement that drops the slot, for the user.
 pub(super) fn statement(slot: &str) -> String {
     format!("select pg_drop_replication_slot('{slot}');")
 }

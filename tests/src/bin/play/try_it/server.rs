@@ -1,4 +1,4 @@
-//! The visitor's server: where it is, and what it lacks.
+//! The user's server: its address, and missing requirements.
 
 use std::path::PathBuf;
 
@@ -172,7 +172,7 @@ impl Server {
 
     /// Variables by which the function connects as psql has.
     pub(super) fn environment(&self) -> Vec<(String, String)> {
-        // The function has no mode that falls back. What psql has agreed on works for it, too.
+        // The function has no mode that falls back. TLS that psql negotiated works for the function, too.
         let mode = variable("PGSSLMODE").filter(|mode| mode.starts_with("verify-"));
         let mode = match (self.has_tls(), mode) {
             (true, Some(mode)) => mode,

@@ -9,7 +9,7 @@ use scenarios::postgres::ADMIN;
 
 use super::Consolidation;
 use super::source::SourceDatabase;
-use crate::demo::screen::Tone;
+use crate::demo::screen::TextStyle;
 
 const QUESTION: &str = include_str!("question.sql");
 const VIEWS: &str = include_str!("views.sql");
@@ -39,11 +39,11 @@ pub(super) async fn report(demo: &Consolidation<'_>, consumer: ExampleConsumer, 
     screen.table(&table);
 
     screen.title("One question over the three databases");
-    screen.print(Tone::Faint, QUESTION);
+    screen.print(TextStyle::Faint, QUESTION);
     let in_duckdb = query_duckdb(&demo.file, &[VIEWS, QUESTION]).await;
     let at_sources = ask_sources(&demo.sources).await;
     screen.print(
-        Tone::Faint,
+        TextStyle::Faint,
         "DuckDB's answer, and in brackets that of the sources:",
     );
     print_answers(demo, &in_duckdb, &at_sources);
@@ -53,14 +53,14 @@ pub(super) async fn report(demo: &Consolidation<'_>, consumer: ExampleConsumer, 
     print_summary(demo, figures, began);
     if differences.is_empty() {
         screen.print(
-            Tone::Good,
+            TextStyle::Good,
             "PASSED: DuckDB gives the answer of the three sources.",
         );
         return true;
     }
-    screen.print(Tone::Bad, "FAILED: DuckDB has not the rows of the sources.");
+    screen.print(TextStyle::Bad, "FAILED: DuckDB has not the rows of the sources.");
     for difference in differences.iter().take(10) {
-        screen.print(Tone::Plain, &format!("  {difference}"));
+        screen.print(TextStyle::Plain, &format!("  {difference}"));
     }
     false
 }
@@ -142,7 +142,7 @@ fn print_summary(demo: &Consolidation<'_>, figures: ExampleFigures, began: Insta
         ),
     ];
     for (name, number) in numbers {
-        screen.print(Tone::Plain, &format!("  {name:<34}{number}"));
+        screen.print(TextStyle::Plain, &format!("  {name:<34}{number}"));
     }
     println!();
 }
