@@ -115,7 +115,7 @@ impl Account {
 
     async fn run(&self, script: &str, arguments: &[&OsStr]) -> Value {
         let output = Command::new(python())
-            .arg(crate::project_path("tests").join(script))
+            .arg(crate::project_path("tests/stack").join(script))
             .args(arguments)
             .envs([
                 ("AWS_ENDPOINT_URL", self.0.endpoint()),

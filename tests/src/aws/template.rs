@@ -11,13 +11,13 @@ use serde_json::Value;
 /// # Panics
 /// The template has no such resource or parameter, or the parameter does not accept the value.
 pub fn properties(resource: &str, parameters: &[&str]) -> Value {
-    script("resource.py", &[&[resource], parameters].concat())
+    script("template_resource.py", &[&[resource], parameters].concat())
 }
 
-/// The JSON that a script of the folder `tests` prints.
+/// The JSON that a script of the folder `tests/stack` prints.
 pub(super) fn script(name: &str, arguments: &[&str]) -> Value {
     let output = Command::new(crate::project_path(".tools/venv/bin/python"))
-        .arg(crate::project_path("tests").join(name))
+        .arg(crate::project_path("tests/stack").join(name))
         .args(arguments)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()

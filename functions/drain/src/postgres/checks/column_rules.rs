@@ -11,23 +11,14 @@ use crate::postgres::connection::{Connector, Session};
 use crate::postgres::rows::table_name;
 use crate::rules::column_rules::{ColumnAction, ColumnRule};
 
-/// The tables whose changes the slot sends.
-///
-/// If $2 is true, they are the tables of the publications $1. If $2 is false, they are all permanent tables
-/// of users that store rows.
-pub(super) const SENT: &str = "
-    with sent as materialized (
-      select c.oid, n.nspname::text as schema, c.relname::text as name
-      from pg_class c join pg_namespace n on n.oid = c.relnamespace
-      where not $2 and c.relkind = 'r' and c.relpersistence = 'p' and c.oid >= 16384
-      union
-      select c.oid, n.nspname::text, c.relname::text
-      from pg_publication_tables p
-      join pg_namespace n on n.nspname = p.schemaname
-      join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
-      where $2 and p.pubname = any($1))";
+/// The tables whose changes the slot sends: see the file for $1 and $2.
+pub(super) const SENT: &str = concat!(
+    "with sent as materialized (\n",
+    include_str!("../sent_tables.sql"),
+    ")"
+);
 
-/// The sent tables that a rule matches, with the rule's rule_index.
+/// The sent tables that a rule matches, and the rule's index.
 ///
 /// $3, $4 and $5 are the `like` patterns of schemas, tables and columns. $6 states whether a rule omits.
 const MATCHING_TABLES: &str = "
@@ -39,7 +30,7 @@ const MATCHING_TABLES: &str = "
       select r.rule_index, r.column_name, r.omits, s.oid, s.schema, s.name
       from rules r join sent s on s.schema like r.schema and s.name like r.name)";
 
-/// The places of the rules that match no column.
+/// The indexes of the rules that match no column.
 ///
 /// The `similar_…` columns name a column that differs from the rule only in the case of letters, if there is
 /// one.

@@ -26,7 +26,7 @@ Loader.add_multi_constructor("!", function)
 
 
 def read_template():
-    return yaml.load((Path(__file__).parent.parent / "template.yaml").read_text(), Loader)
+    return yaml.load((Path(__file__).parents[2] / "template.yaml").read_text(), Loader)
 
 
 class Stack:

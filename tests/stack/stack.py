@@ -24,7 +24,7 @@ from samtranslator.yaml_helper import yaml_parse
 BUCKET = "artefacts"
 # The emulator does not know them: texts of queries, and rules of a firewall that it does not have.
 UNKNOWN = {"AWS::Logs::QueryDefinition", "AWS::EC2::SecurityGroupIngress"}
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 
 class NoManagedPolicies:
