@@ -73,6 +73,8 @@ struct QueueBounds {
     bytes: usize,
     /// Records of one lane.
     lane_records: usize,
+    /// Whether the longest lane has no more than its shard accepts.
+    longest_lane_fits: bool,
 }
 
 /// A stream that the sender puts records to.
@@ -173,6 +175,7 @@ impl<K: Stream> Sender<K> {
             bounds: QueueBounds {
                 bytes: settings.max_unacknowledged_bytes,
                 lane_records: usize::MAX,
+                longest_lane_fits: true,
             },
             deadline,
             lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
@@ -203,9 +206,10 @@ impl<K: Stream> Sender<K> {
 
     /// Updates the bounds of the waiting events: see [`Sender::has_room`].
     ///
-    /// Near the deadline, both bounds shrink. `bytes` becomes what the streams should accept in half of the
-    /// time left. `lane_records` becomes what one lane can send in the time left. Neither falls below its
-    /// minimum. The next invocation reads the rest again.
+    /// Near the deadline, the bounds shrink. `bytes` becomes what the streams should accept in half of the
+    /// time left. `lane_records` becomes what one lane can send in the time left, by the times of requests. A
+    /// limited shard may accept less: then one lane may have what its shard accepts in half of the time left.
+    /// No bound falls below its minimum. The next invocation reads the rest again.
     pub(super) fn update_bounds(&mut self, now: Instant) {
         let time_left = self.deadline.saturating_duration_since(now);
         let accepted = self.throughput.bytes_within(time_left / 2);
@@ -215,6 +219,8 @@ impl<K: Stream> Sender<K> {
                 .max(MIN_QUEUED_BYTES)
                 .min(self.max_unacknowledged_bytes),
             lane_records: self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS),
+            longest_lane_fits: self.lanes.records_of_longest_lane() < MIN_LANE_RECORDS
+                || self.lanes.is_longest_lane_sent_within(now, time_left / 2),
         };
     }
 
@@ -226,6 +232,7 @@ impl<K: Stream> Sender<K> {
         memory < self.bounds.bytes
             && memory + self.acknowledgements.memory() < self.max_unacknowledged_bytes
             && self.lanes.records_of_longest_lane() < self.bounds.lane_records
+            && self.bounds.longest_lane_fits
     }
 
     /// The events that are not acknowledged.

@@ -35,6 +35,14 @@ impl Lane {
         self.waiting.push_back(event);
     }
 
+    /// Adds the events of a failed record before all others.
+    pub(super) fn push_front(&mut self, events: Vec<QueuedEvent>) {
+        for event in events.into_iter().rev() {
+            self.bytes += event.bytes();
+            self.waiting.push_front(event);
+        }
+    }
+
     /// The next record of this lane. Its events leave the queue.
     pub(super) fn next_record(
         &mut self,

@@ -40,9 +40,7 @@ pub struct Lanes {
     delayed: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     /// Shards that pause, each with the end of its pause.
     paused: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// Waiting barriers, and the events that wait for a barrier.
-    ///
-    /// A barrier leaves this queue when it is added to its lane.
+    /// Barriers without a lane, and the events that wait for a barrier.
     behind_barrier: VecDeque<QueuedEvent>,
     /// Whether a barrier is not acknowledged yet.
     has_barrier: bool,
@@ -206,8 +204,7 @@ impl Lanes {
     /// events of the lane. `delay` computes the time until the next attempt from the number of consecutive
     /// failures.
     pub fn retry(&mut self, now: Instant, record: Record, delay: impl FnOnce(u32) -> Duration) {
-        let key = record.lane;
-        let lane = self.lanes.entry(key).or_default();
+        let lane = self.lanes.entry(record.lane).or_default();
         lane.failures += 1;
         let at = now + delay(lane.failures);
         self.queue_again(at, record);
@@ -226,18 +223,15 @@ impl Lanes {
     fn queue_again(&mut self, at: Instant, record: Record) {
         let key = record.lane;
         let shard = self.end_flight(&record);
-        let lane = self.lanes.entry(key).or_default();
-        for event in record.into_events().into_iter().rev() {
-            lane.bytes += event.bytes();
-            lane.waiting.push_front(event);
-        }
+        self.lanes
+            .entry(key)
+            .or_default()
+            .push_front(record.into_events());
         self.delayed.push(Reverse((at, key)));
         self.update_counts(shard);
     }
 
-    /// Raises the limit of records in flight to a shard.
-    ///
-    /// The shard has stored all its records of a request.
+    /// Raises a shard's limit, after an answer without a refusal.
     pub fn raise_limit(&mut self, shard: usize) {
         self.pacings[shard].raise_limit();
         self.update_counts(shard);
@@ -265,8 +259,7 @@ impl Lanes {
     /// Replaces the shard map of a stream.
     ///
     /// The events of all lanes are queued again, in the order of their positions. Waiting barriers and the
-    /// events after them continue to wait. The shards of this stream start without limits and pauses. The
-    /// shards of other streams keep their limits and pauses.
+    /// events after them continue to wait. The shards of this stream start without limits and pauses.
     ///
     /// # Panics
     /// A record is in flight: later events could overtake its events.
@@ -281,8 +274,8 @@ impl Lanes {
         waiting.sort_by_key(|event| event.event.position);
         let before = self.shards.numbers(stream);
         self.shards.replace(stream, map);
-        let shards = self.shards.of(stream).len();
-        self.pacings.splice(before, ShardPacing::list(shards));
+        self.pacings
+            .splice(before, ShardPacing::list(self.shards.of(stream).len()));
         self.delayed.clear();
         self.paused.clear();
         (self.sendable, self.full_shards) = (0, 0);
@@ -403,12 +396,20 @@ impl Lanes {
     ///
     /// They are sent one by one.
     pub fn records_of_longest_lane(&self) -> usize {
-        let longest = self
-            .longest
-            .and_then(|(key, shard)| Some((self.lanes.get(&key)?, shard)));
-        longest.map_or(0, |(lane, shard)| {
-            lane.records(self.pacings[shard].aggregation(self.aggregation))
+        self.longest_lane().map_or(0, |(lane, pacing)| {
+            lane.records(pacing.aggregation(self.aggregation))
         })
+    }
+
+    /// Whether its shard accepts the longest known lane within `time`.
+    pub fn is_longest_lane_sent_within(&self, now: Instant, time: Duration) -> bool {
+        self.longest_lane()
+            .is_none_or(|(lane, pacing)| pacing.accepts(lane.bytes, now, time))
+    }
+
+    fn longest_lane(&self) -> Option<(&Lane, &ShardPacing)> {
+        let (key, shard) = self.longest?;
+        Some((self.lanes.get(&key)?, &self.pacings[shard]))
     }
 
     /// The next record of a lane. Its events leave the queue.

@@ -130,6 +130,13 @@ impl ShardPacing {
         }
     }
 
+    /// Whether the shard accepts these bytes within `time`. True without a limit.
+    pub(super) fn accepts(&self, bytes: usize, now: Instant, time: Duration) -> bool {
+        self.rate
+            .bytes_within(now, time)
+            .is_none_or(|limit| bytes <= limit)
+    }
+
     /// Counts the bytes of a record that is sent.
     ///
     /// Returns the end of the pause, if the shard pauses after this record.
@@ -242,5 +249,22 @@ mod tests {
                 "{millis} ms"
             );
         }
+    }
+
+    #[test]
+    fn a_limited_shard_accepts_what_its_limit_allows_in_a_time() {
+        let (mut pacing, now) = (ShardPacing::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert!(pacing.accepts(usize::MAX, now, second), "it has no limit");
+        for _ in 0..10 {
+            pacing.spend(now, 50_000);
+            pacing.accept(now, 50_000);
+        }
+        pacing.spend(now, 50_000);
+        pacing.refuse_record(now, 50_000);
+        pacing.reduce_limit(now, 1, 1);
+        assert!(pacing.accepts(400_000, now, second));
+        assert!(!pacing.accepts(700_000, now, second));
+        assert!(pacing.accepts(700_000, now, second * 2));
     }
 }

@@ -122,6 +122,12 @@ impl ShardRate {
         self.limit.is_some()
     }
 
+    /// Bytes that the limited shard accepts within `time`; `None` without a limit.
+    pub(super) fn bytes_within(&self, now: Instant, time: Duration) -> Option<usize> {
+        let limit = self.limit.as_ref()?;
+        Some((limit.rate(now) * SHARD_BYTES_PER_SECOND * time.as_secs_f64()) as usize)
+    }
+
     /// Bytes that the shard is expected to accept until the next answer.
     pub(super) fn bytes_until_answer(&self) -> usize {
         self.answer_bytes

@@ -200,6 +200,40 @@ async fn events_are_not_read_while_many_transactions_wait_for_an_earlier_one() {
     assert_eq!(sender.acknowledgements.acknowledged(), Lsn(49_999));
 }
 
+/// Otherwise, only the events of other shards are acknowledged.
+#[tokio::test]
+async fn no_more_is_read_than_a_limited_shard_accepts_before_the_deadline() {
+    let settings = settings(Aggregation::Kpl { bytes: 1_000 });
+    let stream = FakeStream {
+        log: Log::default(),
+        throttles: Arc::new(Mutex::new(vec!["2".to_owned()])),
+        stuck: None,
+        shards: ShardMap::even(1),
+        stale_lists: Arc::default(),
+    };
+    let deadline = Instant::now() + Duration::from_millis(400);
+    let mut sender = Sender::new(stream, &settings, Lsn(1).into(), deadline);
+    for number in 2..32 {
+        let span = sender.acknowledgements.begin();
+        sender.acknowledgements.add_event(span);
+        let mut event = event("t", number);
+        event.data = vec![0; 10_000];
+        sender.push(QueuedEvent {
+            event,
+            span,
+            change_positions: 1,
+            stream: 0,
+        });
+    }
+    sender.update_bounds(Instant::now());
+    assert!(sender.has_room(), "the shard has no limit");
+    sender.send(false);
+    let answer = sender.next_answer().await.unwrap();
+    sender.apply_answer(answer, &mut Report::default()).unwrap();
+    sender.update_bounds(Instant::now());
+    assert!(!sender.has_room());
+}
+
 #[tokio::test]
 async fn the_hot_rows_of_many_streams_are_sent_at_the_same_time() {
     let settings = settings_of_tables(Aggregation::None);
