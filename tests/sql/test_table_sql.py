@@ -146,7 +146,7 @@ class OtherTables(unittest.TestCase):
         stream.arrive(of("d", event_position(4, 4, 0), before={"order": 1, "Line No": "a"}))
         stream.arrive(of("c", event_position(4, 4, 1), after=item("c", "Ada", UNAVAILABLE, "z")))
         stream.redshift.call("spillway.merge_order_line")
-        rows = stream.redshift.database.execute('select * from public."Order.Line" order by 3').fetchall()
+        rows = stream.redshift.database.execute('select * from public."Order.Line" order by "Line No"').fetchall()
         self.assertEqual(rows, [("orders", 1, "b", "Cy", OMITTED, "y"), ("orders", 1, "c", "Ada", "long", "z")])
 
     def test_a_column_without_a_type_is_an_error(self):

@@ -64,8 +64,8 @@ const DIFFERENCES: &str = "
 ///
 /// Each line of the changelog adds or removes a whole row.
 const CHANGELOG: &str = "
-    select (line::jsonb -> 'row')::text,
-           sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end)
+    select (line::jsonb -> 'row')::text as row_text,
+           sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end) as copies
     from unnest($1::text[]) as line group by line::jsonb -> 'row'
     having sum(case when line::jsonb ->> 'kind' in ('+I', '+U') then 1 else -1 end) <> 0";
 
@@ -99,9 +99,10 @@ async fn flink_reads_the_debezium_envelope() {
             .await;
         let client = fixture.connect().await;
         let left = client.query(CHANGELOG, &[&lines]).await.unwrap();
-        let wrong = left.iter().find(|row| row.get::<_, i64>(1) != 1);
-        assert!(wrong.is_none(), "left {} times", wrong.unwrap().get::<_, i64>(1));
-        let rows: Vec<String> = left.iter().map(|row| row.get(0)).collect();
+        let copies = |row: &tokio_postgres::Row| row.get::<_, i64>("copies");
+        let wrong = left.iter().map(copies).find(|copies| *copies != 1);
+        assert_eq!(wrong, None, "copies of a row that is left");
+        let rows: Vec<String> = left.iter().map(|row| row.get("row_text")).collect();
         assert_same(&client, &rows, "base64").await;
     })
     .await;
