@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::KeyedEvent;
-use crate::consumer::oracle::VALUE_SETTINGS;
 use crate::fixture::Fixture;
+use crate::postgres::sql_text::VALUE_SETTINGS;
 
 /// Creates the slot, before the changes.
 pub(super) async fn create_slot(fixture: &Fixture) {

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use crate::consumer::column_value::ColumnValue;
 use crate::consumer::event::{Envelope, Row};
 use crate::consumer::rebuild::{RebuiltTable, RebuiltTables};
+use crate::postgres::sql_text::VALUE_SETTINGS;
 
 /// Result of a comparison.
 #[derive(Debug, Clone)]
@@ -50,10 +51,6 @@ struct ComparedColumn {
     generated: bool,
     key: bool,
 }
-
-/// Session settings for the text form of values.
-pub(crate) const VALUE_SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
-     set bytea_output = 'hex'; set extra_float_digits = 1; set lc_monetary = 'C'";
 
 /// Values of a row in the order of the columns. `None` is a column that an event may omit.
 type ColumnValues = Vec<Option<ColumnValue>>;
@@ -148,7 +145,8 @@ pub(crate) async fn scan(
     let (_, columns) = columns(client, table, envelope).await;
     let expressions: Vec<&str> = columns.iter().map(|column| column.expression.as_str()).collect();
     let declare = format!(
-        "{VALUE_SETTINGS}; begin; declare scanned no scroll cursor for select array[{}]::text[] from {table} as t",
+        "{VALUE_SETTINGS}; begin;
+         declare scanned no scroll cursor for select array[{}]::text[] from {table} as t",
         expressions.join(", ")
     );
     let done = client.batch_execute(&declare).await;
