@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::support::backlog;
 use crate::support::positions::{SlotPositions, commit_end, expect_lsn, wait_until_sessions_end};
+use crate::support::reports::sum;
 
 crate::scenarios![
     a_kill_before_the_checkpoint_is_read_sends_nothing,
@@ -57,9 +58,9 @@ struct Recovery {
     /// Duplicates in the stream.
     duplicates: usize,
     /// Changes that the ticks skipped.
-    skipped: u64,
+    skipped: usize,
     /// Changes right after the kill that only the checkpoint covers.
-    covered: u64,
+    covered: usize,
 }
 
 /// Ticks until the slot is empty, and checks the promise.
@@ -67,10 +68,7 @@ async fn recover(fixture: &Fixture) -> Recovery {
     let positions = SlotPositions::read(fixture).await;
     let before = Delivery::read(&fixture.kinesis, &fixture.stream).await;
     let reports = fixture.drain().await;
-    let skipped = reports
-        .iter()
-        .filter_map(|report| report["skipped"].as_u64())
-        .sum();
+    let skipped = sum(&reports, "skipped");
     SlotPositions::read(fixture).await;
     let after = backlog::compare(fixture).await;
     let covered = |delivery: &Delivery| {
@@ -91,7 +89,7 @@ async fn recover(fixture: &Fixture) -> Recovery {
     );
     let changes = (before.changes().len(), after.changes().len());
     let is_new = |position: &&String| commit_end(position) > positions.confirmed;
-    let covered = covered(&before).keys().filter(is_new).count() as u64;
+    let covered = covered(&before).keys().filter(is_new).count();
     Recovery {
         positions,
         changes,

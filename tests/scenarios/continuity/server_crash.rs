@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::support::backlog;
 use crate::support::positions::SlotPositions;
+use crate::support::reports::sum;
 
 crate::scenarios![
     a_slot_moved_back_by_a_crash_skips_sent_changes,
@@ -61,15 +62,11 @@ async fn assert_transient(fixture: &Fixture, outcome: Outcome) -> String {
     message
 }
 
-async fn finish(fixture: &Fixture) -> (u64, usize) {
+async fn finish(fixture: &Fixture) -> (usize, usize) {
     let reports = fixture.drain().await;
     SlotPositions::read(fixture).await;
     let delivery = backlog::compare(fixture).await;
-    let skipped = reports
-        .iter()
-        .filter_map(|report| report["skipped"].as_u64())
-        .sum();
-    (skipped, delivery.duplicates())
+    (sum(&reports, "skipped"), delivery.duplicates())
 }
 
 async fn a_slot_moved_back_by_a_crash_skips_sent_changes() {

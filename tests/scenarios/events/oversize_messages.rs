@@ -6,6 +6,7 @@ use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
+use crate::support::reports::sum;
 use crate::support::small_function::{assert_memory, small_function};
 use crate::support::versions::pgoutput;
 
@@ -65,8 +66,7 @@ async fn assert_messages_pass(builder: FixtureBuilder) {
         .await;
     fixture.sql("insert into t values (3)").await;
     let reports = fixture.drain().await;
-    let omitted: u64 = reports.iter().filter_map(|it| it["omitted"].as_u64()).sum();
-    assert_eq!(omitted, 6, "{reports:?}");
+    assert_eq!(sum(&reports, "omitted"), 6, "{reports:?}");
     let large = |prefix: &str| (json!(prefix), json!(UNAVAILABLE), json!(["content"]));
     assert_eq!(
         messages(&fixture).await,

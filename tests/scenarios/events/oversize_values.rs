@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::backfill::{LATE, backfill_state, fixture_with_tables, run_backfill, start_event};
 use crate::support::positions::wait_until_sessions_end;
+use crate::support::reports::sum;
 use crate::support::small_function::{assert_memory, small_function};
 use crate::support::versions::pgoutput;
 
@@ -88,8 +89,7 @@ async fn assert_omitted(builder: FixtureBuilder) {
         .await;
     fixture.sql("delete from big where id = 3").await;
     let reports = fixture.drain().await;
-    let omitted: u64 = reports.iter().filter_map(|it| it["omitted"].as_u64()).sum();
-    assert_eq!(omitted, 6, "{reports:?}");
+    assert_eq!(sum(&reports, "omitted"), 6, "{reports:?}");
     let large = json!(["large"]);
     let (none, both) = (Value::Null, json!(["large", "other"]));
     assert_eq!(

@@ -12,6 +12,8 @@ use scenarios::wait;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
+use crate::support::reports::sum;
+
 crate::scenarios![
     a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing,
     a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it,
@@ -178,11 +180,7 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
     );
     assert_eq!(status["problems"], json!([]), "{status}");
     // From the answers: the emulator may miss a line that is written just before an answer.
-    let sent: u64 = drained
-        .iter()
-        .filter_map(|report| report["changes"].as_u64())
-        .sum();
-    assert_eq!(sent, 1, "{drained:?}");
+    assert_eq!(sum(&drained, "changes"), 1, "{drained:?}");
     place.delete(&[]).await;
     assert_eq!(place.slots().await, Vec::<String>::new());
     assert_eq!(place.alarms_that_fire(), Vec::<String>::new());

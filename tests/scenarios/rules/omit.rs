@@ -5,6 +5,8 @@
 use scenarios::consumer::Arrival;
 use scenarios::fixture::{Fixture, Plugin};
 
+use crate::support::reports::sum;
+
 crate::scenarios![
     an_event_one_byte_too_large_omits_its_largest_column,
     a_row_without_a_key_omits_its_largest_column
@@ -68,7 +70,7 @@ fn record_bytes(arrival: &Arrival) -> usize {
 ///
 /// Each of them would exceed a record with its column. `column_bytes` are those of the large column of an
 /// event, by id.
-fn count_omitted(changes: &[&Arrival], form: &OmitForm, column_bytes: impl Fn(usize) -> usize) -> u64 {
+fn count_omitted(changes: &[&Arrival], form: &OmitForm, column_bytes: impl Fn(usize) -> usize) -> usize {
     let mut omitted = 0;
     for (id, change) in (1..).zip(changes).skip(1) {
         match change.json().pointer(form.pointer) {
@@ -110,11 +112,7 @@ async fn an_event_one_byte_too_large_omits_its_largest_column() {
             let delivery = fixture.consume().await;
             let omitted = count_omitted(&delivery.changes(), form, column_bytes);
             assert!((1..8).contains(&omitted));
-            let counted: u64 = reports
-                .iter()
-                .filter_map(|report| report["omitted"].as_u64())
-                .sum();
-            assert_eq!(counted, omitted);
+            assert_eq!(sum(&reports, "omitted"), omitted);
         })
         .await;
     }

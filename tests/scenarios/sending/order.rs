@@ -10,6 +10,7 @@ use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::fixture::{Fixture, Plugin};
 
 use crate::support::backlog;
+use crate::support::reports::sum;
 
 crate::scenarios![
     failed_records_keep_the_order_of_their_keys,
@@ -24,13 +25,10 @@ crate::scenarios![
 /// Drains a backlog through the fault proxy, and checks its events.
 ///
 /// Returns the number of retried records.
-async fn drain_and_compare(fixture: &Fixture) -> u64 {
+async fn drain_and_compare(fixture: &Fixture) -> usize {
     let reports = fixture.drain().await;
     backlog::compare(fixture).await;
-    reports
-        .iter()
-        .filter_map(|report| report["retried"].as_u64())
-        .sum()
+    sum(&reports, "retried")
 }
 
 async fn failed_records_keep_the_order_of_their_keys() {
