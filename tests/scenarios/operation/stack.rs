@@ -134,29 +134,29 @@ fn left(parameters: &[&str]) -> Value {
 }
 
 async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing() {
-    let place = StackFixture::new().await;
-    let deployed = place.deploy(&["LingerSeconds=8"]).await;
+    let fixture = StackFixture::new().await;
+    let deployed = fixture.deploy(&["LingerSeconds=8"]).await;
     assert_eq!(
         deployed.status,
         "CREATE_COMPLETE",
         "{deployed:?}\n{}",
-        place.account.log()
+        fixture.account.log()
     );
     let made = "created publication spillway of 1 tables; created slot spillway; \
                 created checkpoint /spillway/spillway";
     assert_eq!(deployed.outputs["Setup"], made);
-    assert_eq!(place.slots().await, ["spillway"]);
+    assert_eq!(fixture.slots().await, ["spillway"]);
     // The alarm on silence is new, and evaluates the time before: the drain of the deployment keeps it quiet.
-    assert_eq!(place.alarms_that_fire(), Vec::<String>::new());
+    assert_eq!(fixture.alarms_that_fire(), Vec::<String>::new());
     let backfill = json!({"action": "backfill", "tables": ["public.t"]});
-    assert_eq!(place.account.invoke(&backfill).await["action"], "backfill");
-    place.sql("insert into t values (101)").await;
+    assert_eq!(fixture.account.invoke(&backfill).await["action"], "backfill");
+    fixture.sql("insert into t values (101)").await;
     let limit = Duration::from_secs(60);
     let is_answered = AtomicBool::new(false);
     let answered = async {
         let what = "status names the drain, and the finished backfill";
         let status = wait::until_some(what, limit, || async {
-            let status = place.account.invoke(&json!({"action": "status"})).await;
+            let status = fixture.account.invoke(&json!({"action": "status"})).await;
             let is_awaited =
                 status["drainer"]["pid"].is_number() && status["backfill"]["state"] == "finished";
             is_awaited.then_some(status)
@@ -169,7 +169,7 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
         let mut reports = Vec::new();
         // On a busy machine, the answer may take longer than one tick.
         while !is_answered.load(Ordering::Relaxed) {
-            reports.push(place.tick().await);
+            reports.push(fixture.tick().await);
         }
         reports
     };
@@ -181,106 +181,106 @@ async fn a_stack_is_deployed_drains_answers_while_it_drains_and_leaves_nothing()
     assert_eq!(status["problems"], json!([]), "{status}");
     // From the answers: the emulator may miss a line that is written just before an answer.
     assert_eq!(sum(&drained, "changes"), 1, "{drained:?}");
-    place.delete(&[]).await;
-    assert_eq!(place.slots().await, Vec::<String>::new());
-    assert_eq!(place.alarms_that_fire(), Vec::<String>::new());
+    fixture.delete(&[]).await;
+    assert_eq!(fixture.slots().await, Vec::<String>::new());
+    assert_eq!(fixture.alarms_that_fire(), Vec::<String>::new());
 }
 
 async fn a_kept_slot_is_continued_by_the_next_stack_and_never_dropped_by_it() {
-    let place = StackFixture::new().await;
-    place.deploy(&["OnDelete=keep"]).await;
-    place.delete(&KEPT).await;
-    assert_eq!(place.slots().await, ["spillway"]);
-    place.sql("insert into t values (101), (102)").await;
-    let again = place.deploy(&["OnDelete=drop", "CreateStream=false"]).await;
+    let fixture = StackFixture::new().await;
+    fixture.deploy(&["OnDelete=keep"]).await;
+    fixture.delete(&KEPT).await;
+    assert_eq!(fixture.slots().await, ["spillway"]);
+    fixture.sql("insert into t values (101), (102)").await;
+    let again = fixture.deploy(&["OnDelete=drop", "CreateStream=false"]).await;
     assert_eq!(again.status, "CREATE_COMPLETE", "{again:?}");
     assert_eq!(again.outputs["Setup"], "nothing was missing");
     // The deployment drained once, so nothing is left.
-    let report = place.tick().await;
+    let report = fixture.tick().await;
     assert_eq!(
         (&report["changes"], &report["stopped"]),
         (&json!(0), &json!("empty")),
         "{report}"
     );
-    place.delete(&KEPT).await;
-    assert_eq!(place.slots().await, ["spillway"]);
+    fixture.delete(&KEPT).await;
+    assert_eq!(fixture.slots().await, ["spillway"]);
 }
 
 async fn a_slot_of_others_survives_a_failed_deployment() {
-    let place = StackFixture::new().await;
-    place
+    let fixture = StackFixture::new().await;
+    fixture
         .sql("select pg_create_physical_replication_slot('spillway')")
         .await;
-    let deployed = place.deploy(&[]).await;
+    let deployed = fixture.deploy(&[]).await;
     assert_eq!(deployed.status, "ROLLBACK_COMPLETE", "{deployed:?}");
     assert!(
         deployed.failures.concat().contains("SlotUnusable"),
         "{deployed:?}"
     );
-    assert_eq!(place.slots().await, ["spillway"]);
+    assert_eq!(fixture.slots().await, ["spillway"]);
 }
 
 async fn a_failed_setup_says_why_and_leaves_nothing() {
-    let place = StackFixture::new().await;
-    place
+    let fixture = StackFixture::new().await;
+    fixture
         .sql(&format!("alter role {} noreplication", REPLUSER.0))
         .await;
-    let deployed = place.deploy(&[]).await;
+    let deployed = fixture.deploy(&[]).await;
     assert_eq!(deployed.status, "ROLLBACK_COMPLETE", "{deployed:?}");
     let failures = deployed.failures.join("\n");
     assert!(
         failures.contains("SlotSetup: RoleLacksReplication: "),
         "{failures}"
     );
-    assert_eq!(place.slots().await, Vec::<String>::new());
-    let functions = &place.account.resources().await["functions"];
+    assert_eq!(fixture.slots().await, Vec::<String>::new());
+    let functions = &fixture.account.resources().await["functions"];
     assert_eq!(*functions, json!([]));
 }
 
 /// A rollback deletes no more than this deletion does.
 async fn a_checkpoint_that_shows_a_gap_survives_the_next_stack() {
-    let place = StackFixture::new().await;
-    place.deploy(&["OnDelete=keep"]).await;
-    place.delete(&KEPT).await;
-    place.sql("select pg_drop_replication_slot('spillway')").await;
-    let again = place.deploy(&["CreateStream=false"]).await;
+    let fixture = StackFixture::new().await;
+    fixture.deploy(&["OnDelete=keep"]).await;
+    fixture.delete(&KEPT).await;
+    fixture.sql("select pg_drop_replication_slot('spillway')").await;
+    let again = fixture.deploy(&["CreateStream=false"]).await;
     assert_eq!(again.status, "CREATE_COMPLETE", "{again:?}");
     let setup = &again.outputs["Setup"];
     assert!(
         setup.contains("created slot spillway") && setup.contains("Gap"),
         "{setup}"
     );
-    place.delete(&KEPT).await;
-    assert_eq!(place.slots().await, ["spillway"]);
+    fixture.delete(&KEPT).await;
+    assert_eq!(fixture.slots().await, ["spillway"]);
 }
 
 async fn another_slot_name_drops_no_slot() {
-    let place = StackFixture::new().await;
-    place.deploy(&[]).await;
-    let updated = place.deploy(&["SlotName=other"]).await;
+    let fixture = StackFixture::new().await;
+    fixture.deploy(&[]).await;
+    let updated = fixture.deploy(&["SlotName=other"]).await;
     assert_eq!(updated.status, "UPDATE_COMPLETE", "{updated:?}");
-    assert_eq!(place.slots().await, ["other", "spillway"]);
-    place.delete(&KEPT).await;
-    assert_eq!(place.slots().await, ["spillway"]);
+    assert_eq!(fixture.slots().await, ["other", "spillway"]);
+    fixture.delete(&KEPT).await;
+    assert_eq!(fixture.slots().await, ["spillway"]);
 }
 
 async fn a_slot_that_an_update_creates_is_the_stacks_own() {
-    let place = StackFixture::new().await;
-    let deployed = place.deploy(&["OnCreate=nothing"]).await;
+    let fixture = StackFixture::new().await;
+    let deployed = fixture.deploy(&["OnCreate=nothing"]).await;
     assert_eq!(deployed.outputs["Setup"], "not asked for", "{deployed:?}");
-    assert_eq!(place.slots().await, Vec::<String>::new());
-    let updated = place.deploy(&["OnCreate=setup"]).await;
+    assert_eq!(fixture.slots().await, Vec::<String>::new());
+    let updated = fixture.deploy(&["OnCreate=setup"]).await;
     assert_eq!(updated.status, "UPDATE_COMPLETE", "{updated:?}");
-    assert_eq!(place.slots().await, ["spillway"]);
-    place.delete(&[]).await;
-    assert_eq!(place.slots().await, Vec::<String>::new());
+    assert_eq!(fixture.slots().await, ["spillway"]);
+    fixture.delete(&[]).await;
+    assert_eq!(fixture.slots().await, Vec::<String>::new());
 }
 
 async fn a_delete_without_the_database_ends() {
-    let place = StackFixture::new().await;
-    place.deploy(&[]).await;
-    place.postgres.crash().await;
-    place.delete(&KEPT).await;
+    let fixture = StackFixture::new().await;
+    fixture.deploy(&[]).await;
+    fixture.postgres.crash().await;
+    fixture.delete(&KEPT).await;
 }
 
 /// The walk-through of examples/cluster.yaml. A role of the harness stands for the rights that RDS gives its
