@@ -62,7 +62,7 @@ pub fn split(data: &[u8]) -> Result<Option<Vec<SubRecord<'_>>>, MalformedAggrega
         return Err(MalformedAggregate("has another MD5 than it says"));
     }
     let (mut keys, mut hash_keys, mut records) = (Vec::new(), Vec::new(), Vec::new());
-    let mut fields = Fields(message);
+    let mut fields = FieldReader(message);
     while let Some(field) = fields.next()? {
         match field {
             (1, ProtobufValue::Bytes(key)) => keys.push(text(key)?),
@@ -94,7 +94,7 @@ struct IndexedRecord<'a> {
 impl<'a> IndexedRecord<'a> {
     fn read(record: &'a [u8]) -> Result<Self, MalformedAggregate> {
         let (mut key, mut hash_key, mut data) = (None, None, None);
-        let mut fields = Fields(record);
+        let mut fields = FieldReader(record);
         while let Some(field) = fields.next()? {
             match field {
                 (1, ProtobufValue::Varint(index)) => key = Some(index),
@@ -143,9 +143,9 @@ enum ProtobufValue<'a> {
 }
 
 /// Reader of the fields of a protobuf message.
-struct Fields<'a>(&'a [u8]);
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> FieldReader<'a> {
     fn next(&mut self) -> Result<Option<(u64, ProtobufValue<'a>)>, MalformedAggregate> {
         if self.0.is_empty() {
             return Ok(None);

@@ -1,6 +1,6 @@
 //! HTTP/1 endpoint on loopback for the JSON protocol of AWS.
 //!
-//! An [`Answerer`] answers each request, or cuts the connection.
+//! A [`RequestHandler`] answers each request, or cuts the connection.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::loopback_server;
 
-/// Error of an answerer that cuts the connection.
+/// Error of a handler that cuts the connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionCut;
 
@@ -26,7 +26,7 @@ impl std::fmt::Display for ConnectionCut {
 impl std::error::Error for ConnectionCut {}
 
 /// Answers the requests of an endpoint.
-pub(crate) trait Answerer: Send + Sync + 'static {
+pub(crate) trait RequestHandler: Send + Sync + 'static {
     /// Answers one request for `operation` (`PutRecords`, …).
     ///
     /// The future is dropped at once when the caller closes the connection.
@@ -47,8 +47,8 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// Opens an endpoint on a free port.
-    pub(crate) async fn open(answerer: Arc<impl Answerer>) -> Self {
-        let (address, task) = loopback_server::start(|listener| serve(listener, answerer)).await;
+    pub(crate) async fn open(handler: Arc<impl RequestHandler>) -> Self {
+        let (address, task) = loopback_server::start(|listener| serve(listener, handler)).await;
         Self {
             url: format!("http://{address}"),
             task,
@@ -67,7 +67,7 @@ impl Drop for Endpoint {
     }
 }
 
-async fn serve(listener: tokio::net::TcpListener, answerer: Arc<impl Answerer>) {
+async fn serve(listener: tokio::net::TcpListener, handler: Arc<impl RequestHandler>) {
     // Dropped with this task, so no connection outlives its endpoint.
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -75,8 +75,8 @@ async fn serve(listener: tokio::net::TcpListener, answerer: Arc<impl Answerer>) 
             return;
         };
         let _ = stream.set_nodelay(true);
-        let answerer = Arc::clone(&answerer);
-        let service = service_fn(move |request| read(Arc::clone(&answerer), request));
+        let handler = Arc::clone(&handler);
+        let service = service_fn(move |request| read(Arc::clone(&handler), request));
         let connection =
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         connections.spawn(connection);
@@ -85,7 +85,7 @@ async fn serve(listener: tokio::net::TcpListener, answerer: Arc<impl Answerer>) 
 }
 
 async fn read(
-    answerer: Arc<impl Answerer>,
+    handler: Arc<impl RequestHandler>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ConnectionCut> {
     let (head, body) = request.into_parts();
@@ -95,7 +95,7 @@ async fn read(
     let target = head.headers.get("x-amz-target");
     let target = target.and_then(|target| target.to_str().ok()).unwrap_or_default();
     let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-    answerer.answer(operation, head, body).await
+    handler.answer(operation, head, body).await
 }
 
 /// Answer with status 200 and this JSON.

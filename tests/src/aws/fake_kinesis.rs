@@ -20,7 +20,7 @@ use hyper::Response;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
-use crate::aws::endpoint::{self, Answerer, ConnectionCut, Endpoint, refusal};
+use crate::aws::endpoint::{self, ConnectionCut, Endpoint, RequestHandler, refusal};
 use crate::aws::hash_range::HashRange;
 use crate::aws::kinesis::REGION;
 use crate::aws::put_log::{PutLog, SharedPutLog};
@@ -264,7 +264,7 @@ impl FakeKinesis {
     }
 }
 
-impl Answerer for FakeKinesisService {
+impl RequestHandler for FakeKinesisService {
     async fn answer(
         self: Arc<Self>,
         operation: String,

@@ -11,7 +11,7 @@ use hyper::Response;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
-use crate::aws::endpoint::{self, Answerer, ConnectionCut, Endpoint, refusal};
+use crate::aws::endpoint::{self, ConnectionCut, Endpoint, RequestHandler, refusal};
 
 /// Bytes of a value in the standard tier.
 const MAX_VALUE_BYTES: usize = 4_096;
@@ -159,7 +159,7 @@ fn missing() -> Response<Body> {
     refusal(400, "ParameterNotFound", "no such parameter")
 }
 
-impl Answerer for FakeSsmService {
+impl RequestHandler for FakeSsmService {
     async fn answer(
         self: Arc<Self>,
         operation: String,

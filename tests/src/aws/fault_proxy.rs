@@ -19,7 +19,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
-use crate::aws::endpoint::{Answerer, ConnectionCut, Endpoint, refusal};
+use crate::aws::endpoint::{ConnectionCut, Endpoint, RequestHandler, refusal};
 use crate::aws::put_log::{PutLog, SharedPutLog};
 
 /// A fault of one request.
@@ -362,7 +362,7 @@ impl FaultProxyService {
     }
 }
 
-impl Answerer for FaultProxyService {
+impl RequestHandler for FaultProxyService {
     /// Answers one request.
     ///
     /// When the caller closes the connection, this future is dropped at once. A request that is held before
