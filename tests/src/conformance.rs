@@ -42,7 +42,7 @@ const UNTRIED_TYPES: &str = "
 
 /// Debezium's modes for values, by the names of its properties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Modes {
+pub struct ValueModes {
     /// `decimal.handling.mode`
     pub decimal: &'static str,
     /// `time.precision.mode`
@@ -53,15 +53,15 @@ pub struct Modes {
     pub hstore: &'static str,
 }
 
-impl Modes {
+impl ValueModes {
     /// Modes that together contain each mode of Debezium. Values depend on one of them each.
-    pub const ALL: [Modes; 6] = [
-        Modes::new("string", "isostring", "string", "json"),
-        Modes::new("precise", "adaptive", "numeric", "map"),
-        Modes::new("double", "microseconds", "string", "json"),
-        Modes::new("string", "connect", "numeric", "json"),
-        Modes::new("precise", "adaptive_time_microseconds", "string", "json"),
-        Modes::new("double", "nanoseconds", "numeric", "json"),
+    pub const ALL: [ValueModes; 6] = [
+        ValueModes::new("string", "isostring", "string", "json"),
+        ValueModes::new("precise", "adaptive", "numeric", "map"),
+        ValueModes::new("double", "microseconds", "string", "json"),
+        ValueModes::new("string", "connect", "numeric", "json"),
+        ValueModes::new("precise", "adaptive_time_microseconds", "string", "json"),
+        ValueModes::new("double", "nanoseconds", "numeric", "json"),
     ];
 
     const fn new(
@@ -130,7 +130,7 @@ impl EventForm {
     }
 }
 
-/// Combinations of [`Modes::ALL`] in which flat rows are compared: their values do not depend on the form.
+/// Combinations of [`ValueModes::ALL`] for flat rows: the form of an event does not change their values.
 pub const UNWRAPPED_MODES: usize = 2;
 
 /// A fixture on which the statements were executed. Copies of its slot are drained.
@@ -180,12 +180,12 @@ pub async fn drain_modes(fixture: &mut Fixture, index: usize, form: EventForm) -
 ///
 /// The drain has this combination of modes and this form.
 pub async fn drain_into_stream(fixture: &mut Fixture, index: usize, form: EventForm) -> String {
-    let Modes {
+    let ValueModes {
         decimal,
         time,
         interval,
         hstore,
-    } = Modes::ALL[index];
+    } = ValueModes::ALL[index];
     let slot = format!("{}_m{index}{}", fixture.slot, form.suffix());
     copy_slot(fixture, &slot).await;
     fixture.kinesis.create_stream(&slot, 1).await;
@@ -220,7 +220,7 @@ pub async fn differences(
     theirs: &[KeyedEvent],
     is_compared: impl Fn(&str) -> bool + Copy,
 ) -> Vec<Difference> {
-    let modes = Modes::ALL[index];
+    let modes = ValueModes::ALL[index];
     let mut found = Vec::new();
     for schemas in [false, true] {
         let form = EventForm { unwrap, schemas };

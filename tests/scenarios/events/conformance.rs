@@ -8,7 +8,7 @@ use scenarios::conformance::comparison::{Difference, compare};
 use scenarios::conformance::differences::{DifferenceList, problems};
 use scenarios::conformance::recording::is_recorded;
 use scenarios::conformance::{
-    EventForm, Modes, UNWRAPPED_MODES, differences, drain_into_stream, play, recording, wal2json,
+    EventForm, UNWRAPPED_MODES, ValueModes, differences, drain_into_stream, play, recording, wal2json,
 };
 use scenarios::consumer::Delivery;
 use scenarios::consumer::third_party::ThirdPartyConsumer;
@@ -34,7 +34,7 @@ async fn events_of_each_type_are_those_of_debezium() {
         let combinations = if form.unwrap {
             UNWRAPPED_MODES
         } else {
-            Modes::ALL.len()
+            ValueModes::ALL.len()
         };
         assert_eq!(recorded.len(), combinations);
         for (index, theirs) in recorded.iter().enumerate() {
@@ -86,7 +86,7 @@ async fn events_of_each_type_are_those_of_wal2json() {
 /// The converter must make the same values of them.
 async fn the_converter_of_kafka_connect_reads_each_event() {
     let mut fixture = play(Plugin::Pgoutput).await;
-    for index in 0..Modes::ALL.len() {
+    for index in 0..ValueModes::ALL.len() {
         for form in [EventForm::WITH_SCHEMAS, EventForm::UNWRAPPED_WITH_SCHEMAS] {
             let stream = drain_into_stream(&mut fixture, index, form).await;
             let read = ThirdPartyConsumer::Connect.read(&fixture.kinesis, &stream).await;
@@ -98,7 +98,7 @@ async fn the_converter_of_kafka_connect_reads_each_event() {
                 assert!(
                     is_read(&read, &written),
                     "{:?}: {read}\n{written}",
-                    Modes::ALL[index]
+                    ValueModes::ALL[index]
                 );
             }
         }

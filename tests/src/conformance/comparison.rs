@@ -5,13 +5,13 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{EventForm, KeyedEvent, Modes};
+use super::{EventForm, KeyedEvent, ValueModes};
 
 /// A field that has another value in Spillway's event.
 #[derive(Debug, Clone)]
 pub struct Difference {
     /// Debezium's modes; `None` for the envelope of wal2json.
-    pub modes: Option<Modes>,
+    pub modes: Option<ValueModes>,
     /// Form of the events; the usual one for the envelope of wal2json.
     pub form: EventForm,
     /// Table of the event, `schema.table`; empty for a message.
@@ -92,7 +92,7 @@ pub fn fields(event: &KeyedEvent) -> BTreeMap<String, Value> {
 pub fn compare(
     theirs: &[KeyedEvent],
     ours: &[KeyedEvent],
-    modes: Option<Modes>,
+    modes: Option<ValueModes>,
     form: EventForm,
     is_compared: impl Fn(&str) -> bool,
 ) -> Vec<Difference> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{EventForm, KeyedEvent, LAST_TABLE, Modes, copy_slot};
+use super::{EventForm, KeyedEvent, LAST_TABLE, ValueModes, copy_slot};
 use crate::aws::kinesis::{ENVIRONMENT, REGION};
 use crate::fixture::Fixture;
 use crate::postgres::ADMIN;
@@ -49,7 +49,7 @@ pub async fn events(fixture: &Fixture, index: usize, form: EventForm) -> Vec<Key
         database: &fixture.database,
         slot: &slot,
         form,
-        modes: Modes::ALL[index],
+        modes: ValueModes::ALL[index],
         endpoint: fixture.kinesis.endpoint(),
         stream: &stream,
     };
@@ -116,7 +116,7 @@ pub struct DebeziumConnector<'a> {
     /// A slot of pgoutput, which exists.
     pub slot: &'a str,
     /// Modes for values.
-    pub modes: Modes,
+    pub modes: ValueModes,
     /// URL of the Kinesis endpoint.
     pub endpoint: &'a str,
     /// The stream of all tables.
@@ -127,7 +127,7 @@ pub struct DebeziumConnector<'a> {
 
 fn properties(connector: &DebeziumConnector<'_>, folder: &Path) -> String {
     let DebeziumConnector { modes, stream, .. } = connector;
-    let Modes {
+    let ValueModes {
         decimal,
         time,
         interval,

@@ -39,15 +39,15 @@ pub struct IntendedDifference {
     /// Spillway's values, alone or first in a list; without it, all values.
     pub values: Option<Vec<Value>>,
     /// Form that the other program writes; without it, any form.
-    pub theirs: Option<Form>,
+    pub theirs: Option<ValueForm>,
     /// Form that Spillway writes; without it, any form.
-    pub ours: Option<Form>,
+    pub ours: Option<ValueForm>,
 }
 
 /// Form of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Form {
+pub enum ValueForm {
     /// The event lacks the field.
     Absent,
     /// JSON null.
@@ -56,7 +56,7 @@ pub enum Form {
     Value,
 }
 
-impl Form {
+impl ValueForm {
     fn of(value: Option<&Value>) -> Self {
         match value {
             None => Self::Absent,
@@ -79,8 +79,8 @@ impl DifferenceList {
 
 impl IntendedDifference {
     fn explains(&self, difference: &Difference) -> bool {
-        let is_form = |form: Option<Form>, value: &Option<Value>| {
-            form.is_none_or(|form| form == Form::of(value.as_ref()))
+        let is_form = |form: Option<ValueForm>, value: &Option<Value>| {
+            form.is_none_or(|form| form == ValueForm::of(value.as_ref()))
         };
         self.tables
             .iter()

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::debezium_server::VERSION;
-use super::{EventForm, KeyedEvent, Modes};
+use super::{EventForm, KeyedEvent, ValueModes};
 
 /// Fields of an event that are the same in a second run.
 ///
@@ -52,7 +52,7 @@ fn path(form: EventForm) -> PathBuf {
 pub fn to_text(runs: &[Vec<KeyedEvent>]) -> String {
     let mut lines = vec![json!({"debezium": VERSION}).to_string()];
     let runs: Vec<Vec<Value>> = runs.iter().map(|run| recorded(run)).collect();
-    for (number, (run, modes)) in runs.iter().zip(Modes::ALL).enumerate() {
+    for (number, (run, modes)) in runs.iter().zip(ValueModes::ALL).enumerate() {
         lines.push(json!(modes.values()).to_string());
         for (index, event) in run.iter().enumerate() {
             if number == 0 || runs[0].get(index) != Some(event) {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::comparison::{Difference, compare};
-use super::{EventForm, KeyedEvent, Modes};
+use super::{EventForm, KeyedEvent, ValueModes};
 
 /// Kind of events with a row.
 const ROWS: &str = "rows";
@@ -20,7 +20,7 @@ const ROWS: &str = "rows";
 pub fn compare_unwrapped(
     theirs: &[KeyedEvent],
     ours: &[KeyedEvent],
-    modes: Modes,
+    modes: ValueModes,
     form: EventForm,
     is_compared: impl Fn(&str) -> bool,
 ) -> Vec<Difference> {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use scenarios::conformance::comparison::Difference;
 use scenarios::conformance::differences::{DifferenceList, problems};
 use scenarios::conformance::{
-    EventForm, Modes, UNWRAPPED_MODES, debezium_server, differences, play, recording,
+    EventForm, UNWRAPPED_MODES, ValueModes, debezium_server, differences, play, recording,
 };
 use scenarios::fixture::Plugin;
 
@@ -33,10 +33,10 @@ async fn run() -> Vec<String> {
         let combinations = if form.unwrap {
             UNWRAPPED_MODES
         } else {
-            Modes::ALL.len()
+            ValueModes::ALL.len()
         };
         let mut recorded = Vec::new();
-        for (index, modes) in Modes::ALL.into_iter().enumerate().take(combinations) {
+        for (index, modes) in ValueModes::ALL.into_iter().enumerate().take(combinations) {
             let theirs = debezium_server::events(&fixture, index, form).await;
             let differences = differences(&mut fixture, index, form.unwrap, &theirs, |_| true).await;
             println!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use scenarios::aws::fake_kinesis::FakeKinesis;
 use scenarios::aws::ssm::Ssm;
 use scenarios::conformance::debezium_server::{DebeziumConnector, DebeziumServer};
-use scenarios::conformance::{EventForm, Modes};
+use scenarios::conformance::{EventForm, ValueModes};
 use scenarios::fixture::Plugin;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
@@ -48,7 +48,7 @@ const MIXED: &str = "\\set aid random(1, 1000000)\n\
 
 /// A program that reads the backlog.
 #[derive(Debug, Clone, Copy)]
-enum Reader {
+enum BacklogReader {
     /// `count(*)` over one peek: what the server needs, without a client.
     Count,
     /// `pg_recvlogical` into /dev/null.
@@ -59,30 +59,32 @@ enum Reader {
     Spillway(Plugin, &'static str),
 }
 
-const READERS: [Reader; 7] = [
-    Reader::Count,
-    Reader::Streaming,
-    Reader::Debezium,
-    Reader::Spillway(Plugin::Pgoutput, "kpl"),
-    Reader::Spillway(Plugin::Pgoutput, "none"),
-    Reader::Spillway(Plugin::Wal2json, "kpl"),
-    Reader::Spillway(Plugin::TestDecoding, "kpl"),
+const READERS: [BacklogReader; 7] = [
+    BacklogReader::Count,
+    BacklogReader::Streaming,
+    BacklogReader::Debezium,
+    BacklogReader::Spillway(Plugin::Pgoutput, "kpl"),
+    BacklogReader::Spillway(Plugin::Pgoutput, "none"),
+    BacklogReader::Spillway(Plugin::Wal2json, "kpl"),
+    BacklogReader::Spillway(Plugin::TestDecoding, "kpl"),
 ];
 
-impl Reader {
+impl BacklogReader {
     fn name(self) -> String {
         match self {
-            Reader::Count => "count(*) of one peek".to_owned(),
-            Reader::Streaming => "pg_recvlogical".to_owned(),
-            Reader::Debezium => "Debezium Server".to_owned(),
-            Reader::Spillway(plugin, aggregation) => format!("Spillway, {}, {aggregation}", plugin.name()),
+            BacklogReader::Count => "count(*) of one peek".to_owned(),
+            BacklogReader::Streaming => "pg_recvlogical".to_owned(),
+            BacklogReader::Debezium => "Debezium Server".to_owned(),
+            BacklogReader::Spillway(plugin, aggregation) => {
+                format!("Spillway, {}, {aggregation}", plugin.name())
+            }
         }
     }
 
     fn plugin(self) -> Plugin {
         match self {
-            Reader::Count | Reader::Streaming | Reader::Debezium => Plugin::Pgoutput,
-            Reader::Spillway(plugin, _) => plugin,
+            BacklogReader::Count | BacklogReader::Streaming | BacklogReader::Debezium => Plugin::Pgoutput,
+            BacklogReader::Spillway(plugin, _) => plugin,
         }
     }
 }
@@ -115,7 +117,7 @@ pub(super) async fn run_huge(postgres: &Postgres, ssm: &Ssm, rows: u64) -> Value
         )),
         changes: rows,
     };
-    let readers: Vec<Reader> = READERS
+    let readers: Vec<BacklogReader> = READERS
         .into_iter()
         .filter(|it| it.plugin() == Plugin::Pgoutput)
         .collect();
@@ -126,11 +128,11 @@ async fn run_workload(
     postgres: &Postgres,
     ssm: &Ssm,
     workload: &BacklogWorkload,
-    readers: &[Reader],
+    readers: &[BacklogReader],
     rounds: u64,
 ) -> Value {
     let admin = postgres.admin(DATABASE).await;
-    let readers: Vec<Reader> = readers.iter().copied().filter(|it| is_available(*it)).collect();
+    let readers: Vec<BacklogReader> = readers.iter().copied().filter(|it| is_available(*it)).collect();
     for plugin in Plugin::ALL {
         let slot = original(workload, plugin);
         let sql = format!(
@@ -164,8 +166,8 @@ async fn run_workload(
 }
 
 /// Whether a program is installed. A line says if it is not.
-fn is_available(reader: Reader) -> bool {
-    !matches!(reader, Reader::Debezium) || is_debezium_installed()
+fn is_available(reader: BacklogReader) -> bool {
+    !matches!(reader, BacklogReader::Debezium) || is_debezium_installed()
 }
 
 /// Whether Debezium Server is installed. A line says if it is not.
@@ -192,20 +194,20 @@ async fn measure(
     admin: &tokio_postgres::Client,
     ssm: &Ssm,
     workload: &BacklogWorkload,
-    reader: Reader,
+    reader: BacklogReader,
 ) -> Usage {
     let (original, slot) = (original(workload, reader.plugin()), scenarios::unique("bench"));
     let sql = format!("select pg_copy_logical_replication_slot('{original}', '{slot}')");
     execute(admin, &sql).await;
     let cpu_before = postgres.cpu_time();
     let mut usage = match reader {
-        Reader::Count => count(admin, &slot).await,
-        Reader::Streaming => stream(postgres, admin, &slot).await,
-        Reader::Debezium => {
+        BacklogReader::Count => count(admin, &slot).await,
+        BacklogReader::Streaming => stream(postgres, admin, &slot).await,
+        BacklogReader::Debezium => {
             let kinesis = FakeKinesis::open(&slot, counting_stream()).await;
             debezium(postgres, &slot, workload.changes, &kinesis).await
         }
-        Reader::Spillway(_, aggregation) => {
+        BacklogReader::Spillway(_, aggregation) => {
             let (usage, report) = invoke(postgres, ssm, &slot, aggregation, &json!({})).await;
             assert_eq!(report["stopped"], "empty", "{report}");
             Usage {
@@ -236,7 +238,7 @@ pub(super) async fn debezium(postgres: &Postgres, slot: &str, changes: u64, kine
         port: postgres.port(),
         database: DATABASE,
         slot,
-        modes: Modes::ALL[0],
+        modes: ValueModes::ALL[0],
         endpoint: kinesis.endpoint(),
         stream: slot,
         form: EventForm::default(),
