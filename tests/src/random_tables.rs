@@ -27,5 +27,5 @@ mod values;
 mod verdict;
 mod writes;
 
-pub use result::{Failure, Tally};
+pub use result::{Failure, RoundCounts};
 pub use rounds::{RoundSettings, run};

@@ -2,7 +2,7 @@
 //!
 //! `make tables` plays more rounds.
 
-use scenarios::random_tables::{RoundSettings, Tally, run};
+use scenarios::random_tables::{RoundCounts, RoundSettings, run};
 
 crate::scenarios![rows_and_keys_of_random_tables_are_those_of_the_server];
 
@@ -14,14 +14,14 @@ async fn rows_and_keys_of_random_tables_are_those_of_the_server() {
         parallel: 2,
     };
     let mut failed = String::new();
-    let report = |text: &str, _: &Tally| failed.push_str(text);
-    let tally = Box::pin(run(settings, report)).await;
-    assert!(failed.is_empty(), "{failed}\n{:#?}", tally.kinds);
-    assert_eq!(tally.rounds, settings.count);
-    assert!(tally.changes > 1_000, "{} changes are too few", tally.changes);
+    let report = |text: &str, _: &RoundCounts| failed.push_str(text);
+    let counts = Box::pin(run(settings, report)).await;
+    assert!(failed.is_empty(), "{failed}\n{:#?}", counts.kinds);
+    assert_eq!(counts.rounds, settings.count);
+    assert!(counts.changes > 1_000, "{} changes are too few", counts.changes);
     assert!(
-        tally.compared > 100,
+        counts.compared > 100,
         "{} rows of backfills are too few",
-        tally.compared
+        counts.compared
     );
 }

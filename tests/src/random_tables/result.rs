@@ -21,7 +21,7 @@ impl Failure {
 
 /// Counts of rounds.
 #[derive(Debug, Default, Clone)]
-pub struct Tally {
+pub struct RoundCounts {
     /// Number of rounds.
     pub rounds: u64,
     /// Number of rounds with a failure.
@@ -42,7 +42,7 @@ pub struct Tally {
     pub kinds: BTreeMap<String, (u64, u64)>,
 }
 
-impl Tally {
+impl RoundCounts {
     /// Adds other counts.
     pub fn add(&mut self, other: &Self) {
         self.rounds += other.rounds;

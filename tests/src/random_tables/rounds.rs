@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use tokio::task::JoinSet;
 
 use super::batch::{self, BatchSettings};
-use super::result::{Failure, Tally};
+use super::result::{Failure, RoundCounts};
 use super::verdict;
 
 /// Seeds to run.
@@ -33,9 +33,9 @@ const ENVELOPES: [&str; 3] = ["debezium", "wal2json", "dms"];
 ///
 /// # Panics
 /// The test itself fails, for example a statement that must succeed.
-pub async fn run(settings: RoundSettings, mut report: impl FnMut(&str, &Tally)) -> Tally {
+pub async fn run(settings: RoundSettings, mut report: impl FnMut(&str, &RoundCounts)) -> RoundCounts {
     let mut waiting = batches(settings).into_iter();
-    let (mut running, mut tally) = (JoinSet::new(), Tally::default());
+    let (mut running, mut counts) = (JoinSet::new(), RoundCounts::default());
     loop {
         while running.len() < settings.parallel.max(1)
             && let Some(next) = waiting.next()
@@ -43,11 +43,11 @@ pub async fn run(settings: RoundSettings, mut report: impl FnMut(&str, &Tally)) 
             running.spawn(Box::pin(run_batch(next)));
         }
         let Some(done) = running.join_next().await else {
-            return tally;
+            return counts;
         };
-        let (counts, text) = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        tally.add(&counts);
-        report(&text, &tally);
+        let (of_batch, text) = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        counts.add(&of_batch);
+        report(&text, &counts);
     }
 }
 
@@ -76,10 +76,10 @@ fn batches(settings: RoundSettings) -> Vec<BatchSettings> {
 }
 
 /// Counts of a batch, and the report of its failed rounds.
-async fn run_batch(settings: BatchSettings) -> (Tally, String) {
-    let (mut tally, mut text) = (Tally::default(), String::new());
-    let failure = match run_together(&settings, &mut tally, &mut text).await {
-        Ok(()) => return (tally, text),
+async fn run_batch(settings: BatchSettings) -> (RoundCounts, String) {
+    let (mut counts, mut text) = (RoundCounts::default(), String::new());
+    let failure = match run_together(&settings, &mut counts, &mut text).await {
+        Ok(()) => return (counts, text),
         Err(failure) => failure,
     };
     if let [seed] = settings.seeds[..] {
@@ -88,41 +88,45 @@ async fn run_batch(settings: BatchSettings) -> (Tally, String) {
             "{}",
             describe(seed, &settings, &[], std::slice::from_ref(&failure))
         );
-        count(&mut tally, seed, std::slice::from_ref(&failure));
-        return (tally, text);
+        count(&mut counts, seed, std::slice::from_ref(&failure));
+        return (counts, text);
     }
-    let before = tally.failed;
+    let before = counts.failed;
     for seed in &settings.seeds {
         let alone = BatchSettings {
             seeds: vec![*seed],
             ..settings.clone()
         };
         let (more, report) = Box::pin(run_batch(alone)).await;
-        tally.add(&more);
+        counts.add(&more);
         text.push_str(&report);
     }
-    if tally.failed == before {
+    if counts.failed == before {
         let seeds = &settings.seeds;
         let _ = writeln!(
             text,
             "seeds {seeds:?} fail only together: {}\n{}",
             failure.kind, failure.detail
         );
-        count(&mut tally, settings.seeds[0], &[failure.of("only together")]);
-        tally.rounds -= 1;
+        count(&mut counts, settings.seeds[0], &[failure.of("only together")]);
+        counts.rounds -= 1;
     }
-    (tally, text)
+    (counts, text)
 }
 
-async fn run_together(settings: &BatchSettings, tally: &mut Tally, text: &mut String) -> Result<(), Failure> {
+async fn run_together(
+    settings: &BatchSettings,
+    counts: &mut RoundCounts,
+    text: &mut String,
+) -> Result<(), Failure> {
     for round in batch::run(settings).await? {
         let failures = match &round.finished {
-            Some(finished) => verdict::judge(finished, tally),
+            Some(finished) => verdict::judge(finished, counts),
             None => Vec::new(),
         };
-        count(tally, round.seed, &failures);
-        tally.statements.0 += round.script.lines.len() as u64;
-        tally.statements.1 += round.script.refused;
+        count(counts, round.seed, &failures);
+        counts.statements.0 += round.script.lines.len() as u64;
+        counts.statements.1 += round.script.refused;
         if !failures.is_empty() {
             text.push_str(&describe(round.seed, settings, &round.script.lines, &failures));
         }
@@ -130,12 +134,12 @@ async fn run_together(settings: &BatchSettings, tally: &mut Tally, text: &mut St
     Ok(())
 }
 
-fn count(tally: &mut Tally, seed: u64, failures: &[Failure]) {
-    tally.rounds += 1;
-    tally.failed += u64::from(!failures.is_empty());
+fn count(counts: &mut RoundCounts, seed: u64, failures: &[Failure]) {
+    counts.rounds += 1;
+    counts.failed += u64::from(!failures.is_empty());
     let kinds: std::collections::BTreeSet<&String> = failures.iter().map(|failure| &failure.kind).collect();
     for kind in kinds {
-        tally.kinds.entry(kind.clone()).or_insert((0, seed)).0 += 1;
+        counts.kinds.entry(kind.clone()).or_insert((0, seed)).0 += 1;
     }
 }
 

@@ -11,7 +11,7 @@ use crate::fixture::Plugin;
 
 use super::alignment::{AlignedChange, ParsedArrival, align};
 use super::event_checks::{self, EventContext, KeyColumns, RowIdentity};
-use super::result::{Failure, Tally};
+use super::result::{Failure, RoundCounts};
 use super::shape::{Shape, TrueChange, TrueRow, Truth};
 
 /// Events of one plugin in one round, in the order of positions.
@@ -52,10 +52,10 @@ struct SentImage<'t> {
 }
 
 /// Checks a round. Returns its failures, and adds to the counts.
-pub(super) fn judge(round: &FinishedRound, tally: &mut Tally) -> Vec<Failure> {
+pub(super) fn judge(round: &FinishedRound, counts: &mut RoundCounts) -> Vec<Failure> {
     let mut checks = RoundChecks {
         round,
-        tally,
+        counts,
         images: BTreeMap::new(),
         failures: Vec::new(),
     };
@@ -71,9 +71,9 @@ pub(super) fn judge(round: &FinishedRound, tally: &mut Tally) -> Vec<Failure> {
         .filter_map(|images| compare_plugins(images));
     let mut failures: Vec<Failure> = differences.collect();
     failures.splice(0..0, checks.failures);
-    let mut counts: HashMap<String, usize> = HashMap::new();
+    let mut by_kind: HashMap<String, usize> = HashMap::new();
     failures.retain(|failure| {
-        let count = counts.entry(failure.kind.clone()).or_default();
+        let count = by_kind.entry(failure.kind.clone()).or_default();
         *count += 1;
         *count <= MAX_OF_A_KIND
     });
@@ -100,7 +100,7 @@ fn definition(shape: &Shape, named: &Shape) -> String {
 /// State of the checks of a round.
 struct RoundChecks<'t> {
     round: &'t FinishedRound,
-    tally: &'t mut Tally,
+    counts: &'t mut RoundCounts,
     /// Events of each change.
     images: BTreeMap<i64, Vec<SentImage<'t>>>,
     failures: Vec<Failure>,
@@ -113,8 +113,8 @@ impl<'t> RoundChecks<'t> {
     fn judge_log(&mut self, plugin: &'t PluginEvents, log: &mut LogRows<'t>) -> bool {
         let live: Vec<&ParsedArrival> = plugin.events.iter().filter(|it| it.event.op != "r").collect();
         let (aligned, broken) = align(&self.round.truth, plugin.plugin, &live);
-        self.tally.changes += aligned.len() as u64;
-        self.tally.events += plugin.events.len() as u64;
+        self.counts.changes += aligned.len() as u64;
+        self.counts.events += plugin.events.len() as u64;
         for change in &aligned {
             let context = self.round.context(plugin.plugin, change);
             self.failures.extend(context.check(&change.events));
@@ -178,12 +178,12 @@ impl<'t> RoundChecks<'t> {
 
     /// Compares a row of a backfill with the log's event of it.
     fn judge_read(&mut self, event: &'t ParsedArrival, context: EventContext<'t>, log: &mut LogRows<'t>) {
-        self.tally.reads += 1;
+        self.counts.reads += 1;
         self.failures.extend(log.keys.add(&context, event));
         let definition = definition(&context.change.shape, context.named);
         let row = context.change.new.as_ref();
         if let Some((logged, logged_context)) = row.and_then(|row| log.events.get(&(definition, row))) {
-            self.tally.compared += 1;
+            self.counts.compared += 1;
             let differences = differ(&context, event, logged, logged_context);
             self.failures
                 .extend(differences.map(|failure| failure.of("backfill and log")));

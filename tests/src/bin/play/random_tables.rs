@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use scenarios::random_tables::{RoundSettings, Tally, run};
+use scenarios::random_tables::{RoundCounts, RoundSettings, run};
 
 use crate::seeds::number;
 
@@ -31,50 +31,54 @@ pub(crate) fn main() -> ExitCode {
     let (began, mut shown) = (Instant::now(), Instant::now());
     let mut known = BTreeSet::new();
     let show_all = number("SHOW_ALL", 0) > 0;
-    let report = |text: &str, tally: &Tally| {
-        let new: Vec<&String> = tally.kinds.keys().filter(|kind| !known.contains(*kind)).collect();
+    let report = |text: &str, counts: &RoundCounts| {
+        let new: Vec<&String> = counts
+            .kinds
+            .keys()
+            .filter(|kind| !known.contains(*kind))
+            .collect();
         if !new.is_empty() || show_all {
             println!("{text}");
         }
-        known.extend(tally.kinds.keys().cloned());
+        known.extend(counts.kinds.keys().cloned());
         if shown.elapsed() > PROGRESS {
             shown = Instant::now();
             println!(
                 "{:6.0} s  {} of {} rounds, {} failed",
                 began.elapsed().as_secs_f64(),
-                tally.rounds,
+                counts.rounds,
                 settings.count,
-                tally.failed
+                counts.failed
             );
         }
     };
-    let tally = scenarios::block_on(Box::pin(run(settings, report)));
-    print_totals(&tally, began.elapsed());
-    match tally.failed {
+    let counts = scenarios::block_on(Box::pin(run(settings, report)));
+    print_totals(&counts, began.elapsed());
+    match counts.failed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }
 
-fn print_totals(tally: &Tally, time: Duration) {
-    let (statements, refused) = tally.statements;
+fn print_totals(counts: &RoundCounts, time: Duration) {
+    let (statements, refused) = counts.statements;
     println!("{statements:10}  statements, of which the server refused {refused}");
     println!(
         "{:10}  changes compared with their events, by each plugin",
-        tally.changes
+        counts.changes
     );
-    println!("{:10}  events", tally.events);
+    println!("{:10}  events", counts.events);
     println!(
         "{:10}  rows of backfills, {} compared with the log",
-        tally.reads, tally.compared
+        counts.reads, counts.compared
     );
-    for (kind, (rounds, seed)) in &tally.kinds {
+    for (kind, (rounds, seed)) in &counts.kinds {
         println!("{rounds:10}  rounds: {kind} (seed {seed})");
     }
     println!(
         "{} of {} rounds hold, in {:.0} s",
-        tally.rounds - tally.failed,
-        tally.rounds,
+        counts.rounds - counts.failed,
+        counts.rounds,
         time.as_secs_f64()
     );
 }
