@@ -31,15 +31,15 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A running `play try`.
 struct TryItRun {
     child: Child,
-    printed: Lines,
-    messages: Lines,
+    printed: OutputLines,
+    messages: OutputLines,
 }
 
 /// Lines that one of its outputs has so far.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
+struct OutputLines(Arc<Mutex<Vec<String>>>);
 
-impl Lines {
+impl OutputLines {
     fn collect(&self, from: impl AsyncRead + Unpin + Send + 'static) {
         let lines = self.clone();
         tokio::spawn(async move {
@@ -70,11 +70,11 @@ impl TryItRun {
 
     fn of(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let messages = Lines::default();
+        let messages = OutputLines::default();
         messages.collect(child.stderr.take().unwrap());
         Self {
             child,
-            printed: Lines::default(),
+            printed: OutputLines::default(),
             messages,
         }
     }

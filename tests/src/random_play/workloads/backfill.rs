@@ -48,11 +48,11 @@ pub const COLUMNS: &[Counter] = &[
 /// # Panics
 /// A part of the play itself cannot do its work.
 pub async fn play(engine: &Engine, seed: u64, rows: u64) -> PlayResult {
-    Box::pin(engine.play(&Backfill::of_seed(seed, rows))).await
+    Box::pin(engine.play(&BackfillPlay::of_seed(seed, rows))).await
 }
 
 /// Play of a backfill.
-struct Backfill {
+struct BackfillPlay {
     settings: PlaySettings,
     table: WrittenTable,
     /// Whether the server fails over; otherwise it crashes and restarts.
@@ -60,7 +60,7 @@ struct Backfill {
     consumer: Mutex<CompactConsumer>,
 }
 
-impl Backfill {
+impl BackfillPlay {
     fn of_seed(seed: u64, rows: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let key_type = KEY_TYPES[(seed % KEY_TYPES.len() as u64) as usize];
@@ -184,7 +184,7 @@ fn standby_faults(stalls: &[Duration], rows: u64) -> Vec<ScheduledFault> {
     stalls.iter().enumerate().map(fault).collect()
 }
 
-impl Workload for Backfill {
+impl Workload for BackfillPlay {
     const ENDS_WITH_FAULTS: bool = false;
 
     fn settings(&self) -> &PlaySettings {

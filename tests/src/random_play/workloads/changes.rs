@@ -45,16 +45,16 @@ pub const COLUMNS: &[Counter] = &[
 /// # Panics
 /// A part of the play itself cannot do its work.
 pub async fn play(engine: &Engine, seed: u64) -> PlayResult {
-    Box::pin(engine.play(&Changes::of_seed(seed))).await
+    Box::pin(engine.play(&ChangesPlay::of_seed(seed))).await
 }
 
 /// Play of live changes.
-struct Changes {
+struct ChangesPlay {
     settings: PlaySettings,
     form: Envelope,
 }
 
-impl Changes {
+impl ChangesPlay {
     fn of_seed(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let (database, database_name) = match random.bool() {
@@ -101,7 +101,7 @@ impl Changes {
     }
 }
 
-impl Workload for Changes {
+impl Workload for ChangesPlay {
     const ENDS_WITH_FAULTS: bool = true;
 
     fn settings(&self) -> &PlaySettings {

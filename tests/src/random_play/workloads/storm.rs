@@ -76,7 +76,7 @@ impl Backlog {
             end,
             expected: OnceLock::new(),
         });
-        let result = Box::pin(engine.play(&Storm::new(Arc::clone(&backlog), None, "none"))).await;
+        let result = Box::pin(engine.play(&StormPlay::new(Arc::clone(&backlog), None, "none"))).await;
         let failures = result.failures();
         assert!(failures.is_empty(), "the play without faults fails: {failures:?}");
         let expected = backlog.expected.get().map_or(0, EventHashes::len);
@@ -98,16 +98,16 @@ pub async fn play(
     seed: u64,
     aggregation: &'static str,
 ) -> PlayResult {
-    Box::pin(engine.play(&Storm::new(backlog, Some(seed), aggregation))).await
+    Box::pin(engine.play(&StormPlay::new(backlog, Some(seed), aggregation))).await
 }
 
 /// Play of a storm.
-struct Storm {
+struct StormPlay {
     settings: PlaySettings,
     backlog: Arc<Backlog>,
 }
 
-impl Storm {
+impl StormPlay {
     /// Play of a seed; without one, the play without faults.
     fn new(backlog: Arc<Backlog>, seed: Option<u64>, aggregation: &'static str) -> Self {
         let (name, times) = match (seed, aggregation) {
@@ -159,7 +159,7 @@ impl Storm {
     }
 }
 
-impl Workload for Storm {
+impl Workload for StormPlay {
     const ENDS_WITH_FAULTS: bool = true;
 
     fn settings(&self) -> &PlaySettings {
