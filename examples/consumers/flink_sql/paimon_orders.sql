@@ -1,5 +1,5 @@
--- The present rows of public.orders of each source. A batch query: each engine that reads Paimon can run it. A
--- body that no change had is not null: its mark says that it is not known.
+-- The present rows of public.orders of each source. A batch query: each engine that reads Paimon can run it.
+-- A body that no change had is not null: its mark says that it is not known.
 
 create view orders as
 select

@@ -13,7 +13,9 @@ use crate::rules::sent_tables::{SendState, TableState};
 /// published partition is sent, too. If $2 is false, all logged tables are sent.
 const TABLE_STATES: &str = "
     with recursive published as materialized (
-      select distinct p.schemaname, p.tablename from pg_publication_tables p where $2 and p.pubname = any($1)),
+      select distinct p.schemaname, p.tablename
+      from pg_publication_tables p
+      where $2 and p.pubname = any($1)),
     below(oid) as (
       select c.oid
       from published p
