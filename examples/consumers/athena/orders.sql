@@ -5,9 +5,9 @@
 
 create or replace view spillway.orders as
 with recursive changes as (
-    -- body_at is null where the change does not say what the body is. A create without its body takes it from
-    -- the old key's row. A body that was omitted for its size (OVERSIZE=omit) did change: it has its own mark,
-    -- and the former body is not valid.
+    -- body_at is null where the change does not contain the body. A create without its body takes it from the
+    -- old key's row. A body that was omitted for its size (OVERSIZE=omit) did change: it has its own mark, and
+    -- the former body is not valid.
     select
         source_name,
         op,

@@ -44,8 +44,8 @@ select
 from spillway.orders
 where op <> 'd';
 
--- The changes of the table. Where a change does not say what a large value is, its position (…_at) is null. A
--- create without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) did
+-- The changes of the table. If a change does not contain a large value, its position (…_at) is null. A create
+-- without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) did
 -- change: it has its own mark, and the former value is not valid.
 create or replace view spillway.orders_changes as
 select
