@@ -18,7 +18,7 @@ README = ROOT / "functions" / "drain" / "certs" / "README.md"
 TEMPLATE = ROOT / "template.yaml"
 HEAD = (
     "# Certificate authorities of Amazon RDS. "
-    "Where they come from and what is missing: README.md beside this file.\n"
+    "Sources and missing authorities: README.md in this folder.\n"
 )
 
 

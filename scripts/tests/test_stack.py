@@ -1,4 +1,4 @@
-"""The file of a stack: where its settings come from, and that the example fits the template."""
+"""The file of a stack: the sources of its settings. The example fits the template."""
 
 import re
 import sys

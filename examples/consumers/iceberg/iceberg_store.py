@@ -31,8 +31,8 @@ SCHEMA = pyarrow.schema(
     ]
 )
 
-# pyiceberg repeats a commit that fails because another one preceded it. But the rows of this one depend on what the
-# table had before: a truncate that was committed in between would not delete them.
+# pyiceberg repeats a commit that fails because another one preceded it. But the rows of this one depend on the
+# earlier state of the table: a truncate that was committed in between would not delete them.
 NO_RETRIES = {"commit.retry.num-retries": "0"}
 
 

@@ -1,7 +1,7 @@
 """Changes applied to a store, so that each row ends in the state of its last change.
 
-Changes of one partition key come in the order of their positions, perhaps more than once. Others come in any order,
-because different shards are read at the same time. With PARTITION_KEYS, these may be changes of one row. So each
+Changes of one partition key arrive in the order of their positions, perhaps more than once. Others arrive in any
+order, because different shards are read at the same time. With PARTITION_KEYS, these may be changes of one row. So each
 decision depends on positions only.
 """
 

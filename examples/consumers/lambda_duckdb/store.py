@@ -33,7 +33,7 @@ COLUMNS = [*KEY, "position", "deleted", "waits_for", "values_at", "data"]
 
 
 class Store:
-    """What both forms have in common.
+    """Common part of both forms.
 
     `mark` is the placeholder of the connection's parameters. `lock` is a statement at the begin of each transaction,
     after which no other function writes: a truncate or a changed key concerns rows of other shards, too.

@@ -34,7 +34,7 @@ RESERVED = set(
     with without
     """.split()
 )
-# What setup.sql makes in the schema spillway.
+# Objects that setup.sql creates in the schema spillway.
 SHARED = ("events", "progress", "floors", "control_messages")
 # Columns that the file defines beside those of the table, and one that is only beside a large column.
 OWN = ("source_name", "op", "position", "arrived", "shard_id", "sequence_number")
@@ -300,7 +300,7 @@ def same(left, right, names):
 
 
 def words_of_large(name, is_nested):
-    """What the statements say of a large column."""
+    """The parts of the statements for a large column."""
     return {
         "when_nested": NESTED.format(path=f"e.event.after.{identifier(name)}") if is_nested else "",
         "large": name,
@@ -312,7 +312,7 @@ def words_of_large(name, is_nested):
 
 
 def words_of_all_large(table, identity, large):
-    """What the statements say of the large columns together."""
+    """The parts of the statements for all large columns together."""
     joins = deletes = ""
     for number, name in enumerate(map(helper, large)):
         joins += f"\n    left join spillway_{table}_newest_{name} as l{number} on {same(f'l{number}', 'n', identity)}"
