@@ -5,7 +5,7 @@
 //!
 //! To add a file, write its `mod` line here and a [`scenarios!`] list in the file. The compiler reports a
 //! function that no list names, and [`main`] refuses to run while a file has no `mod` line. Scenario files do
-//! not import each other: what they share is in [`support`].
+//! not import each other: shared helpers are in [`support`].
 
 // A panic is the report of a scenario, and clippy allows it only in #[test] functions.
 #![allow(clippy::unwrap_used)]

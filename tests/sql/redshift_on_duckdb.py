@@ -1,7 +1,7 @@
 """Runs statements that are written for Redshift on DuckDB.
 
-sqlglot parses each statement as Redshift's and writes it as DuckDB's. What it cannot know is listed here: paths into
-SUPER, functions that DuckDB lacks, and statements that have no meaning there.
+sqlglot parses each statement as Redshift's and writes it as DuckDB's. Its gaps are filled here: paths into SUPER,
+functions that DuckDB lacks, and statements that have no meaning there.
 """
 
 import functools

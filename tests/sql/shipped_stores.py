@@ -258,7 +258,7 @@ class Rules(unittest.TestCase):
         self.assertEqual(self.rows(store), [("orders", 1, "Bo", "7.00", "long")])
 
     def restart_positions(self, store):
-        """What the README says for a discontinuity after which positions start again."""
+        """The README's statements for a discontinuity after which positions start again."""
         store.execute(block("lambda_duckdb", "sql"))
 
     def test_after_a_divergence_smaller_positions_are_newer(self):

@@ -1,7 +1,7 @@
 """The statements of examples/consumers/athena and the function of examples/consumers/firehose.
 
-Each statement must parse as Athena's, and the view of the present rows runs on DuckDB, over what the function made of
-events. No test here has seen Athena or Firehose.
+Each statement must parse as Athena's, and the view of the present rows runs on DuckDB, over the output of the
+function. No test here has run on Athena or Firehose.
 """
 
 import base64

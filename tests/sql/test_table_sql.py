@@ -154,7 +154,7 @@ class OtherTables(unittest.TestCase):
             self.made("public.orders", "--key", "id")
 
     def refusal(self, *arguments):
-        """What the script says of arguments that it refuses."""
+        """The error of the script for arguments that it refuses."""
         with contextlib.redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit):
             self.made(*arguments)
         return said.getvalue()

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 /// Starts a server on a free port. Aborting the task ends it.
 ///
 /// Servers have threads of their own. A scenario may compute for seconds, and a function that waits for an
-/// answer meanwhile would give up.
+/// answer meanwhile would fail with a timeout.
 pub(crate) async fn start<F>(serve: impl FnOnce(TcpListener) -> F) -> (SocketAddr, JoinHandle<()>)
 where
     F: Future<Output = ()> + Send + 'static,

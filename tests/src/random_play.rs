@@ -1,7 +1,7 @@
 //! Random plays: a workload writes, the function drains, and faults interrupt both.
 //!
 //! Each play has its own slot, stream and checkpoint. Its seed decides the settings, the writes and the
-//! faults. Timing decides which write meets which fault: a seed that failed draws the same faults again, but
+//! faults. Timing decides which fault hits which write: a seed that failed draws the same faults again, but
 //! does not repeat the run.
 //!
 //! [`Engine`] runs a play. A module of [`workloads`] holds the writers, the expected state and the verdict.

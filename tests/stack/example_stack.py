@@ -4,8 +4,8 @@
     example_stack.py invoke STACK write|drain EVENT                  prints the answer of a function
 
 PROGRAM is the bootstrap of the drain function, AUTHORITY a PEM file that signed the server's certificate, USER the
-server's administrator. An emulator has no database behind its cluster, so what the template reads of the cluster's
-endpoint and secret is replaced. The rest is the template as it is.
+server's administrator. An emulator has no database behind its cluster, so the template's references to the
+cluster's endpoint and secret are replaced. The rest of the template is unchanged.
 """
 
 import io

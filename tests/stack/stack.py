@@ -3,7 +3,7 @@
     stack.py deploy STACK BOOTSTRAP NAME=VALUE…   creates or updates the stack; BOOTSTRAP is the function's program
     stack.py invoke STACK EVENT                   prints the answer of the drain function
     stack.py delete STACK
-    stack.py resources                            prints what the account has, by kind
+    stack.py resources                            prints the resources of the account, by kind
 
 Each command prints JSON.
 """

@@ -1,4 +1,4 @@
-//! Limits of what a backfill costs others.
+//! Limits of the load that a backfill causes.
 //!
 //! No writer waits for it, memory does not grow with the table, a failed table does not stop the others, and
 //! rows that a gap may have changed are read again.

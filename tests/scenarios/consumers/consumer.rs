@@ -1,4 +1,4 @@
-//! The consumer of other scenarios notices every broken promise, and nothing else.
+//! The consumer of other scenarios reports every broken promise, and nothing else.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,4 +1,4 @@
-//! Slots that other programs made: those that Spillway cannot drain rightly are refused by name.
+//! Slots that other programs made: unsuitable ones are refused by name.
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! Events equal those of Debezium Server and wal2json, but for intended differences.
 //!
-//! `make conformance` runs Debezium Server itself. Here a recording of its events is the judge.
+//! `make conformance` runs Debezium Server itself. Here a recording of its events is the reference.
 
 use std::collections::BTreeMap;
 

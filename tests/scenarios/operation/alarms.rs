@@ -320,7 +320,7 @@ async fn slow_failures_ring_and_a_single_one_does_not() {
     for _ in 0..3 {
         let (kind, _) = watched.invoke(json!({})).await.error();
         assert_eq!(kind, "StreamMissing");
-        // Each invocation takes five minutes to fail. The datapoint comes later, with the time of its start.
+        // Each invocation fails after five minutes. Its datapoint has the time of its start.
         watched.now += 4 * MINUTE;
         watched.now += 2 * MINUTE;
         rang.push(watched.ringing(&[]).contains(&"ErrorsAlarm".to_owned()));

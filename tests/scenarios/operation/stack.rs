@@ -283,8 +283,8 @@ async fn a_delete_without_the_database_ends() {
     fixture.delete(&KEPT).await;
 }
 
-/// The walk-through of examples/cluster.yaml. A role of the harness stands for the rights that RDS gives its
-/// own.
+/// The walk-through of examples/cluster.yaml. A role of the harness has the rights that RDS gives its own
+/// role.
 async fn the_example_is_deployed_whole_and_leaves_nothing() {
     let settings = PostgresSettings {
         tls: true,

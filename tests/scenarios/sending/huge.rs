@@ -76,7 +76,7 @@ async fn a_large_transaction_after_many_others_passes() {
 
 /// Sends a large transaction after `others` of one row.
 ///
-/// Its rows exceed what the function holds. Returns the bytes that the server decoded for the drains, as a
+/// Its rows exceed the memory of the function. Returns the bytes that the server decoded for the drains, as a
 /// multiple of one decoding.
 async fn decodings_of_large_transaction(plugin: Plugin, others: usize) -> f64 {
     let fixture = Fixture::builder(plugin).shards(4).build().await;

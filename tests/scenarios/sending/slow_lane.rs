@@ -1,8 +1,8 @@
 //! Changes that were acknowledged ahead are not sent again after a kill.
 //!
-//! A slow lane holds the acknowledged position back, while many later changes are in the stream. The
-//! checkpoint remembers that. After a kill, the next tick sends only what was not acknowledged. If the log is
-//! another one, it sends everything.
+//! A slow lane delays the acknowledged position, while many later changes are in the stream. The checkpoint
+//! lists those. After a kill, the next tick sends only unacknowledged changes. If the log is another one, it
+//! sends all changes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -76,7 +76,7 @@ fn inserts(delivery: &Delivery) -> usize {
     changes.iter().filter(|change| change.event().op == "c").count()
 }
 
-/// Whether the checkpoint remembers what is acknowledged ahead.
+/// Whether the checkpoint lists changes that are acknowledged ahead.
 async fn remembers(fixture: &Fixture) -> bool {
     !stored_checkpoint(fixture).await["ack_ahead"].is_null()
 }

@@ -51,7 +51,7 @@ pub(crate) async fn write(fixture: &Fixture, seed: u32, changes: u32, keys: u32)
 
 /// Asserts that the stream has the events of the log.
 ///
-/// They result in the rows of the table. Returns what the stream holds.
+/// They result in the rows of the table. Returns the content of the stream.
 pub(crate) async fn compare(fixture: &Fixture) -> Delivery {
     let delivery = fixture.compare(&[TABLE]).await;
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Rows that were written before the table's definition changed.
 //!
-//! The catalog shows the table as it is now. A row has only what was true when it was written: two rows never
-//! share a key, and a value that is not known is absent.
+//! The catalog shows the table as it is now. A row has only the facts of the time when it was written. Two
+//! rows never share a key, and a value that is not known is absent.
 
 use std::collections::BTreeMap;
 

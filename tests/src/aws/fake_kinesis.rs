@@ -1,4 +1,4 @@
-//! A fake Kinesis with one stream, for what no emulator does.
+//! A fake Kinesis with one stream, for behaviour that no emulator has.
 //!
 //! It accepts requests and records of up to 10 MiB, reshards while records arrive, and injects every fault
 //! that a producer has to expect (see [`Faults`]). It keeps the records shard by shard; a scenario reads them

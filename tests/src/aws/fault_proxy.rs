@@ -425,7 +425,7 @@ impl RequestHandler for FaultProxyService {
     }
 }
 
-/// Plans its hold again when it is dropped: the caller gave up before the release.
+/// Plans its hold again when it is dropped: the caller ended the request before the release.
 struct RepeatedFault<'a> {
     service: &'a FaultProxyService,
     operation: &'a str,

@@ -104,7 +104,7 @@ impl Account {
         self.run("stack.py", &arguments).await
     }
 
-    /// Names of what the account has, by kind: `parameters`, `functions`, `alarms` and others.
+    /// Names of the resources of the account, by kind: `parameters`, `functions`, `alarms` and others.
     pub async fn resources(&self) -> Value {
         self.run("stack.py", &["resources".as_ref()]).await
     }

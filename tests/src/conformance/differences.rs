@@ -25,7 +25,7 @@ pub struct IntendedDifference {
     pub reason: String,
     /// Tables (`schema.table`), or `*`. Each must have the difference.
     pub tables: Vec<String>,
-    /// Paths of fields. `*` in the place of a part stands for any.
+    /// Paths of fields. `*` in the place of a part matches any part.
     pub fields: Vec<String>,
     /// Rows by their column `id`; without it, all rows.
     pub rows: Option<Vec<i64>>,

@@ -1,7 +1,7 @@
 //! Recorded events of Debezium Server.
 //!
-//! The files in `tests/conformance` have the rows of the events: what a second run of the same statements
-//! has, too. The first line of a file names Debezium's version. For each combination of modes follow a line
+//! The files in `tests/conformance` have the parts of the events that a second run of the same statements
+//! repeats. The first line of a file names Debezium's version. For each combination of modes follow a line
 //! with the modes and the events; those after the first combination are left out where they are the same. An
 //! event has the schemas of its columns if they differ from those of its table's event before.
 

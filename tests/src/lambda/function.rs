@@ -206,8 +206,8 @@ impl Function {
         );
     }
 
-    /// All lines that its processes have written so far, on both outputs: at least those that came before the
-    /// last answer.
+    /// All lines that its processes have written so far, on both outputs: at least those before the last
+    /// answer.
     pub fn log(&self) -> Vec<String> {
         log_file::lines(&self.log)
     }

@@ -1,7 +1,7 @@
 //! The log of a function: a file without a name, which its processes append to.
 //!
-//! A process writes a line before it answers, so the file has the line when the answer is here. A pipe has it
-//! only when somebody has read the pipe.
+//! A process writes a line before it answers, so the file has the line when the answer arrives. With a pipe,
+//! the line is available only after a read.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;

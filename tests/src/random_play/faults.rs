@@ -274,7 +274,7 @@ impl Environment {
         }
         tokio::time::sleep(lasts).await;
         for operation in operations {
-            // `clear` would also forget a request that another sequence plans to hold for a kill.
+            // `clear` would also remove a request that another sequence plans to hold for a kill.
             proxy.inject(operation, Fault::Delay(Duration::ZERO));
         }
     }

@@ -111,7 +111,7 @@ pub struct PlayResult {
     pub counts: PlayCounts,
     /// Cases in which the function broke its promise.
     pub violations: Vec<String>,
-    /// Conditions that this play did not meet; without them it proves nothing.
+    /// Conditions that this play did not reach. Without them its result proves nothing.
     pub shortfalls: Vec<String>,
     /// Logs of function and servers, if there is a violation.
     pub logs: Vec<Log>,

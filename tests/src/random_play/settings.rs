@@ -60,7 +60,7 @@ pub(super) struct PlaySettings {
     pub(super) drain_invocations: usize,
     /// `errorType`s that are no violation.
     pub(super) tolerated_errors: &'static [&'static str],
-    /// Counters of what a play has to meet: of each group at least one counter must not be 0.
+    /// Counters that a play must raise: at least one counter of each group must not be 0.
     pub(super) required: Vec<&'static [Counter]>,
     /// The settings in a few words.
     pub(super) summary: String,

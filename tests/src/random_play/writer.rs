@@ -1,6 +1,7 @@
 //! Writer sessions: each runs transactions until the play is over.
 //!
-//! A statement may fail, because of a conflict or of a fault. PostgreSQL says afterwards what was committed.
+//! A statement may fail, because of a conflict or of a fault. PostgreSQL reports the committed changes
+//! afterwards.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -207,7 +207,7 @@ async fn prepare(admin: &Client, version: u32) {
 
 /// Sets the role's settings that change the form of printed names.
 ///
-/// All names have quotes, and types with the names of built-in types come first in the search path.
+/// All names have quotes, and types with the names of built-in types are first in the search path.
 async fn set_odd_role(admin: &Client, database: &str) {
     let role = format!("alter role {} in database {database} set", REPLUSER.0);
     let sql = format!(

@@ -235,7 +235,7 @@ impl Truth {
     ///
     /// This is about the time of `shape`. There were only inserts in this case. `named` is the table itself,
     /// or its published root with the other partitions of that time. A partition that is no longer one does
-    /// not count: the drain cannot know of it.
+    /// not count: the drain cannot find it.
     pub(super) fn is_insert_only(&self, shape: &Shape, named: &Shape) -> bool {
         let is_partition = |it: &Shape| {
             let publication = it.publication.as_ref().map(|publication| publication.relation);

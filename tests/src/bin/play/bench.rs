@@ -108,7 +108,7 @@ async fn execute(admin: &tokio_postgres::Client, sql: &str) {
     executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-/// Invokes a cold function once. Returns what it needed, but for the server, and its answer.
+/// Invokes a cold function once. Returns its usage without the server's, and its answer.
 async fn invoke(
     postgres: &Postgres,
     ssm: &Ssm,

@@ -1,4 +1,4 @@
-//! The whole way of the data in a minute.
+//! The whole path of the data in a minute.
 //!
 //! pgbench writes into a real PostgreSQL, and ticks of the real binary drain its slot into Kinesis. A
 //! backfill sends the rows that existed before the slot. The server is killed half-way. At the end a consumer

@@ -72,7 +72,7 @@ impl ChangesPlay {
             _ => ("debezium", Envelope::Debezium),
         };
         let aggregation = ["none", "none", "kpl"][random.usize(..3)];
-        // Aggregates are few, and so are their requests: each request has to meet more faults.
+        // Aggregates are few, and so are their requests: each request needs more faults.
         let times = if aggregation == "kpl" { 15.0 } else { 4.0 };
         let (markers, markers_text) = match random.u8(..8) {
             0 => ("off", ", no markers"),

@@ -112,7 +112,7 @@ impl StormPlay {
     fn new(backlog: Arc<Backlog>, seed: Option<u64>, aggregation: &'static str) -> Self {
         let (name, times) = match (seed, aggregation) {
             (None, _) => ("quiet".to_owned(), 0.0),
-            // Aggregates are few, and so are their requests: each request has to meet more faults.
+            // Aggregates are few, and so are their requests: each request needs more faults.
             (Some(seed), "kpl") => (format!("seed_{seed}_kpl"), 15.0),
             (Some(seed), _) => (format!("seed_{seed}_{aggregation}"), 1.0),
         };

@@ -75,7 +75,7 @@ impl Server {
         })
     }
 
-    /// Checks what a slot needs.
+    /// Checks the requirements of a slot.
     ///
     /// # Errors
     /// Names everything that is missing, and how to change it.
