@@ -120,7 +120,8 @@ huge: tools-rust tools-demo ## drain one transaction of 1.1 GB in invocations of
 
 dashboard: tools-rust tools-demo tools-dashboard ## draw the dashboard from a run with load, throttling, an open transaction and failures (TICKS, PERIOD)
 	cargo build --locked --workspace --bins
-	@target/debug/play dashboard | .tools/dashboard/bin/python -B tests/stack/dashboard_picture.py docs/dashboard.svg $${PERIOD:-3}
+	@target/debug/play dashboard \
+		| .tools/dashboard/bin/python -B tests/stack/dashboard_picture.py docs/dashboard.svg $${PERIOD:-3}
 
 breaker: tools-rust tools-demo tools-postgres ## drain while parts fail at random, and count lost changes (SEEDS=10, FIRST_SEED=1, PARALLEL=4)
 	cargo build --locked --workspace --bins

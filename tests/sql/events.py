@@ -9,7 +9,7 @@ UNAVAILABLE = "__debezium_unavailable_value"
 OMITTED = "__omitted_because_of_its_size"
 
 
-def event_position(commit, change=0, index=0):
+def at(commit, change=0, index=0):
     return f"{commit:016x}.{change:016x}.{index:08x}"
 
 
@@ -49,7 +49,7 @@ class History:
         if before and self.identity_full:
             before = row(key, str(self.rows[key][0]), body=self.rows[key][1])
         omitted = {"omitted": ["body"]} if is_omitted else {}
-        self.events.append((key, event(op, event_position(self.at, self.at, index), before, after, self.source, **omitted)))
+        self.events.append((key, event(op, at(self.at, self.at, index), before, after, self.source, **omitted)))
 
     def new_body(self):
         return self.random.choice([f"body {self.at}", f"body {self.at}", f"body {self.at}", None, OMITTED])

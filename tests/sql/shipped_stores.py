@@ -18,7 +18,7 @@ from unittest import mock
 import duckdb
 import test_consume
 from aws_kinesis_agg.aggregator import RecordAggregator
-from events import UNAVAILABLE, History, deliver, event, message, event_position, row
+from events import UNAVAILABLE, History, deliver, event, message, at, row
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 
@@ -104,22 +104,22 @@ class RowsWithoutKey(unittest.TestCase):
         for op in "curd":
             before, after = ({"id": 1}, None) if op == "d" else (None, row(1))
             with self.subTest(op=op), self.assertRaisesRegex(ValueError, "public.orders.*KEYLESS_TABLES"):
-                changes_of(event(op, event_position(1), before, after), "public.orders")
+                changes_of(event(op, at(1), before, after), "public.orders")
 
     def test_an_event_whose_key_is_not_known_is_refused_also_with_row_keys(self):
         with mock.patch.object(changes, "ROW_KEYS", {"public.orders": ["id"]}), self.assertRaises(ValueError):
-            changes_of(event("u", event_position(1), after=row(1)), "public.orders")
+            changes_of(event("u", at(1), after=row(1)), "public.orders")
 
     def test_an_insert_into_a_table_without_a_key_is_a_row_of_its_own(self):
-        (change,) = changes_of(event("c", event_position(1), after={"line": "a"}, table="log"), "public.log#3fa2")
-        self.assertEqual(change.id.key, event_position(1))
+        (change,) = changes_of(event("c", at(1), after={"line": "a"}, table="log"), "public.log#3fa2")
+        self.assertEqual(change.id.key, at(1))
 
     def test_a_table_with_inserts_only_is_named_where_its_rows_are_not_spread(self):
         with mock.patch.object(changes, "KEYLESS_TABLES", ["public.log"]):
-            (change,) = changes_of(event("c", event_position(1), after={"line": "a"}, table="log"), "public.log")
-            self.assertEqual(change.id.key, event_position(1))
+            (change,) = changes_of(event("c", at(1), after={"line": "a"}, table="log"), "public.log")
+            self.assertEqual(change.id.key, at(1))
             with self.assertRaises(ValueError):
-                changes_of(event("u", event_position(2), after={"line": "b"}, table="log"), "public.log")
+                changes_of(event("u", at(2), after={"line": "b"}, table="log"), "public.log")
 
 
 def aggregate(*events):
@@ -141,8 +141,8 @@ def aggregate(*events):
 class Aggregates(unittest.TestCase):
     def setUp(self):
         # A table without a key whose updates are published, and a table with a key.
-        unknown = event("u", event_position(2), after={"line": "a"}, table="log")
-        others = [(f'{{"id":{id}}}', event("c", event_position(id), after=row(id))) for id in (1, 3)]
+        unknown = event("u", at(2), after={"line": "a"}, table="log")
+        others = [(f'{{"id":{id}}}', event("c", at(id), after=row(id))) for id in (1, 3)]
         self.record = aggregate(others[0], ("public.log", unknown), others[1], ("foreign", "not an event"))
 
     def test_an_event_that_is_refused_stops_no_other_of_its_aggregate(self):
@@ -202,10 +202,10 @@ class Rules(unittest.TestCase):
         return {id: body for _, id, _, _, body in self.rows(store)}
 
     def test_a_large_value_of_an_older_event_that_is_read_later_counts(self):
-        created = event("c", event_position(1), after=row(1, "7", body="A"))
-        changed = event("u", event_position(2), after=row(1, "7", body="B"))
-        moved = event("u", event_position(3), after=row(1, "8", body=UNAVAILABLE))
-        last = event("u", event_position(4), after=row(1, "9", body=UNAVAILABLE))
+        created = event("c", at(1), after=row(1, "7", body="A"))
+        changed = event("u", at(2), after=row(1, "7", body="B"))
+        moved = event("u", at(3), after=row(1, "8", body=UNAVAILABLE))
+        last = event("u", at(4), after=row(1, "9", body=UNAVAILABLE))
         for order in ([created, moved, changed], [moved, created, changed], [moved, changed, created],
                       [created, last, moved, changed], [last, changed, created, moved]):  # fmt: skip
             store = self.make_store()
@@ -216,45 +216,45 @@ class Rules(unittest.TestCase):
 
     def test_an_omitted_value_of_an_older_event_counts(self):
         store = self.make_store()
-        self.apply(store, event("c", event_position(1), after=row(1)), event("u", event_position(3), after=row(1, body=UNAVAILABLE)))
-        self.apply(store, event("u", event_position(2), after=row(1, body=UNAVAILABLE), omitted=["body"]))
+        self.apply(store, event("c", at(1), after=row(1)), event("u", at(3), after=row(1, body=UNAVAILABLE)))
+        self.apply(store, event("u", at(2), after=row(1, body=UNAVAILABLE), omitted=["body"]))
         self.assertEqual(self.bodies(store), {1: changes.OMITTED})
 
     def test_a_value_that_only_one_of_two_equal_events_has_is_kept(self):
         for bodies in (("new", UNAVAILABLE), (UNAVAILABLE, "new")):
             store = self.make_store()
-            self.apply(store, event("c", event_position(1), after=row(1, body="old")))
+            self.apply(store, event("c", at(1), after=row(1, body="old")))
             for body in bodies:
-                self.apply(store, event("u", event_position(2), after=row(1, body=body)))
+                self.apply(store, event("u", at(2), after=row(1, body=body)))
             self.assertEqual(self.bodies(store), {1: "new"})
 
     def test_a_delete_of_a_former_row_that_is_read_late_completes_the_row_of_its_new_key(self):
         store = self.make_store()
-        self.apply(store, event("c", event_position(9), after=row(1, body="again")))
-        self.apply(store, event("c", event_position(5, 5, 1), after=row(2, body=UNAVAILABLE)))
-        self.apply(store, event("d", event_position(5, 5, 0), before=row(1, body="long")))
+        self.apply(store, event("c", at(9), after=row(1, body="again")))
+        self.apply(store, event("c", at(5, 5, 1), after=row(2, body=UNAVAILABLE)))
+        self.apply(store, event("d", at(5, 5, 0), before=row(1, body="long")))
         self.assertEqual(self.bodies(store), {1: "again", 2: "long"})
 
     def test_a_row_of_a_backfill_keeps_the_columns_that_it_does_not_have(self):
         store = self.make_store()
-        self.apply(store, event("c", event_position(1), after=row(1, "Ada")))
-        self.apply(store, event("r", event_position(2), after={"id": 1, "amount": "7.00"}))
+        self.apply(store, event("c", at(1), after=row(1, "Ada")))
+        self.apply(store, event("r", at(2), after={"id": 1, "amount": "7.00"}))
         self.assertEqual(self.rows(store), [("orders", 1, "Ada", "7.00", "long")])
         # Values are not older than their event because a backfill kept them.
-        self.apply(store, event("u", event_position(3), after=row(1, "Bo", body=UNAVAILABLE)))
+        self.apply(store, event("u", at(3), after=row(1, "Bo", body=UNAVAILABLE)))
         self.assertEqual(self.rows(store), [("orders", 1, "Bo", "12.50", "long")])
 
     def test_a_row_of_a_backfill_has_no_columns_of_a_deleted_row(self):
         store = self.make_store()
-        self.apply(store, event("c", event_position(1), after=row(1)), event("d", event_position(2), before={"id": 1}))
-        self.apply(store, event("r", event_position(3), after={"id": 1, "amount": "7.00"}))
+        self.apply(store, event("c", at(1), after=row(1)), event("d", at(2), before={"id": 1}))
+        self.apply(store, event("r", at(3), after={"id": 1, "amount": "7.00"}))
         self.assertEqual([json.loads(one[-1]) for one in store.existing()], [{"id": 1, "amount": "7.00"}])
 
     def test_a_column_of_a_backfill_that_is_read_before_an_update_is_not_older(self):
         store = self.make_store()
-        self.apply(store, event("c", event_position(1), after=row(1)))
-        self.apply(store, event("r", event_position(3), after={"id": 1, "amount": "7.00"}))
-        self.apply(store, event("u", event_position(2), after=row(1, "Bo", amount="1.00")))
+        self.apply(store, event("c", at(1), after=row(1)))
+        self.apply(store, event("r", at(3), after={"id": 1, "amount": "7.00"}))
+        self.apply(store, event("u", at(2), after=row(1, "Bo", amount="1.00")))
         self.assertEqual(self.rows(store), [("orders", 1, "Bo", "7.00", "long")])
 
     def restart_positions(self, store):
@@ -264,21 +264,21 @@ class Rules(unittest.TestCase):
     def test_after_a_divergence_smaller_positions_are_newer(self):
         store = self.make_store()
         for source in ("orders", "billing"):
-            created = (event("c", event_position(1000 + id), after=row(id), source=source) for id in (1, 2, 3, 4))
-            self.apply(store, *created, event("d", event_position(1011), before={"id": 2}, source=source))
+            created = (event("c", at(1000 + id), after=row(id), source=source) for id in (1, 2, 3, 4))
+            self.apply(store, *created, event("d", at(1011), before={"id": 2}, source=source))
         # Columns whose values are older than their row: a large one, and each one of a row whose delete has the key.
-        self.apply(store, event("u", event_position(1010), after=row(1, "Bo", body=UNAVAILABLE)), event("t", event_position(900)))
+        self.apply(store, event("u", at(1010), after=row(1, "Bo", body=UNAVAILABLE)), event("t", at(900)))
         self.restart_positions(store)
-        self.apply(store, event("u", event_position(20), after=row(3, "Cy", body=UNAVAILABLE)))
-        self.apply(store, *(event("r", event_position(30), after=row(id, "new", body="new")) for id in (1, 2)))
-        self.apply(store, event("u", event_position(31), after=row(1, "Di", body="newer")))
+        self.apply(store, event("u", at(20), after=row(3, "Cy", body=UNAVAILABLE)))
+        self.apply(store, *(event("r", at(30), after=row(id, "new", body="new")) for id in (1, 2)))
+        self.apply(store, event("u", at(31), after=row(1, "Di", body="newer")))
         said = {"control": "repaired", "since": f"{20:016x}", "tables": ["public.orders"]}
-        self.apply(store, message("spillway.repaired", event_position(40), said))
+        self.apply(store, message("spillway.repaired", at(40), said))
         expected = [(1, "Di", "newer"), (2, "new", "new"), (3, "Cy", "long")]
         rows = [(id, customer, body) for source, id, customer, _, body in self.rows(store) if source == "orders"]
         self.assertEqual(rows, expected)
         # The positions of the other source are those of before.
-        self.apply(store, event("u", event_position(900), after=row(1, "late"), source="billing"))
+        self.apply(store, event("u", at(900), after=row(1, "late"), source="billing"))
         others = [(id, customer) for source, id, customer, _, _ in self.rows(store) if source == "billing"]
         self.assertEqual(others, [(1, "Ada"), (3, "Ada"), (4, "Ada")])
 
@@ -296,7 +296,7 @@ class Statements(unittest.TestCase):
     def test_a_merge_has_a_mark_for_each_value(self):
         connection = mock.MagicMock()
         rows = [changes.RowId("orders", "public", "orders", f'{{"id":{id}}}') for id in (1, 2)]
-        MergeStore(connection, "%s").save({id: consumer.Row(event_position(1), False, {}) for id in rows})
+        MergeStore(connection, "%s").save({id: consumer.Row(at(1), False, {}) for id in rows})
         statement, values = connection.cursor().execute.call_args.args
         self.assertEqual((statement.count("%s"), len(values)), (18, 18))
 
@@ -314,10 +314,10 @@ class ConcurrentFunctions(unittest.TestCase):
     def test_a_batch_that_another_commit_preceded_fails_and_is_applied_again(self):
         first = iceberg_store()
         second = IcebergStore(first.table.catalog)
-        created = changes_of(event("c", event_position(1), after=row(1)))
+        created = changes_of(event("c", at(1), after=row(1)))
         with self.assertRaises(CommitFailedException), second.transaction():
             consumer.merge(second, created)
-            consumer.apply(first, changes_of(event("t", event_position(2))))
+            consumer.apply(first, changes_of(event("t", at(2))))
         consumer.apply(second, created)
         self.assertEqual(second.existing(), [])
 
@@ -333,8 +333,8 @@ class FormerVersions(unittest.TestCase):
     """Tables without the column values_at, which came later."""
 
     def check(self, store):
-        consumer.apply(store, changes_of(event("u", event_position(2), after=row(1, "Bo", body=UNAVAILABLE))))
-        consumer.apply(store, changes_of(event("c", event_position(3), after=row(2))))
+        consumer.apply(store, changes_of(event("u", at(2), after=row(1, "Bo", body=UNAVAILABLE))))
+        consumer.apply(store, changes_of(event("c", at(3), after=row(2))))
         bodies = {json.loads(data)["id"]: json.loads(data)["body"] for *_, data in store.existing()}
         self.assertEqual(bodies, {1: "long", 2: "long"})
 
@@ -342,7 +342,7 @@ class FormerVersions(unittest.TestCase):
         for make in (DuckDbStore, lambda path: MergeStore(duckdb.connect(path), "?")):
             folder = FOLDERS.enter_context(tempfile.TemporaryDirectory())
             store = make(f"{folder}/rows.duckdb")
-            consumer.apply(store, changes_of(event("c", event_position(1), after=row(1))))
+            consumer.apply(store, changes_of(event("c", at(1), after=row(1))))
             store.execute("alter table rows drop column values_at")
             store.connection.close()
             for _ in range(2):
@@ -352,7 +352,7 @@ class FormerVersions(unittest.TestCase):
 
     def test_a_table_of_iceberg_without_the_column_gets_it(self):
         store = iceberg_store()
-        consumer.apply(store, changes_of(event("c", event_position(1), after=row(1))))
+        consumer.apply(store, changes_of(event("c", at(1), after=row(1))))
         with store.table.update_schema(allow_incompatible_changes=True) as update:
             update.delete_column("values_at")
         for _ in range(2):

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import sqlglot
 import yaml
-from events import OMITTED, UNAVAILABLE, History, deliver, event, message, event_position, row
+from events import OMITTED, UNAVAILABLE, History, deliver, event, message, at, row
 from sqlglot import exp
 
 CONSUMERS = Path(__file__).resolve().parents[2] / "examples" / "consumers"
@@ -99,42 +99,42 @@ class PresentRows(unittest.TestCase):
 
     def test_a_timestamp_has_six_digits_and_no_time_zone(self):
         athena = Athena()
-        athena.deliver(event("c", event_position(1), after=row(1, placed="2026-11-23T12:00:00.123456Z")))
+        athena.deliver(event("c", at(1), after=row(1, placed="2026-11-23T12:00:00.123456Z")))
         query = "select typeof(placed), placed::varchar from spillway.orders"
         self.assertEqual(athena.database.execute(query).fetchall(), [("TIMESTAMP", "2026-11-23 12:00:00.123456")])
 
     def test_a_repair_removes_rows_of_its_source_and_table(self):
         said = {"control": "repaired", "since": f"{0x100:016x}", "tables": ["public.orders"]}
         rows = self.rows_of(
-            event("c", event_position(1), after=row(1)),
-            event("c", event_position(2), after=row(2)),
-            event("c", event_position(1), after=row(1), source="billing"),
-            event("r", event_position(0x101), after=row(1)),
-            message("spillway.repaired", event_position(0x102), said),
-            message("spillway.repaired", event_position(0x103), said | {"tables": ["public.notes"]}, source="billing"),
-            message("foreign.spillway.repaired", event_position(0x103), said, source="billing"),
+            event("c", at(1), after=row(1)),
+            event("c", at(2), after=row(2)),
+            event("c", at(1), after=row(1), source="billing"),
+            event("r", at(0x101), after=row(1)),
+            message("spillway.repaired", at(0x102), said),
+            message("spillway.repaired", at(0x103), said | {"tables": ["public.notes"]}, source="billing"),
+            message("foreign.spillway.repaired", at(0x103), said, source="billing"),
         )
         self.assertEqual([r[:2] for r in rows], [("billing", 1), ("orders", 1)])
 
     def test_a_large_value_that_no_event_had_is_not_null(self):
-        updated = event("u", event_position(2), after=row(1, body=UNAVAILABLE))
+        updated = event("u", at(2), after=row(1, body=UNAVAILABLE))
         self.assertEqual(self.rows_of(updated)[0][4], UNAVAILABLE)
-        self.assertIsNone(self.rows_of(updated, event("c", event_position(1), after=row(1, body=None)))[0][4])
+        self.assertIsNone(self.rows_of(updated, event("c", at(1), after=row(1, body=None)))[0][4])
 
     def test_an_omitted_value_is_not_the_former_one(self):
-        changed = event("u", event_position(2), after=row(1, body=UNAVAILABLE), omitted=["body"])
-        rows = self.rows_of(event("c", event_position(1), after=row(1)), changed)
+        changed = event("u", at(2), after=row(1, body=UNAVAILABLE), omitted=["body"])
+        rows = self.rows_of(event("c", at(1), after=row(1)), changed)
         self.assertEqual(rows[0][4], OMITTED)
 
     def test_a_changed_key_does_not_take_the_former_value_of_an_omitted_one(self):
-        events = [event("c", event_position(1), after=row(1)), event("d", event_position(2, 2, 0), before={"id": 1})]
-        events.append(event("c", event_position(2, 2, 1), after=row(2, body=UNAVAILABLE), omitted=["body"]))
+        events = [event("c", at(1), after=row(1)), event("d", at(2, 2, 0), before={"id": 1})]
+        events.append(event("c", at(2, 2, 1), after=row(2, body=UNAVAILABLE), omitted=["body"]))
         self.assertEqual([r[4] for r in self.rows_of(*events)], [OMITTED])
 
     def test_a_changed_key_takes_the_large_value_of_the_old_row(self):
-        events = [event("c", event_position(1), after=row(1)), event("c", event_position(2), after=row(2, body="former"))]
-        events += [event("d", event_position(3), before={"id": 2}), event("d", event_position(4, 4, 0), before={"id": 1})]
-        events += [event("c", event_position(4, 4, 1), after=row(2, body=UNAVAILABLE)), event("c", event_position(5), after=row(1))]
+        events = [event("c", at(1), after=row(1)), event("c", at(2), after=row(2, body="former"))]
+        events += [event("d", at(3), before={"id": 2}), event("d", at(4, 4, 0), before={"id": 1})]
+        events += [event("c", at(4, 4, 1), after=row(2, body=UNAVAILABLE)), event("c", at(5), after=row(1))]
         self.assertEqual([r[4] for r in self.rows_of(*events)], ["long", "long"])
 
 
@@ -142,7 +142,7 @@ class Flatten(unittest.TestCase):
     def test_the_columns_are_those_of_the_table(self):
         template = yaml.load((CONSUMERS / "firehose" / "template.yaml").read_text(), Loader)
         columns = template["Resources"]["Table"]["Properties"]["TableInput"]["StorageDescriptor"]["Columns"]
-        self.assertEqual([c["Name"] for c in columns], list(delivered(event("c", event_position(1), after=row(1)))[0]))
+        self.assertEqual([c["Name"] for c in columns], list(delivered(event("c", at(1), after=row(1)))[0]))
 
     def test_the_event_is_as_the_stream_has_it(self):
         text = '{"op":"c","source":{"name":"orders"},"after":{"n":12345678901234567890.10,"s":"\\u00e9 é"}}'

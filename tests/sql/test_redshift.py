@@ -9,7 +9,7 @@ import unittest
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from events import OMITTED, UNAVAILABLE, History, deliver, event, message, event_position, row
+from events import OMITTED, UNAVAILABLE, History, deliver, event, message, at, row
 from redshift_on_duckdb import Redshift, parse, statements
 from sqlglot import exp
 
@@ -82,11 +82,11 @@ class Syntax(unittest.TestCase):
 class Merge(unittest.TestCase):
     def test_the_newest_change_of_a_row_counts_in_a_batch_and_across_batches(self):
         stream = Stream()
-        created, updated = event("c", event_position(1), after=row(1)), event("u", event_position(2), after=row(1, customer="Grace"))
+        created, updated = event("c", at(1), after=row(1)), event("u", at(2), after=row(1, customer="Grace"))
         stream.merge(created, updated)
         self.assertEqual(stream.rows(), [("orders", 1, "Grace", "12.50", "long")])
-        stream.merge(event("u", event_position(4), after=row(1, amount="7.00")))
-        stream.merge(event("u", event_position(3), after=row(1, amount="9.00")))
+        stream.merge(event("u", at(4), after=row(1, amount="7.00")))
+        stream.merge(event("u", at(3), after=row(1, amount="9.00")))
         self.assertEqual(stream.rows(), [("orders", 1, "Ada", "7.00", "long")])
 
     def test_the_event_of_the_documentation_is_merged(self):
@@ -97,8 +97,8 @@ class Merge(unittest.TestCase):
 
     def test_duplicates_change_nothing(self):
         stream = Stream()
-        events = [event("c", event_position(1), after=row(1)), event("d", event_position(2), before={"id": 1})]
-        events += [event("c", event_position(3), after=row(2)), event("u", event_position(4), after=row(2, body=UNAVAILABLE))]
+        events = [event("c", at(1), after=row(1)), event("d", at(2), before={"id": 1})]
+        events += [event("c", at(3), after=row(2)), event("u", at(4), after=row(2, body=UNAVAILABLE))]
         stream.merge(*events, *events)
         for _ in range(2):
             self.assertEqual(stream.rows(), [("orders", 2, "Ada", "12.50", "long")])
@@ -109,40 +109,40 @@ class Merge(unittest.TestCase):
 
     def test_an_older_change_does_not_revive_a_deleted_row(self):
         stream = Stream()
-        stream.merge(event("d", event_position(2), before={"id": 1}))
-        stream.merge(event("c", event_position(1), after=row(1)))
+        stream.merge(event("d", at(2), before={"id": 1}))
+        stream.merge(event("c", at(1), after=row(1)))
         self.assertEqual(stream.rows(), [])
 
     def test_a_deleted_row_is_kept_for_eight_days(self):
         stream = Stream()
-        stream.merge(event("c", event_position(1), after=row(1)), event("c", event_position(2), after=row(2)), days_ago=30)
-        stream.merge(event("d", event_position(3), before={"id": 1}), event("c", event_position(4), after=row(3)), days_ago=9)
-        stream.merge(event("d", event_position(5), before={"id": 3}), days_ago=7)
+        stream.merge(event("c", at(1), after=row(1)), event("c", at(2), after=row(2)), days_ago=30)
+        stream.merge(event("d", at(3), before={"id": 1}), event("c", at(4), after=row(3)), days_ago=9)
+        stream.merge(event("d", at(5), before={"id": 3}), days_ago=7)
         kept = stream.redshift.database.execute("select id, op from spillway.orders order by id").fetchall()
         self.assertEqual(kept, [(2, "c"), (3, "d")])
 
     def test_an_untouched_large_value_is_filled_in_a_batch_and_across_batches(self):
         stream = Stream()
-        stream.merge(event("c", event_position(1), after=row(1)), event("u", event_position(2), after=row(1, "Grace", body=UNAVAILABLE)))
+        stream.merge(event("c", at(1), after=row(1)), event("u", at(2), after=row(1, "Grace", body=UNAVAILABLE)))
         self.assertEqual(stream.rows(), [("orders", 1, "Grace", "12.50", "long")])
-        stream.merge(event("u", event_position(3), after=row(1, "Alan", body=UNAVAILABLE)))
+        stream.merge(event("u", at(3), after=row(1, "Alan", body=UNAVAILABLE)))
         self.assertEqual(stream.rows(), [("orders", 1, "Alan", "12.50", "long")])
-        stream.merge(event("u", event_position(4), after=row(1, body=None)))
-        stream.merge(event("u", event_position(5), after=row(1, body=UNAVAILABLE)))
+        stream.merge(event("u", at(4), after=row(1, body=None)))
+        stream.merge(event("u", at(5), after=row(1, body=UNAVAILABLE)))
         self.assertEqual(stream.bodies(), {("orders", 1): None})
 
     def test_a_value_that_only_one_of_two_equal_events_has_is_kept(self):
         for first, second in (("new", UNAVAILABLE), (UNAVAILABLE, "new")):
             stream = Stream()
-            stream.merge(event("c", event_position(1), after=row(1, body="old")))
-            stream.merge(event("u", event_position(2), after=row(1, body=first)))
-            stream.merge(event("u", event_position(3), after=row(1, body=UNAVAILABLE)))
-            stream.merge(event("u", event_position(2), after=row(1, body=second)))
+            stream.merge(event("c", at(1), after=row(1, body="old")))
+            stream.merge(event("u", at(2), after=row(1, body=first)))
+            stream.merge(event("u", at(3), after=row(1, body=UNAVAILABLE)))
+            stream.merge(event("u", at(2), after=row(1, body=second)))
             self.assertEqual(stream.bodies(), {("orders", 1): "new"})
 
     def test_of_two_equal_creates_the_one_with_the_large_value_counts(self):
         for bodies in (("new", UNAVAILABLE), (UNAVAILABLE, "new")):
-            creates = [event("c", event_position(9, 8, 1), after=row(2, body=body)) for body in bodies]
+            creates = [event("c", at(9, 8, 1), after=row(2, body=body)) for body in bodies]
             for batches in ([creates], [creates[:1], creates[1:]]):
                 stream = Stream()
                 for batch in batches:
@@ -150,26 +150,26 @@ class Merge(unittest.TestCase):
                 self.assertEqual(stream.bodies(), {("orders", 2): "new"})
 
     def test_a_changed_key_takes_the_large_value_of_the_old_row(self):
-        deleted = event("d", event_position(9, 8, 0), before={"id": 1})
-        created = event("c", event_position(9, 8, 1), after=row(2, body=UNAVAILABLE))
+        deleted = event("d", at(9, 8, 0), before={"id": 1})
+        created = event("c", at(9, 8, 1), after=row(2, body=UNAVAILABLE))
         for batches in ([[deleted, created]], [[created, deleted]], [[deleted], [created]], [[created], [deleted]]):
             stream = Stream()
             # 2 existed before, with another body.
-            stream.merge(event("c", event_position(1), after=row(1)), event("c", event_position(2), after=row(2, body="former")))
-            stream.merge(event("d", event_position(3), before={"id": 2}))
+            stream.merge(event("c", at(1), after=row(1)), event("c", at(2), after=row(2, body="former")))
+            stream.merge(event("d", at(3), before={"id": 2}))
             for number, batch in enumerate(batches):
                 stream.merge(*batch, shard=f"shardId-00000000000{number}")
             self.assertEqual(stream.bodies(), {("orders", 2): "long"})
             # 1 begins another life, and the change is sent again.
-            stream.merge(event("c", event_position(10), after=row(1, body="other")), created, deleted)
+            stream.merge(event("c", at(10), after=row(1, body="other")), created, deleted)
             self.assertEqual(stream.bodies(), {("orders", 1): "other", ("orders", 2): "long"})
 
     def test_a_key_that_changes_three_times_in_one_batch_has_its_value_after_three_merges(self):
         stream = Stream()
-        events = [event("c", event_position(1), after=row(1))]
+        events = [event("c", at(1), after=row(1))]
         for id in (1, 2, 3):
-            events.append(event("d", event_position(10 + id, 5, 0), before={"id": id}))
-            events.append(event("c", event_position(10 + id, 5, 1), after=row(id + 1, body=UNAVAILABLE)))
+            events.append(event("d", at(10 + id, 5, 0), before={"id": id}))
+            events.append(event("c", at(10 + id, 5, 1), after=row(id + 1, body=UNAVAILABLE)))
         stream.merge(*events)
         stream.merge()
         stream.merge()
@@ -177,50 +177,50 @@ class Merge(unittest.TestCase):
 
     def test_a_large_value_that_no_event_had_is_not_null(self):
         stream = Stream()
-        stream.merge(event("u", event_position(2), after=row(1, "Grace", body=UNAVAILABLE)))
+        stream.merge(event("u", at(2), after=row(1, "Grace", body=UNAVAILABLE)))
         self.assertEqual(stream.bodies(), {("orders", 1): UNAVAILABLE})
         self.assertEqual(stream.redshift.run((FILES / "check.sql").read_text())[5], [(1,)])
-        stream.merge(event("c", event_position(1), after=row(1, body=None)))
+        stream.merge(event("c", at(1), after=row(1, body=None)))
         self.assertEqual(stream.rows(), [("orders", 1, "Grace", "12.50", None)])
 
     def test_an_omitted_value_is_not_the_former_one(self):
         stream = Stream()
-        stream.merge(event("c", event_position(1), after=row(1)))
-        stream.merge(event("u", event_position(2), after=row(1, body=UNAVAILABLE), omitted=["body"]))
+        stream.merge(event("c", at(1), after=row(1)))
+        stream.merge(event("u", at(2), after=row(1, body=UNAVAILABLE), omitted=["body"]))
         self.assertEqual(stream.bodies(), {("orders", 1): OMITTED})
-        stream.merge(event("u", event_position(3), after=row(1, body=UNAVAILABLE)))
+        stream.merge(event("u", at(3), after=row(1, body=UNAVAILABLE)))
         self.assertEqual(stream.bodies(), {("orders", 1): OMITTED})
         self.assertEqual(stream.redshift.run((FILES / "check.sql").read_text())[5], [(1,)])
 
     def test_a_changed_key_does_not_take_the_former_value_of_an_omitted_one(self):
-        deleted = event("d", event_position(9, 8, 0), before={"id": 1})
-        created = event("c", event_position(9, 8, 1), after=row(2, body=UNAVAILABLE), omitted=["body"])
+        deleted = event("d", at(9, 8, 0), before={"id": 1})
+        created = event("c", at(9, 8, 1), after=row(2, body=UNAVAILABLE), omitted=["body"])
         for batches in ([[deleted, created]], [[created], [deleted]]):
             stream = Stream()
-            stream.merge(event("c", event_position(1), after=row(1)))
+            stream.merge(event("c", at(1), after=row(1)))
             for number, batch in enumerate(batches):
                 stream.merge(*batch, shard=f"shardId-00000000000{number}")
             self.assertEqual(stream.bodies(), {("orders", 2): OMITTED})
 
     def test_a_truncate_ends_the_rows_before_it_and_of_its_source(self):
         stream = Stream()
-        stream.merge(event("c", event_position(1), after=row(1)), event("c", event_position(1), after=row(1), source="billing"))
-        stream.merge(event("c", event_position(2), after=row(2)), event("t", event_position(3)), event("c", event_position(4), after=row(3)))
+        stream.merge(event("c", at(1), after=row(1)), event("c", at(1), after=row(1), source="billing"))
+        stream.merge(event("c", at(2), after=row(2)), event("t", at(3)), event("c", at(4), after=row(3)))
         self.assertEqual([r[:2] for r in stream.rows()], [("billing", 1), ("orders", 3)])
-        stream.merge(event("u", event_position(2), after=row(4)))
+        stream.merge(event("u", at(2), after=row(4)))
         self.assertEqual([r[:2] for r in stream.rows()], [("billing", 1), ("orders", 3)])
 
     def test_two_sources_and_other_tables_do_not_mix(self):
         stream = Stream()
-        stream.merge(event("c", event_position(5), after=row(1, "Ada")))
-        stream.merge(event("c", event_position(2), after=row(1, "Bo"), source="billing"))
-        stream.merge(event("u", event_position(3), after=row(1, "Cy"), source="billing"))
-        stream.merge(event("c", event_position(9), after={"id": 1, "note": "x"}, table="notes"))
+        stream.merge(event("c", at(5), after=row(1, "Ada")))
+        stream.merge(event("c", at(2), after=row(1, "Bo"), source="billing"))
+        stream.merge(event("u", at(3), after=row(1, "Cy"), source="billing"))
+        stream.merge(event("c", at(9), after={"id": 1, "note": "x"}, table="notes"))
         self.assertEqual([r[:3] for r in stream.rows()], [("billing", 1, "Cy"), ("orders", 1, "Ada")])
 
     def test_a_renamed_key_is_the_same_row(self):
         stream = Stream()
-        stream.merge(event("c", event_position(1), after=row(1)), event("c", event_position(1), after=row(2)))
+        stream.merge(event("c", at(1), after=row(1)), event("c", at(1), after=row(2)))
         view = (FILES / "orders.sql").read_text()
         view = view[view.index("create or replace view spillway.orders_changes") :]
         view = view[: view.index(";") + 1]
@@ -233,12 +233,12 @@ class Merge(unittest.TestCase):
         stream.redshift.run(view)
         renamed = row(1, "Grace", body=UNAVAILABLE)
         renamed["order_id"] = renamed.pop("id")
-        stream.merge(event("u", event_position(2), after=renamed), event("d", event_position(3), before={"order_id": 2}))
+        stream.merge(event("u", at(2), after=renamed), event("d", at(3), before={"order_id": 2}))
         self.assertEqual(stream.rows(), [("orders", 1, "Grace", "12.50", "long")])
 
     def test_a_change_without_a_key_is_left_out_and_counted(self):
         stream = Stream()
-        stream.merge(event("c", event_position(1), after=row(None)), event("c", event_position(2), after=row(2)))
+        stream.merge(event("c", at(1), after=row(None)), event("c", at(2), after=row(2)))
         self.assertEqual([r[:2] for r in stream.rows()], [("orders", 2)])
         answers = stream.redshift.run((FILES / "check.sql").read_text())
         self.assertEqual(answers[3:], [[(0,)], [(1,)], [(0,)], [("orders", 1, 2, answers[6][0][3])]])
@@ -257,58 +257,58 @@ class Repair(unittest.TestCase):
 
     def test_rows_of_the_source_that_were_not_sent_again_are_removed(self):
         stream = Stream()
-        stream.merge(*(event("c", event_position(id), after=row(id)) for id in (1, 2, 3)))
-        stream.merge(event("c", event_position(1), after=row(1), source="billing"))
+        stream.merge(*(event("c", at(id), after=row(id)) for id in (1, 2, 3)))
+        stream.merge(event("c", at(1), after=row(1), source="billing"))
         # Row 2 was deleted, and 4 was created, in the gap. 3 changes while it is read.
-        stream.merge(message("spillway.gap_accepted", event_position(100), {"control": "gap_accepted"}))
-        stream.arrive(event("r", event_position(0x19CEE79 + 5), after=row(1)), shard="shardId-000000000001")
-        stream.arrive(event("r", event_position(0x19CEE79 + 5), after=row(4)))
-        stream.arrive(event("u", event_position(0x19CEE79 + 7), after=row(3, "Cy")))
+        stream.merge(message("spillway.gap_accepted", at(100), {"control": "gap_accepted"}))
+        stream.arrive(event("r", at(0x19CEE79 + 5), after=row(1)), shard="shardId-000000000001")
+        stream.arrive(event("r", at(0x19CEE79 + 5), after=row(4)))
+        stream.arrive(event("u", at(0x19CEE79 + 7), after=row(3, "Cy")))
         said = {"control": "repaired", "since": f"{0x19CEE79:016x}", "tables": ["public.orders"]}
-        stream.arrive(message("spillway.repaired", event_position(0x19CEE79 + 9), said))
+        stream.arrive(message("spillway.repaired", at(0x19CEE79 + 9), said))
         found = self.repaired(stream)[0]
         self.assertEqual(json.loads(found[0][3]), said)
         self.assertEqual([r[:3] for r in stream.rows()], [
             ("billing", 1, "Ada"), ("orders", 1, "Ada"), ("orders", 3, "Cy"), ("orders", 4, "Ada"),
         ])  # fmt: skip
         # What arrives again from before the repair stays away.
-        stream.merge(event("u", event_position(2), after=row(2)))
+        stream.merge(event("u", at(2), after=row(2)))
         self.assertNotIn(("orders", 2), stream.bodies())
         self.repaired(stream)
         self.assertEqual(len(stream.rows()), 4)
 
     def test_without_the_message_nothing_is_removed(self):
         stream = Stream()
-        stream.merge(event("c", event_position(1), after=row(1)), event("c", event_position(1), after=row(1), source="billing"))
+        stream.merge(event("c", at(1), after=row(1)), event("c", at(1), after=row(1), source="billing"))
         said = {"control": "repaired", "since": f"{9:016x}", "tables": ["public.orders"]}
-        stream.merge(message("foreign.spillway.repaired", event_position(10), said))
-        stream.merge(message("spillway.repaired", event_position(10), said, source="billing"))
+        stream.merge(message("foreign.spillway.repaired", at(10), said))
+        stream.merge(message("spillway.repaired", at(10), said, source="billing"))
         self.assertEqual(self.repaired(stream)[0], [])
         self.assertEqual([r[:2] for r in stream.rows()], [("billing", 1), ("orders", 1)])
 
     def test_a_repair_of_another_table_removes_nothing(self):
         stream = Stream()
-        stream.merge(event("c", event_position(1), after=row(1)))
+        stream.merge(event("c", at(1), after=row(1)))
         said = {"control": "repaired", "since": f"{9:016x}", "tables": ["public.notes"]}
-        stream.merge(message("spillway.repaired", event_position(10), said))
+        stream.merge(message("spillway.repaired", at(10), said))
         self.repaired(stream)
         self.assertEqual(len(stream.rows()), 1)
 
     def test_after_a_divergence_smaller_positions_are_newer(self):
         stream = Stream()
-        stream.merge(*(event("c", event_position(1000 + id), after=row(id)) for id in (1, 2)))
-        stream.merge(event("d", event_position(1010), before={"id": 3}), event("t", event_position(900)))
+        stream.merge(*(event("c", at(1000 + id), after=row(id)) for id in (1, 2)))
+        stream.merge(event("d", at(1010), before={"id": 3}), event("t", at(900)))
         # No event had the body of row 5.
-        stream.merge(event("u", event_position(1011), after=row(5, body=UNAVAILABLE)))
+        stream.merge(event("u", at(1011), after=row(5, body=UNAVAILABLE)))
         stream.redshift.run((FILES / "restart_positions.sql").read_text().replace("'SOURCE'", "'orders'"))
         self.assertEqual(stream.bodies(), {("orders", 1): "long", ("orders", 2): "long", ("orders", 5): UNAVAILABLE})
         self.assertEqual(stream.redshift.run((FILES / "check.sql").read_text())[5], [(1,)])
-        stream.merge(event("u", event_position(19), after=row(5, "Eve", body=UNAVAILABLE)))
+        stream.merge(event("u", at(19), after=row(5, "Eve", body=UNAVAILABLE)))
         self.assertEqual(stream.bodies()["orders", 5], UNAVAILABLE)
-        stream.arrive(message("spillway.gap_accepted", event_position(20), {"control": "gap_accepted"}))
-        stream.arrive(event("r", event_position(30), after=row(1, "Grace")), event("r", event_position(30), after=row(3)))
+        stream.arrive(message("spillway.gap_accepted", at(20), {"control": "gap_accepted"}))
+        stream.arrive(event("r", at(30), after=row(1, "Grace")), event("r", at(30), after=row(3)))
         said = {"control": "repaired", "since": f"{25:016x}", "tables": ["public.orders"]}
-        stream.arrive(message("spillway.repaired", event_position(40), said))
+        stream.arrive(message("spillway.repaired", at(40), said))
         self.repaired(stream)
         self.assertEqual([r[:3] for r in stream.rows()], [("orders", 1, "Grace"), ("orders", 3, "Ada")])
 

@@ -8,7 +8,7 @@ import unittest
 from unittest import mock
 
 import duckdb
-from events import OMITTED, UNAVAILABLE, event, event_position, row
+from events import OMITTED, UNAVAILABLE, event, at, row
 from redshift_on_duckdb import parse, statements
 from test_redshift import FILES, Stream
 
@@ -44,12 +44,12 @@ class OtherTables(unittest.TestCase):
 
         stream = Stream()
         stream.redshift.run(text)
-        stream.arrive(of("c", event_position(1), after=item("a", 1, "long", None)))
-        stream.arrive(of("c", event_position(2), after=item("b", 1, "x", "y")))
-        stream.arrive(of("u", event_position(3), after=item("a", 1, UNAVAILABLE, "new")))
-        stream.arrive(of("d", event_position(4, 4, 0), before={"shop": "a", "id": 1}))
+        stream.arrive(of("c", at(1), after=item("a", 1, "long", None)))
+        stream.arrive(of("c", at(2), after=item("b", 1, "x", "y")))
+        stream.arrive(of("u", at(3), after=item("a", 1, UNAVAILABLE, "new")))
+        stream.arrive(of("d", at(4, 4, 0), before={"shop": "a", "id": 1}))
         stream.redshift.call("spillway.merge_items")
-        stream.arrive(of("c", event_position(4, 4, 1), after=item("c", 1, UNAVAILABLE, UNAVAILABLE, sold=False)))
+        stream.arrive(of("c", at(4, 4, 1), after=item("c", 1, UNAVAILABLE, UNAVAILABLE, sold=False)))
         stream.redshift.call("spillway.merge_items")
         rows = stream.redshift.database.execute("select * from public.items order by shop").fetchall()
         self.assertEqual(rows, [("orders", "b", 1, True, "x", "y"), ("orders", "c", 1, False, "long", "new")])
@@ -73,11 +73,11 @@ class OtherTables(unittest.TestCase):
         for user in ({"name": "ä" * 20, "city": "Ulm"}, {"name": "Ada", "city": "ä" * 20}):
             stream = Stream()
             stream.redshift.run(self.made(*columns))
-            stream.arrive(event("c", event_position(1), after={"name": "ä" * 10, "city": "ä" * 10}, table="users"))
+            stream.arrive(event("c", at(1), after={"name": "ä" * 10, "city": "ä" * 10}, table="users"))
             stream.redshift.call("spillway.merge_users")
             rows = stream.redshift.database.execute("select * from public.users").fetchall()
             self.assertEqual(rows, [("orders", "ä" * 10, "ä" * 10)])
-            stream.arrive(event("c", event_position(2), after=user, table="users"))
+            stream.arrive(event("c", at(2), after=user, table="users"))
             with self.subTest(user=user), self.assertRaises(duckdb.ConstraintException):
                 stream.redshift.call("spillway.merge_users")
 
@@ -97,7 +97,7 @@ class OtherTables(unittest.TestCase):
         arguments = [argument for name, (kind, _, _) in columns.items() for argument in ("--column", f"{name} {kind}")]
         stream.redshift.run(self.made("public.items", "--key", "id INT8", *arguments))
         values = {name: value for name, (_, value, _) in columns.items()}
-        stream.arrive(event("c", event_position(1), after={"id": 1, **values}, table="items"))
+        stream.arrive(event("c", at(1), after={"id": 1, **values}, table="items"))
         stream.redshift.call("spillway.merge_items")
         names = ", ".join(f"hex({name})" if name == "l" else f"{name}::varchar" for name in columns)
         rows = stream.redshift.database.execute(f"select {names} from public.items").fetchall()
@@ -112,7 +112,7 @@ class OtherTables(unittest.TestCase):
         values = [(1, ["a", None]), (2, UNAVAILABLE), (3, {"x": 1}), (4, UNAVAILABLE), (5, None), (6, UNAVAILABLE)]
         found = []
         for n, tags in values:
-            stream.arrive(event("u", event_position(n), after={"id": 1, "n": n, "body": "b", "tags": tags}, table="items"))
+            stream.arrive(event("u", at(n), after={"id": 1, "n": n, "body": "b", "tags": tags}, table="items"))
             stream.redshift.call("spillway.merge_items")
             found += stream.redshift.database.execute("select n, tags from public.items").fetchall()
         lists = ['["a",null]', '["a",null]', '{"x":1}', '{"x":1}', None, None]
@@ -139,12 +139,12 @@ class OtherTables(unittest.TestCase):
 
         stream = Stream()
         stream.redshift.run(text)
-        stream.arrive(of("c", event_position(1), after=item("a", "Ada", "long", "x")))
-        stream.arrive(of("c", event_position(2), after=item("b", "Bo", "x", "y")))
+        stream.arrive(of("c", at(1), after=item("a", "Ada", "long", "x")))
+        stream.arrive(of("c", at(2), after=item("b", "Bo", "x", "y")))
         stream.redshift.call("spillway.merge_order_line")
-        stream.arrive(of("u", event_position(3), after=item("b", "Cy", UNAVAILABLE, UNAVAILABLE), omitted=["Body"]))
-        stream.arrive(of("d", event_position(4, 4, 0), before={"order": 1, "Line No": "a"}))
-        stream.arrive(of("c", event_position(4, 4, 1), after=item("c", "Ada", UNAVAILABLE, "z")))
+        stream.arrive(of("u", at(3), after=item("b", "Cy", UNAVAILABLE, UNAVAILABLE), omitted=["Body"]))
+        stream.arrive(of("d", at(4, 4, 0), before={"order": 1, "Line No": "a"}))
+        stream.arrive(of("c", at(4, 4, 1), after=item("c", "Ada", UNAVAILABLE, "z")))
         stream.redshift.call("spillway.merge_order_line")
         rows = stream.redshift.database.execute('select * from public."Order.Line" order by "Line No"').fetchall()
         self.assertEqual(rows, [("orders", 1, "b", "Cy", OMITTED, "y"), ("orders", 1, "c", "Ada", "long", "z")])
@@ -197,8 +197,8 @@ class OtherTables(unittest.TestCase):
             text = text.replace(made, own)
         stream = Stream()
         stream.redshift.run(text)
-        stream.arrive(event("c", event_position(1), after={"id": 1, "position": 7, "op": "x"}, table="events"))
-        omitted = event("c", event_position(2), after={"id": 2, "position": 8}, table="events", omitted=["op"])
+        stream.arrive(event("c", at(1), after={"id": 1, "position": 7, "op": "x"}, table="events"))
+        omitted = event("c", at(2), after={"id": 2, "position": 8}, table="events", omitted=["op"])
         stream.arrive(omitted)
         stream.redshift.call("spillway.merge_events_rows")
         rows = stream.redshift.database.execute("select * from public.events_rows order by id").fetchall()
@@ -206,23 +206,23 @@ class OtherTables(unittest.TestCase):
 
     def test_a_column_gets_another_type(self):
         stream = Stream()
-        stream.merge(event("c", event_position(1), after=row(1, amount="12.50")), event("c", event_position(2), after=row(2)))
+        stream.merge(event("c", at(1), after=row(1, amount="12.50")), event("c", at(2), after=row(2)))
         readme = (FILES / "README.md").read_text()
         stream.redshift.run(readme.split("## A column gets another type")[1].split("```sql\n")[1].split("```")[0])
         arguments = ["public.orders", "--key", "id bigint", "--column", "customer varchar(65535)", "--column"]
         arguments += ["amount decimal(14, 4)", "--column", "placed timestamptz", "--large", "body"]
         text = self.made(*arguments)
         stream.redshift.run(text[text.index("-- View for queries.") :])
-        stream.merge(event("u", event_position(3), after=row(2, amount="7.1234", body=UNAVAILABLE)))
+        stream.merge(event("u", at(3), after=row(2, amount="7.1234", body=UNAVAILABLE)))
         rows = [("orders", 1, "Ada", "12.5000", "long"), ("orders", 2, "Ada", "7.1234", "long")]
         self.assertEqual(stream.rows(), rows)
 
     def test_a_table_without_large_columns_is_merged(self):
         stream = Stream()
         stream.redshift.run(self.made("public.users", "--key", "id bigint", "--column", "name varchar(64)"))
-        stream.arrive(event("c", event_position(1), after={"id": 1, "name": "Ada"}, table="users"))
-        stream.arrive(event("c", event_position(2), after={"id": 2, "name": "Bo"}, table="users"))
-        stream.arrive(event("d", event_position(3), before={"id": 2}, table="users"))
+        stream.arrive(event("c", at(1), after={"id": 1, "name": "Ada"}, table="users"))
+        stream.arrive(event("c", at(2), after={"id": 2, "name": "Bo"}, table="users"))
+        stream.arrive(event("d", at(3), before={"id": 2}, table="users"))
         stream.redshift.call("spillway.merge_users")
         rows = stream.redshift.database.execute("select * from public.users").fetchall()
         self.assertEqual(rows, [("orders", 1, "Ada")])

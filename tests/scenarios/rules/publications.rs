@@ -94,7 +94,10 @@ async fn a_publication_that_was_dropped_for_a_while_stops_the_drain(version: u32
     assert_absence_stops(version, "drop publication spillway", back).await;
 }
 
-/// The changes of the other publication are not sent either: the missing ones are unknown.
+/// The server skips the changes of a missing publication.
+///
+/// The drain cannot know which changes are missing. So it sends nothing, not even the changes of the other
+/// publication.
 async fn one_of_two_publications_that_was_away_stops_the_drain(version: u32) {
     let mut fixture = drained_fixture(pgoutput(version)).await;
     fixture

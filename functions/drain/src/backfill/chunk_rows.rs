@@ -368,7 +368,9 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
     }
 }
 
-/// The first field of a row: its size, and the columns that were not read.
+/// A row's size, and its columns that were not read.
+///
+/// They are the first field of the row's line.
 ///
 /// The query does not read the largest columns of a row that no record can hold: see `query`.
 struct OmittedFields {

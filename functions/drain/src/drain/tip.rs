@@ -22,7 +22,7 @@ const MAX_IDLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause.
 ///
-/// With a share of 5 %, a poll of 1.6 s needs a pause of 30 s. A longer poll exceeds the share.
+/// A poll of 1.6 s with a share of 5 % needs this pause. A longer poll uses more than its share.
 const MAX_POLL_PAUSE: Duration = Duration::from_secs(30);
 
 /// Time since the slot's last advance after which a window is confirmed.
@@ -106,9 +106,9 @@ impl PollPacing {
 
     /// The pause after a poll that took `took` on the server.
     ///
-    /// `found` is true if the poll found new log. The pause is long enough for the share of the core, and at
-    /// least [`MIN_POLL_PAUSE`]. While nothing is written, it is at least twice the last pause, up to
-    /// [`MAX_IDLE_PAUSE`].
+    /// `found` is true if the poll found new log. The pause keeps the poll within its share of the core. With
+    /// new log, it lasts at least [`MIN_POLL_PAUSE`]. Without new log, it lasts at least twice as long as the
+    /// last pause, or [`MAX_IDLE_PAUSE`] if that is less.
     fn next(&mut self, took: Duration, found: bool) -> Duration {
         let poll_time = self.poll_time.map_or(took, |known| known * 3 / 4 + took / 4);
         self.poll_time = Some(poll_time);

@@ -116,8 +116,8 @@ impl Lanes {
 
     /// The records of the next request, oldest first.
     ///
-    /// Empty if no record may be sent now. All records belong to one stream: see [`Lanes::next_stream`]. If
-    /// no stream has enough records, it is that of the oldest one. No two records belong to one lane.
+    /// Empty if no record may be sent now. No two records belong to one lane. All records belong to one
+    /// stream: see [`Lanes::next_stream`]. If no stream has enough records, the oldest record decides.
     ///
     /// With `full`, a shard with a full aggregate sends, and the others wait for more events. `full` has no
     /// effect without aggregation, or while there is a barrier.

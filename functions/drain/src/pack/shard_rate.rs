@@ -122,7 +122,9 @@ impl ShardRate {
         self.limit.is_some()
     }
 
-    /// Bytes that the limited shard accepts within `time`; `None` without a limit.
+    /// Bytes that the shard accepts within `time`, by its limit.
+    ///
+    /// `None` while the shard has no limit.
     pub(super) fn bytes_within(&self, now: Instant, time: Duration) -> Option<usize> {
         let limit = self.limit.as_ref()?;
         Some((limit.rate(now) * SHARD_BYTES_PER_SECOND * time.as_secs_f64()) as usize)

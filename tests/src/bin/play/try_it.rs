@@ -1,4 +1,6 @@
-//! Prints the changes of the user's PostgreSQL, as the function sends them.
+//! `make try` prints the changes of the user's PostgreSQL.
+//!
+//! It prints each change when the function has sent it.
 //!
 //! This program creates a slot, and starts the function. The function drains the slot into a fake Kinesis of
 //! this process, which prints each record. libpq's variables, such as `PGHOST`, name the server. At the end

@@ -81,7 +81,8 @@ const UNMATCHED: &str = "
       where u.is_exact and lower(t.schema) = lower(u.schema) and lower(t.name) = lower(u.name)
         and (t.schema, t.name) <> (u.schema, u.name)
       limit 1) a on true
-    where p.name is not null or not exists (select from roots r where r.pattern_index = u.pattern_index and r.is_matched)
+    where p.name is not null or not exists (
+      select from roots r where r.pattern_index = u.pattern_index and r.is_matched)
     order by u.pattern_index";
 
 /// Sentences about the patterns that match no sent table.
