@@ -395,14 +395,21 @@ async fn a_large_backlog_takes_several_invocations() {
     backlog::compare(&fixture).await;
 }
 
+/// Fixture without a slot, on a server of its own.
+///
+/// `conf` is a line of its configuration. On the shared server, other sessions write all the time.
+async fn fixture_on_own_server(conf: &str) -> Fixture {
+    let settings = PostgresSettings {
+        conf: conf.to_owned(),
+        ..PostgresSettings::default()
+    };
+    let postgres = Postgres::start(settings).await;
+    let builder = Fixture::builder(Plugin::TestDecoding).on_server(postgres);
+    builder.without_slot().build().await
+}
+
 async fn setup_names_the_transaction_that_delays_the_slot() {
-    // A server of its own: on the shared one, others write all the time.
-    let postgres = Postgres::start(PostgresSettings::default()).await;
-    let fixture = Fixture::builder(Plugin::TestDecoding)
-        .on_server(postgres)
-        .without_slot()
-        .build()
-        .await;
+    let fixture = fixture_on_own_server("").await;
     let open = fixture.connect().await;
     open.batch_execute("create table t (id int); begin; insert into t values (1)")
         .await
@@ -424,16 +431,7 @@ async fn setup_names_the_transaction_that_delays_the_slot() {
 }
 
 async fn setup_names_a_prepared_transaction_that_delays_the_slot() {
-    let postgres = Postgres::start(PostgresSettings {
-        conf: "max_prepared_transactions = 2\n".to_owned(),
-        ..PostgresSettings::default()
-    })
-    .await;
-    let fixture = Fixture::builder(Plugin::TestDecoding)
-        .on_server(postgres)
-        .without_slot()
-        .build()
-        .await;
+    let fixture = fixture_on_own_server("max_prepared_transactions = 2\n").await;
     fixture.sql("create table t (id int)").await;
     fixture
         .sql("begin; insert into t values (1); prepare transaction 'forgotten'")
