@@ -12,7 +12,7 @@ use crate::base::lsn::Lsn;
 use crate::base::window_sizing::Window;
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::ResumePoint;
-use crate::drain::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
+use crate::drain::reader::{Barriers, HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
 use crate::drain::report::Report;
 use crate::drain::{AGGREGATE_BYTES, REQUEST_LIMITS, Settings, StreamOpener, StreamRoutes};
 use crate::encode::Envelope;
@@ -215,6 +215,7 @@ struct Forecaster<'a, R, K> {
     planned: PlannedStreams<'a, K>,
     routes: StreamRoutes,
     acknowledgements: Acknowledgements,
+    barriers: Barriers,
     report: Report,
     /// Time at which reading ends.
     end: Instant,
@@ -241,6 +242,7 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
             },
             routes: StreamRoutes::new(settings, stream.name()),
             acknowledgements: Acknowledgements::new(input.start.settled.into()),
+            barriers: Barriers::default(),
             report: Report::default(),
             end: began + input.time,
         }
@@ -286,6 +288,7 @@ impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
             let mut out = ReaderOutput {
                 acknowledgements: &mut self.acknowledgements,
                 events: &mut events,
+                barriers: &mut self.barriers,
                 report: &mut self.report,
                 chunk: None,
             };

@@ -14,6 +14,7 @@
 //! next invocation resumes at the end of the last acknowledged section. It skips the earlier rows, and
 //! compares the hash of the last skipped row.
 
+mod barriers;
 mod chunk;
 mod events;
 mod messages;
@@ -38,10 +39,9 @@ use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
 use crate::rules::pattern;
 use crate::rules::projection::Projections;
 
-use super::key_changes::KeyChangeDetector;
 use super::report::Report;
-use super::row_partition_keys::RowPartitionKeys;
 use super::settings::Settings;
+pub(crate) use barriers::Barriers;
 pub(crate) use messages::GAP_ACCEPTED;
 use transaction::{OpenTransaction, not_resumed};
 
@@ -92,8 +92,6 @@ pub(crate) struct WindowReader<'a, R> {
     now: i64,
     events: EncodedEvents,
     projections: Projections<'a>,
-    key_changes: KeyChangeDetector,
-    row_partition_keys: RowPartitionKeys,
     /// The open transaction's last change row, as the plugin wrote it.
     last_row: Vec<u8>,
     /// A decoded change that waits for its row lookup.
@@ -131,6 +129,7 @@ pub(crate) struct SentHistory {
 pub(crate) struct ReaderOutput<'a> {
     pub(crate) acknowledgements: &'a mut Acknowledgements,
     pub(crate) events: &'a mut Vec<QueuedEvent>,
+    pub(crate) barriers: &'a mut Barriers,
     pub(crate) report: &'a mut Report,
     /// The state of the backfill, if one is pending.
     pub(crate) chunk: Option<&'a mut ChunkContext>,
@@ -160,8 +159,6 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             now,
             events: EncodedEvents::default(),
             projections: Projections::new(&settings.projection),
-            key_changes: KeyChangeDetector::default(),
-            row_partition_keys: RowPartitionKeys::default(),
             last_row: Vec::new(),
             waiting: None,
             has_left_out: false,

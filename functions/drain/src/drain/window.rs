@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::checkpointer::Checkpointer;
 use super::confirmer::Confirmer;
 use super::markers::Markers;
-use super::reader::{HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
+use super::reader::{Barriers, HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
 use super::report::Report;
 use super::sender::Sender;
 use super::settings::Settings;
@@ -54,6 +54,7 @@ pub(super) struct WindowRunner<'a, S, K, C> {
     pub(super) slot: &'a mut S,
     pub(super) sender: Sender<K>,
     routes: StreamRoutes,
+    barriers: Barriers,
     pub(super) confirmer: Confirmer<C>,
     pub(super) backfill: Option<BackfillRunner<C>>,
     /// See [`StartPosition::settled`].
@@ -92,6 +93,7 @@ where
             budget,
             slot: ports.slot,
             routes: StreamRoutes::new(settings, ports.stream.name()),
+            barriers: Barriers::default(),
             sender: Sender::new(
                 ports.stream,
                 settings,
@@ -333,6 +335,7 @@ where
             let mut out = ReaderOutput {
                 acknowledgements: &mut self.sender.acknowledgements,
                 events,
+                barriers: &mut self.barriers,
                 report: &mut self.report,
                 chunk: self.backfill.as_mut().map(|backfill| &mut backfill.context),
             };

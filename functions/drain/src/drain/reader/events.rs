@@ -112,10 +112,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let events = &self.events.events;
         let change_positions = index(events.last()) - index(events.first()) + 1;
         for mut event in self.events.events.drain(..) {
-            // Events with partition keys of the table's former key must be acknowledged first.
-            let relation = event.relation.as_ref();
-            event.barrier |= relation.is_some_and(|relation| self.key_changes.is_changed(relation));
-            self.row_partition_keys.add(&mut event);
+            out.barriers.add(&mut event);
             if let Some(problem) = event.size_problem(limit)
                 && !self.settings.passes_oversize
             {

@@ -120,12 +120,14 @@ fn read(
     let mut acknowledgements = Acknowledgements::new(position);
     let (mut queued, mut report) = (Vec::new(), Report::default());
     let mut reader = WindowReader::new(&settings, &envelope, catalog, history(resume), 0);
+    let mut barriers = Barriers::default();
     for row in rows {
         reader.push_row(row).unwrap();
         while reader.has_rows(None) && report.changes < most as u64 {
             let mut out = ReaderOutput {
                 acknowledgements: &mut acknowledgements,
                 events: &mut queued,
+                barriers: &mut barriers,
                 report: &mut report,
                 chunk: None,
             };
@@ -239,12 +241,14 @@ fn a_transaction_that_ends_after_the_readable_position_is_left_out() {
     let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
     let (mut queued, mut report) = (Vec::new(), Report::default());
     let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history, 0);
+    let mut barriers = Barriers::default();
     for row in transaction(&[100, 101]) {
         reader.push_row(row).unwrap();
         while reader.has_rows(None) {
             let mut out = ReaderOutput {
                 acknowledgements: &mut acknowledgements,
                 events: &mut queued,
+                barriers: &mut barriers,
                 report: &mut report,
                 chunk: None,
             };
@@ -277,6 +281,7 @@ fn needs_of_large_transaction(first_commits: CommitRows) -> Vec<ReaderNeed> {
                     resume: None,
                 }),
                 events: &mut Vec::new(),
+                barriers: &mut Barriers::default(),
                 report: &mut Report::default(),
                 chunk: None,
             };
@@ -327,6 +332,7 @@ fn a_moved_row_keeps_the_looked_up_values_that_fit_into_its_record() {
     let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
     let (mut queued, mut report) = (Vec::new(), Report::default());
     let mut reader = WindowReader::new(&settings, &envelope, catalog, history(None), 0);
+    let mut barriers = Barriers::default();
     let update = "table public.t: UPDATE: old-key: id[integer]:1 new-tuple: id[integer]:2 \
                   n[text]:unchanged-toast-datum m[text]:unchanged-toast-datum";
     let mut rows = transaction(&[100]);
@@ -338,6 +344,7 @@ fn a_moved_row_keeps_the_looked_up_values_that_fit_into_its_record() {
             let mut out = ReaderOutput {
                 acknowledgements: &mut acknowledgements,
                 events: &mut queued,
+                barriers: &mut barriers,
                 report: &mut report,
                 chunk: Some(&mut context),
             };

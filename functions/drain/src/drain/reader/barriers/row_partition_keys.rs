@@ -14,7 +14,7 @@ use crate::encode::Event;
 /// With more rows, the next event waits for all events before it.
 const MAX_ROWS: usize = 1 << 16;
 
-/// Partition key of each row's last event in one window. Between two windows no event is in flight.
+/// Partition key of each row's last event.
 ///
 /// If two rows have the same hash, the only consequence is an unnecessary barrier.
 #[derive(Debug, Default)]

@@ -10,9 +10,7 @@ use std::sync::Arc;
 use crate::base::table_name::TableName;
 use crate::change::Relation;
 
-/// The keys of the tables of one window.
-///
-/// Between two windows no event is in flight. So earlier windows do not matter.
+/// The keys of the tables.
 #[derive(Debug, Default)]
 pub(super) struct KeyChangeDetector {
     /// The relation of each table's last change.
@@ -24,7 +22,7 @@ pub(super) struct KeyChangeDetector {
 impl KeyChangeDetector {
     /// Whether the table's key differs from that of its last change.
     ///
-    /// Only changes of this window are compared. A table's first change returns `false`.
+    /// A table's first change returns `false`.
     pub(super) fn is_changed(&mut self, relation: &Arc<Relation>) -> bool {
         if self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, relation)) {
             return false;
