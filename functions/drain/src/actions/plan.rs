@@ -12,7 +12,9 @@ use crate::base::lsn::Lsn;
 use crate::base::window_sizing::Window;
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::ResumePoint;
-use crate::drain::reader::{Barriers, HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
+use crate::drain::reader::{
+    Barriers, HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader,
+};
 use crate::drain::report::Report;
 use crate::drain::{AGGREGATE_BYTES, REQUEST_LIMITS, Settings, StreamOpener, StreamRoutes};
 use crate::encode::Envelope;

@@ -209,17 +209,42 @@ impl<C: StateStore> Confirmer<C> {
             stored.is_some_and(|stored| stored.commit_end >= acknowledged),
             "the slot advances only after the checkpoint is stored"
         );
+        self.advance(slot, acknowledged).await
+    }
+
+    /// Advances the slot to the stored position.
+    ///
+    /// If `acknowledged` is earlier, the slot advances to that position. Returns `false` if the slot was not
+    /// advanced in time.
+    ///
+    /// # Errors
+    /// The slot cannot be advanced.
+    pub(super) async fn advance_to_stored<S: Slot>(
+        &mut self,
+        slot: &mut S,
+        acknowledged: Lsn,
+    ) -> Result<bool, Error> {
+        // The stored position may be later: a drain that must read the last marker again starts before it.
+        let stored = self.checkpointer.stored();
+        let to = stored.map_or(Lsn::ZERO, |stored| stored.commit_end.min(acknowledged));
+        match to > self.confirmed {
+            true => self.advance(slot, to).await,
+            false => Ok(true),
+        }
+    }
+
+    async fn advance<S: Slot>(&mut self, slot: &mut S, to: Lsn) -> Result<bool, Error> {
         let deadline = self.budget.confirming_deadline();
         let time_left = deadline.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(time_left, slot.advance(acknowledged, time_left)).await {
+        match tokio::time::timeout(time_left, slot.advance(to, time_left)).await {
             Ok(Ok(())) => {
-                self.confirmed = acknowledged;
+                self.confirmed = to;
                 self.confirmed_at = Instant::now();
                 Ok(true)
             }
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
                 let slot = self.markers.slot_name();
-                tracing::warn!(slot, to = %acknowledged, "the slot was not advanced in time");
+                tracing::warn!(slot, %to, "the slot was not advanced in time");
                 Ok(false)
             }
             Ok(Err(error)) => Err(error.into()),

@@ -7,7 +7,6 @@ mod ack_ahead;
 mod backfill;
 mod checkpointer;
 mod confirmer;
-mod events_in_flight;
 mod markers;
 pub(crate) mod reader;
 pub mod report;
@@ -17,7 +16,6 @@ mod stream_routes;
 mod task;
 #[cfg(test)]
 mod tests;
-mod throughput;
 mod tip;
 mod window;
 mod window_bounds;
@@ -68,6 +66,11 @@ pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     let (first_event, ahead) = (task.first_event.clone(), task.ahead.clone());
     let mut drain = Drain::new(ports, task);
     let result = drain.run(first_event, ahead).await;
+    if let Err(error) = &result
+        && !error.is_discontinuity()
+    {
+        drain.confirm_after_failure().await;
+    }
     let mut report = drain.runner.into_report().await;
     // After a failure, the report must not say that the stream is 0 s behind.
     if result.is_err() {
@@ -126,6 +129,9 @@ where
                     WindowStep::OutOfTime => return self.stop_at_deadline().await,
                 }
             }
+            if !self.runner.sender.is_empty() {
+                self.runner.confirm_sent().await?;
+            }
             // A backlog for which no window was opened waits for a standby. No chunk is read meanwhile.
             let step = match self.has_backlog().await? {
                 true if opens_window => continue,
@@ -175,7 +181,7 @@ where
         }
         let markers = &mut runner.confirmer.markers;
         let next = markers.next_window(runner.slot, sizing, confirmed, runner.budget);
-        next.await
+        runner.sender.send_while(next, &mut runner.report).await?
     }
 
     /// Whether the next window stays unconfirmed.
@@ -208,7 +214,7 @@ where
     ) -> Result<WindowStep, Error> {
         let confirmed_before = self.runner.confirmer.confirmed();
         let rows = window.rows;
-        let resume = self.runner.sender.acknowledgements.position().resume.as_ref();
+        let resume = self.runner.resume_point();
         let (window, decode_timeout) = self.bounds.adjusted(window, resume, time_left);
         let running = self.runner.run(window, positions.readable, decode_timeout);
         let outcome = match running.await {
@@ -338,6 +344,19 @@ where
             step = self.next_chunk().await?;
         }
         Ok(step)
+    }
+
+    /// Confirms the events of unconfirmed windows after a failure.
+    ///
+    /// Otherwise the next tick would send them again.
+    async fn confirm_after_failure(&mut self) {
+        if let Err(error) = self.runner.confirm_sent().await {
+            tracing::warn!(
+                slot = self.runner.settings.slot,
+                error = %error.chain(),
+                "acknowledged changes were not confirmed"
+            );
+        }
     }
 
     /// Stops because the time is over.

@@ -395,7 +395,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if known_end.is_some_and(|known_end| known_end != commit_end) {
             return Err(self.out_of_place(lsn));
         }
-        if open.left_out {
+        // A transaction that this drain has sent is acknowledged as part of the window that sent it.
+        if open.left_out || commit_end <= self.history.sent_by_this_drain {
             out.acknowledgements.discard(open.id);
             return Ok(());
         }

@@ -3,18 +3,19 @@
 //! It keeps several requests in flight, and sends refused records again. It limits the rate of a throttled
 //! shard, and reloads the shard map of a stream that was resharded.
 
+mod events_in_flight;
+mod queue_bounds;
 mod resharding;
+mod throughput;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::events_in_flight::EventsInFlight;
 use super::report::Report;
 use super::settings::{REQUEST_LIMITS, Settings};
 use super::stream_routes::StreamOpener;
-use super::throughput::{LaneTime, Throughput};
 use crate::base::error_kind::ErrorKind;
 use crate::continuity::checkpoint::AckPosition;
 use crate::encode::Event;
@@ -23,6 +24,10 @@ use crate::pack::{
     Acknowledgements, Aggregation, Lanes, MAIN_STREAM, OutstandingEvents, QueuedEvent, Record, ShardMap,
 };
 use crate::ports::{PutAnswer, RecordOutcome, Stream, StreamError};
+
+use events_in_flight::EventsInFlight;
+use queue_bounds::QueueBounds;
+use throughput::{LaneTime, Throughput};
 
 /// Maximum number of requests in flight.
 ///
@@ -37,14 +42,6 @@ const BATCHING_REQUESTS: usize = 4;
 
 /// See [`BATCHING_REQUESTS`].
 const MIN_BATCH_RECORDS: usize = 100;
-
-/// Bytes of events that may always wait in the lanes.
-///
-/// Without this minimum, a low throughput would stop all reading.
-const MIN_QUEUED_BYTES: usize = 256 << 10;
-
-/// Records of one lane that may always wait.
-const MIN_LANE_RECORDS: usize = 10;
 
 /// Maximum number of acknowledged events whose buffers are kept.
 ///
@@ -64,17 +61,6 @@ pub(super) enum StreamAnswer {
     Put(u64, PutAnswer, Duration),
     /// To a ListShards request for each stream with a stale map.
     Shards(Vec<(usize, Result<ShardMap, StreamError>)>),
-}
-
-/// Bounds of the events that wait in the lanes.
-#[derive(Debug, Clone, Copy)]
-struct QueueBounds {
-    /// Bytes of memory of all lanes.
-    bytes: usize,
-    /// Records of one lane.
-    lane_records: usize,
-    /// Whether the longest lane has no more than its shard accepts.
-    longest_lane_fits: bool,
 }
 
 /// A stream that the sender puts records to.
@@ -172,11 +158,7 @@ impl<K: Stream> Sender<K> {
             max_unacknowledged_bytes: settings.max_unacknowledged_bytes,
             throughput: Throughput::default(),
             lane_time: LaneTime::default(),
-            bounds: QueueBounds {
-                bytes: settings.max_unacknowledged_bytes,
-                lane_records: usize::MAX,
-                longest_lane_fits: true,
-            },
+            bounds: QueueBounds::new(settings.max_unacknowledged_bytes),
             deadline,
             lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
             acknowledgements: Acknowledgements::new(position),
@@ -202,37 +184,6 @@ impl<K: Stream> Sender<K> {
     /// Adds an event to its lane.
     pub(super) fn push(&mut self, event: QueuedEvent) {
         self.lanes.push(event);
-    }
-
-    /// Updates the bounds of the waiting events: see [`Sender::has_room`].
-    ///
-    /// Near the deadline, the bounds shrink. `bytes` becomes what the streams should accept in half of the
-    /// time left. `lane_records` becomes what one lane can send in the time left, by the times of requests. A
-    /// limited shard may accept less: then one lane may have what its shard accepts in half of the time left.
-    /// No bound falls below its minimum. The next invocation reads the rest again.
-    pub(super) fn update_bounds(&mut self, now: Instant) {
-        let time_left = self.deadline.saturating_duration_since(now);
-        let accepted = self.throughput.bytes_within(time_left / 2);
-        self.bounds = QueueBounds {
-            bytes: accepted
-                .unwrap_or(usize::MAX)
-                .max(MIN_QUEUED_BYTES)
-                .min(self.max_unacknowledged_bytes),
-            lane_records: self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS),
-            longest_lane_fits: self.lanes.records_of_longest_lane() < MIN_LANE_RECORDS
-                || self.lanes.is_longest_lane_sent_within(now, time_left / 2),
-        };
-    }
-
-    /// Whether more events may be read, by the bounds of [`Sender::update_bounds`].
-    ///
-    /// The transactions that wait for an earlier one need memory, too, even those without events.
-    pub(super) fn has_room(&self) -> bool {
-        let memory = self.lanes.memory();
-        memory < self.bounds.bytes
-            && memory + self.acknowledgements.memory() < self.max_unacknowledged_bytes
-            && self.lanes.records_of_longest_lane() < self.bounds.lane_records
-            && self.bounds.longest_lane_fits
     }
 
     /// The events that are not acknowledged.
@@ -339,6 +290,30 @@ impl<K: Stream> Sender<K> {
                 }))
             }
             None => std::future::pending().await,
+        }
+    }
+
+    /// Sends the queued events until `other` has ended. Returns its output.
+    ///
+    /// # Errors
+    /// As [`Sender::apply_answer`]. `other` is then dropped.
+    pub(super) async fn send_while<T>(
+        &mut self,
+        other: impl Future<Output = T>,
+        report: &mut Report,
+    ) -> Result<T, Error> {
+        tokio::pin!(other);
+        loop {
+            while self.can_send_any() {
+                self.send(false);
+            }
+            let retry = self.next_try();
+            tokio::select! {
+                biased;
+                output = &mut other => return Ok(output),
+                answer = self.next_answer(), if self.is_waiting() => self.apply_answer(answer?, report)?,
+                () = sleep_until(retry), if retry.is_some() => self.send(false),
+            }
         }
     }
 
@@ -472,6 +447,14 @@ impl<K: Stream> Sender<K> {
     /// Takes the last error of a stream that acknowledged no record since.
     pub(super) fn take_last_error(&mut self) -> Option<StreamError> {
         self.streams.iter_mut().find_map(|open| open.last_error.take())
+    }
+}
+
+/// Waits until a time; forever without one.
+pub(super) async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::base::budget::Budget;
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::base::window_sizing::Window;
-use crate::catalog::{Catalog, TableRequest};
+use crate::catalog::{Catalog, CatalogTable, TableRequest};
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::marker::{Marker, MarkerDraft};
@@ -34,6 +34,7 @@ mod chunks;
 mod fakes;
 mod lingering;
 mod markers;
+mod overlap;
 mod streams;
 
 use fakes::*;
@@ -103,27 +104,20 @@ async fn run_on(
         .iter()
         .map(|(mib, table)| (Lsn(mib * MIB), (*table).to_owned()))
         .collect();
-    let flush = commits.last().unwrap().0;
     let throttles = Arc::new(Mutex::new(
         throttled.iter().map(|key| (*key).to_owned()).collect(),
     ));
     let mut slot = FakeSlot {
-        log: log.clone(),
-        commits,
-        flush,
-        confirmed: start.confirmed,
-        arrivals: VecDeque::new(),
-        position_reads: 0,
         faults,
+        ..FakeSlot::new(&log, commits, start.confirmed)
     };
     let ports = DrainPorts {
         slot: &mut slot,
         stream: FakeStream {
-            log: log.clone(),
             throttles,
-            stuck: None,
             shards,
             stale_lists: Arc::new(Mutex::new(stale_lists)),
+            ..FakeStream::new(&log)
         },
         checkpoint_store: FakeStateStore(log.clone()),
         sizing: &Mutex::default(),
@@ -143,7 +137,7 @@ async fn run_on(
         first_event,
         budget,
     };
-    let drained = drain(ports, task).await;
+    let drained = Box::pin(drain(ports, task)).await;
     (log, drained.report, drained.result)
 }
 
@@ -233,7 +227,8 @@ async fn the_slot_advances_after_the_checkpoint_and_the_checkpoint_follows_the_a
                 }
                 stored = to;
             }
-            LogEntry::ShardsListed
+            LogEntry::Peeked(_)
+            | LogEntry::ShardsListed
             | LogEntry::ResumeStored(_)
             | LogEntry::MarkerWritten(_)
             | LogEntry::ChunkRead(_) => {}

@@ -2,6 +2,7 @@
 
 mod closing;
 mod open_peek;
+mod overlap;
 mod start;
 
 use std::time::{Duration, Instant};
@@ -9,9 +10,11 @@ use std::time::{Duration, Instant};
 use super::checkpointer::Checkpointer;
 use super::confirmer::Confirmer;
 use super::markers::Markers;
-use super::reader::{Barriers, HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader};
+use super::reader::{
+    Barriers, HOLD_BYTES, ReaderNeed, ReaderOutput, ReaderRequest, SentHistory, WindowReader,
+};
 use super::report::Report;
-use super::sender::Sender;
+use super::sender::{Sender, sleep_until};
 use super::settings::Settings;
 use super::stream_routes::StreamRoutes;
 use super::{BackfillRunner, DrainPorts, DrainTask};
@@ -22,13 +25,14 @@ use crate::base::lsn::Lsn;
 use crate::base::window_sizing::Window;
 use crate::catalog::Catalog;
 use crate::continuity::StartPosition;
-use crate::continuity::checkpoint::AckPosition;
+use crate::continuity::checkpoint::{AckPosition, ResumePoint};
 use crate::encode::Envelope;
 use crate::error::Error;
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
 
 use open_peek::{OpenPeek, ReadOutcome};
 
+use closing::WindowEnd;
 pub(super) use closing::WindowOutcome;
 
 /// Most rows that are processed between two checks for answers.
@@ -123,15 +127,26 @@ where
         self.confirmer.store(self.slot, &self.sender, position).await
     }
 
-    /// Confirms the transactions that unconfirmed windows have sent.
+    /// Sends the events of unconfirmed windows, and confirms them.
     ///
     /// # Errors
-    /// As [`Confirmer::confirm`].
+    /// The stream failed definitely. Otherwise as [`Confirmer::confirm`].
     pub(super) async fn confirm_sent(&mut self) -> Result<(), Error> {
-        match self.confirmer.has_unconfirmed() {
-            true => self.confirmer.confirm(self.slot, &self.sender).await.map(drop),
-            false => Ok(()),
+        if !self.confirmer.has_unconfirmed() {
+            return Ok(());
         }
+        let (sent, _) = self.send_rest().await;
+        let confirmed = self.confirmer.confirm(self.slot, &self.sender).await;
+        sent.and(confirmed.map(drop))
+    }
+
+    /// The resume point of the next window.
+    ///
+    /// `None` if no transaction was partly sent. The acknowledged position may also have a resume point of a
+    /// transaction that was sent completely, but is not acknowledged yet.
+    pub(super) fn resume_point(&self) -> Option<&ResumePoint> {
+        let resume = self.sender.acknowledgements.position().resume.as_ref();
+        resume.filter(|resume| resume.commit_end > self.confirmer.sent_unconfirmed())
     }
 
     /// Reports the bytes of log that are unconfirmed, or not readable yet.
@@ -173,6 +188,9 @@ where
         decode_timeout: Duration,
     ) -> Result<WindowOutcome, Error> {
         let now = now_micros();
+        if self.sender.is_empty() {
+            self.barriers = Barriers::default();
+        }
         if let Some(backfill) = &mut self.backfill {
             backfill.refresh_visible(self.slot).await?;
         }
@@ -187,15 +205,7 @@ where
             true => Catalog::default(),
             false => self.slot.catalog().await?,
         };
-        let history = SentHistory {
-            settled: self.settled,
-            sent_by_this_drain: self.confirmer.sent_unconfirmed(),
-            acknowledged: self.start.acknowledged,
-            resume: self.sender.acknowledgements.position().resume.clone(),
-            expected: self.confirmer.markers.take_expected(),
-            ahead: self.confirmer.known_ahead(),
-            readable,
-        };
+        let history = self.take_history(readable);
         let mut reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
         reader.add_first_commits(rows.take_first_commits());
         let mut peek = OpenPeek {
@@ -220,25 +230,49 @@ where
         if !read.is_complete() {
             self.cancel_peek().await;
         }
-        self.close(window, read, has_left_out, failure).await
+        let end = WindowEnd {
+            window,
+            read,
+            has_left_out,
+            readable,
+        };
+        self.close(end, failure).await
     }
 
-    /// Peeks a window.
+    /// The history for the reader of the next window. The reader gets the expected marker.
+    fn take_history(&mut self, readable: Lsn) -> SentHistory {
+        SentHistory {
+            settled: self.settled,
+            sent_by_this_drain: self.confirmer.sent_unconfirmed(),
+            acknowledged: self.start.acknowledged,
+            resume: self.resume_point().cloned(),
+            expected: self.confirmer.markers.take_expected(),
+            ahead: self.confirmer.known_ahead(),
+            readable,
+        }
+    }
+
+    /// Peeks a window. Sends the events of the window before meanwhile.
     ///
     /// Returns `None` if the server did not decode it within `decode_timeout`.
     async fn peek(&mut self, window: Window, decode_timeout: Duration) -> Result<Option<S::Rows>, Error> {
         self.report.peeks += 1;
         let time = self.budget.reading_time_left(Instant::now());
         let began = Instant::now();
-        let peeked = tokio::time::timeout(decode_timeout, self.slot.peek(window, time)).await;
+        let peek = tokio::time::timeout(decode_timeout, self.slot.peek(window, time));
+        let peeked = self.sender.send_while(peek, &mut self.report).await;
         self.last.peek = began.elapsed();
         match peeked {
-            Ok(Ok(rows)) => Ok(Some(rows)),
-            Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
+            Ok(Ok(Ok(rows))) => Ok(Some(rows)),
+            Ok(Err(_) | Ok(Err(SlotError::Timeout { .. }))) => {
                 self.cancel_peek().await;
                 Ok(None)
             }
-            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(Err(error))) => Err(error.into()),
+            Err(error) => {
+                self.cancel_peek().await;
+                Err(error)
+            }
         }
     }
 
@@ -403,10 +437,15 @@ where
     /// It ends when all are acknowledged, when sending has stopped, or when the time for sending is
     /// over. Returns the first error, and whether every event was acknowledged.
     pub(super) async fn send_rest(&mut self) -> (Result<(), Error>, bool) {
+        self.send_until(|_| false).await
+    }
+
+    /// As [`WindowRunner::send_rest`], and also ends once `is_enough`.
+    async fn send_until(&mut self, is_enough: impl Fn(&Self) -> bool) -> (Result<(), Error>, bool) {
         let stop = tokio::time::sleep_until(self.budget.sending_deadline().into());
         tokio::pin!(stop);
         let mut result = Ok(());
-        while !self.sender.is_done() {
+        while !self.sender.is_done() && !is_enough(self) {
             while self.sender.can_send_any() {
                 self.sender.send(false);
             }
@@ -439,11 +478,4 @@ where
 /// The chunk's context, if there is a backfill.
 fn context<C>(backfill: &Option<BackfillRunner<C>>) -> Option<&ChunkContext> {
     backfill.as_ref().map(|backfill| &backfill.context)
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }

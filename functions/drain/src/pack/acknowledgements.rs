@@ -169,18 +169,34 @@ impl Acknowledgements {
         self.position.resume = None;
     }
 
-    /// Advances the position to the end of a window.
+    /// Ends a window that was read completely, up to `end`.
     ///
-    /// The window must be read completely. All events must be acknowledged.
+    /// The position advances to `end` once all events are acknowledged.
     ///
     /// # Panics
     /// A transaction is open.
     pub fn complete_window(&mut self, end: Lsn) {
         assert!(
-            self.spans.is_empty(),
+            self.spans.back().is_none_or(|span| span.end.is_some()),
             "a complete window ends between transactions"
         );
-        self.advance_to(end);
+        let id = self.begin();
+        self.commit(id, end);
+    }
+
+    /// The end of the last transaction or window that was read.
+    ///
+    /// It is the position if no event is unacknowledged.
+    pub fn last_end(&self) -> Lsn {
+        let ends = self.spans.iter().rev().filter_map(|span| span.end.as_ref());
+        let last = ends.map(|end| match end {
+            SpanEnd::Commit(end) => *end,
+            SpanEnd::Section(resume) => resume.commit_end,
+        });
+        last.take(1)
+            .max()
+            .unwrap_or(Lsn::ZERO)
+            .max(self.position.commit_end)
     }
 
     /// Approximate memory of the transactions that are not acknowledged completely, in bytes.

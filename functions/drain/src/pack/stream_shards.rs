@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::shards::{HashKey, Shard, ShardMap};
+use super::shards::{HashKey, SHARD_BYTES_PER_SECOND, Shard, ShardMap};
 
 /// The number of the first stream.
 ///
@@ -42,6 +42,12 @@ impl StreamShards {
     /// There is no such stream.
     pub fn of(&self, stream: usize) -> &ShardMap {
         &self.maps[stream]
+    }
+
+    /// Bytes that all shards accept in a second.
+    pub fn bytes_per_second(&self) -> f64 {
+        let shards: usize = self.maps.iter().map(ShardMap::len).sum();
+        shards as f64 * SHARD_BYTES_PER_SECOND
     }
 
     /// The number of streams.

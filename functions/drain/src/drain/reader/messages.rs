@@ -74,6 +74,10 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let id = out.acknowledgements.begin();
         if lsn <= self.history.settled.max(self.history.sent_by_this_drain) {
             out.report.skipped += u64::from(lsn <= self.history.settled);
+            if lsn <= self.history.sent_by_this_drain {
+                out.acknowledgements.discard(id);
+                return Ok(());
+            }
         } else {
             out.report.changes += 1;
             out.acknowledgements.add_change(id);

@@ -54,15 +54,7 @@ fn slot(tables: &[&str]) -> FakeSlot {
         .zip(tables)
         .map(|(mib, table)| (Lsn(mib * MIB), (*table).to_owned()))
         .collect();
-    FakeSlot {
-        log: Log::default(),
-        flush: commits.last().unwrap().0,
-        commits,
-        confirmed: Lsn(99 * MIB),
-        arrivals: VecDeque::new(),
-        position_reads: 0,
-        faults: Faults::default(),
-    }
+    FakeSlot::new(&Log::default(), commits, Lsn(99 * MIB))
 }
 
 /// Conditions of a drain.
@@ -104,11 +96,8 @@ async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (V
     let ports = DrainPorts {
         slot,
         stream: FakeStream {
-            log: log.clone(),
-            throttles: Arc::default(),
             stuck: tick.stuck,
-            shards: ShardMap::even(1),
-            stale_lists: Arc::default(),
+            ..FakeStream::new(&log)
         },
         checkpoint_store: parameter.clone(),
         sizing: &Mutex::default(),

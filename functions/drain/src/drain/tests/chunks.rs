@@ -9,15 +9,7 @@ type TestRunner = BackfillRunner<FakeStateStore>;
 fn runner() -> (TestRunner, FakeSlot) {
     let log = Log::default();
     let state = BackfillState::new("s", "7", request(&["public.t"]), Lsn(1), "");
-    let slot = FakeSlot {
-        log: log.clone(),
-        commits: Vec::new(),
-        flush: Lsn(1),
-        confirmed: Lsn(1),
-        arrivals: VecDeque::new(),
-        position_reads: 0,
-        faults: Faults::default(),
-    };
+    let slot = FakeSlot::new(&log, Vec::new(), Lsn(1));
     (BackfillRunner::new(FakeStateStore(log), state), slot)
 }
 

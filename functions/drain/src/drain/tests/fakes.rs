@@ -10,6 +10,8 @@ pub(super) const MIB: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LogEntry {
     Arrived(String),
+    /// A peek of a window up to this position began.
+    Peeked(Lsn),
     /// ListShards was requested.
     ShardsListed,
     Stored(Lsn),
@@ -54,7 +56,25 @@ pub(super) struct FakeSlot {
     pub(super) arrivals: VecDeque<String>,
     /// Number of requests for the positions.
     pub(super) position_reads: u64,
+    /// Number of peeks.
+    pub(super) peeks: u64,
     pub(super) faults: Faults,
+}
+
+impl FakeSlot {
+    /// A slot at `confirmed`, without faults. The log ends with the last of `commits`.
+    pub(super) fn new(log: &Log, commits: Vec<(Lsn, String)>, confirmed: Lsn) -> Self {
+        FakeSlot {
+            log: log.clone(),
+            flush: commits.last().map_or(confirmed, |(end, _)| *end),
+            commits,
+            confirmed,
+            arrivals: VecDeque::new(),
+            position_reads: 0,
+            peeks: 0,
+            faults: Faults::default(),
+        }
+    }
 }
 
 /// Faults of a slot.
@@ -72,6 +92,10 @@ pub(super) struct Faults {
     pub(super) commits_wait: bool,
     /// Whether the only standby disconnects after the last of `arrivals`.
     pub(super) standby_leaves: bool,
+    /// Number of peeks that succeed; `None` if all do.
+    pub(super) good_peeks: Option<u64>,
+    /// Whether the table `public.moved` has a key from the second window on.
+    pub(super) key_is_added: bool,
 }
 
 /// Prefix of a marker's transaction, in place of a table's name.
@@ -137,7 +161,17 @@ impl Slot for FakeSlot {
     }
 
     async fn catalog(&mut self) -> Result<Catalog, SlotError> {
-        Ok(Catalog::default())
+        let mut catalog = Catalog::default();
+        if self.faults.key_is_added && self.peeks > 1 {
+            let key = vec!["id".to_owned()];
+            let keyed = CatalogTable {
+                primary_key: key.clone(),
+                key,
+                ..CatalogTable::default()
+            };
+            catalog.insert(TableName::new("public", "moved"), keyed);
+        }
+        Ok(catalog)
     }
 
     async fn add_tables(&mut self, _: &mut Catalog, _: &TableRequest) -> Result<(), SlotError> {
@@ -145,6 +179,11 @@ impl Slot for FakeSlot {
     }
 
     async fn peek(&mut self, window: Window, _: Duration) -> Result<FakeRows, SlotError> {
+        self.log.add(LogEntry::Peeked(window.upto));
+        self.peeks += 1;
+        if self.faults.good_peeks.is_some_and(|good| self.peeks > good) {
+            return Err(lost_session("peeking a window"));
+        }
         let from = self.confirmed.max(self.faults.blind_to);
         // A commit record has eight bytes here. The server compares its start with the window.
         let in_window = |(end, _): &&(Lsn, String)| (from.0..window.upto.0).contains(&(end.0 - 8));
@@ -201,12 +240,7 @@ impl Slot for FakeSlot {
     async fn check_lock(&mut self) -> Result<(), SlotError> {
         match self.faults.lock_lost {
             false => Ok(()),
-            true => Err(SlotError::Failed {
-                host: "h".into(),
-                doing: "checking the lock",
-                transient: true,
-                source: "the session is gone".into(),
-            }),
+            true => Err(lost_session("checking the lock")),
         }
     }
 
@@ -273,6 +307,15 @@ fn large_transaction(end: Lsn) -> Vec<FakeRow> {
         .collect()
 }
 
+fn lost_session(doing: &'static str) -> SlotError {
+    SlotError::Failed {
+        host: "h".into(),
+        doing,
+        transient: true,
+        source: "the session is gone".into(),
+    }
+}
+
 /// A marker as test_decoding writes it.
 pub(super) fn message(marker: &str) -> String {
     let content = marker.trim_start_matches(MARKER);
@@ -292,6 +335,22 @@ pub(super) struct FakeStream {
     pub(super) shards: ShardMap,
     /// Number of ListShards requests that still return the former shards.
     pub(super) stale_lists: Arc<Mutex<u32>>,
+    /// Time of a PutRecords request.
+    pub(super) latency: Duration,
+}
+
+impl FakeStream {
+    /// A stream of one shard that accepts each record at once.
+    pub(super) fn new(log: &Log) -> Self {
+        FakeStream {
+            log: log.clone(),
+            throttles: Arc::default(),
+            stuck: None,
+            shards: ShardMap::even(1),
+            stale_lists: Arc::default(),
+            latency: Duration::ZERO,
+        }
+    }
 }
 
 impl Stream for FakeStream {
@@ -327,6 +386,9 @@ impl Stream for FakeStream {
     }
 
     async fn put(&self, records: Vec<Record>) -> PutAnswer {
+        if !self.latency.is_zero() {
+            tokio::time::sleep(self.latency).await;
+        }
         let mut throttles = self.throttles.lock().unwrap();
         let outcome = records.iter().map(|record| {
             let key = record.partition_key();

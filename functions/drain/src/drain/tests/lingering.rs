@@ -19,14 +19,11 @@ impl LingerRun {
 
     async fn run_with(envelope: Envelope, arrivals: &[&str], faults: Faults, lingers: Duration) -> Self {
         let log = Log::default();
+        let first = vec![(Lsn(100 * MIB), "first".to_owned())];
         let mut slot = FakeSlot {
-            log: log.clone(),
-            commits: vec![(Lsn(100 * MIB), "first".to_owned())],
-            flush: Lsn(100 * MIB),
-            confirmed: Lsn(99 * MIB),
             arrivals: arrivals.iter().map(|table| (*table).to_owned()).collect(),
-            position_reads: 0,
             faults,
+            ..FakeSlot::new(&log, first, Lsn(99 * MIB))
         };
         let settings = Settings {
             linger: lingers,
@@ -38,13 +35,7 @@ impl LingerRun {
         let drained = drain(
             DrainPorts {
                 slot: &mut slot,
-                stream: FakeStream {
-                    log: log.clone(),
-                    throttles: Arc::default(),
-                    stuck: None,
-                    shards: ShardMap::even(1),
-                    stale_lists: Arc::default(),
-                },
+                stream: FakeStream::new(&log),
                 checkpoint_store: FakeStateStore(log.clone()),
                 sizing: &Mutex::default(),
                 backfill: None,

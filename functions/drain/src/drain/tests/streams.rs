@@ -14,11 +14,8 @@ use crate::rules::stream_pattern::StreamPattern;
 fn sender(settings: &Settings, shards: u128) -> (Sender<FakeStream>, Log) {
     let log = Log::default();
     let stream = FakeStream {
-        log: log.clone(),
-        throttles: Arc::default(),
-        stuck: None,
         shards: ShardMap::even(shards),
-        stale_lists: Arc::default(),
+        ..FakeStream::new(&log)
     };
     let deadline = Instant::now() + Duration::from_secs(60);
     (Sender::new(stream, settings, Lsn(1).into(), deadline), log)
@@ -205,11 +202,8 @@ async fn events_are_not_read_while_many_transactions_wait_for_an_earlier_one() {
 async fn no_more_is_read_than_a_limited_shard_accepts_before_the_deadline() {
     let settings = settings(Aggregation::Kpl { bytes: 1_000 });
     let stream = FakeStream {
-        log: Log::default(),
         throttles: Arc::new(Mutex::new(vec!["2".to_owned()])),
-        stuck: None,
-        shards: ShardMap::even(1),
-        stale_lists: Arc::default(),
+        ..FakeStream::new(&Log::default())
     };
     let deadline = Instant::now() + Duration::from_millis(400);
     let mut sender = Sender::new(stream, &settings, Lsn(1).into(), deadline);

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::WindowRunner;
 use super::open_peek::ReadOutcome;
+use crate::base::lsn::Lsn;
 use crate::base::window_sizing::Window;
 use crate::error::Error;
 use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
@@ -27,26 +28,60 @@ pub(in crate::drain) enum WindowOutcome {
     OutOfTime,
 }
 
+/// The end of a window's rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WindowEnd {
+    pub(super) window: Window,
+    pub(super) read: ReadOutcome,
+    /// Whether a transaction is left to a later window.
+    pub(super) has_left_out: bool,
+    /// The readable position when the window was opened.
+    pub(super) readable: Lsn,
+}
+
+impl WindowEnd {
+    /// Whether the window was read up to its LSN bound.
+    ///
+    /// The commit record of a transaction that was left out may begin before that bound. The server never
+    /// sends such a transaction again after the slot has advanced to the bound.
+    pub(super) fn is_whole(self) -> bool {
+        self.read == ReadOutcome::Whole && !self.has_left_out
+    }
+}
+
 impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
 where
     <S::Rows as PeekRows>::Row: PeekRow,
 {
     /// Waits for the window's acknowledgements, then confirms the acknowledged position.
     ///
-    /// There are two exceptions. If all events of an unconfirmed window are acknowledged, a later window
-    /// confirms them. After a discontinuity, nothing is confirmed.
+    /// There are three exceptions. If all events of an unconfirmed window are acknowledged, a later window
+    /// confirms them. If the next window overlaps this one, that window confirms its last events: see
+    /// [`WindowRunner::overlap`]. After a discontinuity, nothing is confirmed.
     ///
     /// After any other failure, the position is confirmed, too: the next window then does not send these
-    /// events again. `has_left_out`: a transaction is left to a later window. `failure` is the error that
-    /// ended reading.
+    /// events again. `failure` is the error that ended reading.
     pub(super) async fn close(
         &mut self,
-        window: Window,
-        read: ReadOutcome,
-        has_left_out: bool,
+        end: WindowEnd,
         failure: Option<Error>,
     ) -> Result<WindowOutcome, Error> {
         let began = Instant::now();
+        let WindowEnd { window, read, .. } = end;
+        let mut failure = failure;
+        if end.is_whole() && failure.is_none() {
+            failure = self.overdue_marker(window);
+        }
+        if end.is_whole() && failure.is_none() {
+            self.sender.acknowledgements.complete_window(window.upto);
+        }
+        if failure.is_none() {
+            match self.overlap(end).await {
+                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(None) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
         let (sent, is_all_sent) = self.send_rest().await;
         self.last.sending = began.elapsed();
         let mut failure = match (failure, sent.err()) {
@@ -54,22 +89,9 @@ where
             (Some(Error::NotResumed { .. }), sending @ Some(_)) => sending,
             (failure, sending) => failure.or(sending),
         };
-        if is_all_sent && failure.is_none() {
-            match read {
-                // The commit record of a transaction that was left out may begin before the window's end. The
-                // server never sends such a transaction again after the slot has advanced to that end.
-                ReadOutcome::Whole if !has_left_out => {
-                    self.sender.acknowledgements.complete_window(window.upto)
-                }
-                ReadOutcome::Whole | ReadOutcome::RowBoundReached => {}
-                // The open transaction resumes where its last section ended.
-                ReadOutcome::TooSlow | ReadOutcome::SectionSent | ReadOutcome::Stopped => {
-                    self.sender.acknowledgements.discard_unfinished()
-                }
-            }
-        }
-        if read == ReadOutcome::Whole && !has_left_out && failure.is_none() {
-            failure = self.overdue_marker(window);
+        // The open transaction resumes where its last section ended.
+        if is_all_sent && failure.is_none() && !read.is_complete() {
+            self.sender.acknowledgements.discard_unfinished();
         }
         // After a discontinuity, neither the checkpoint nor the slot may advance.
         if let Some(error) = failure.take_if(|error| error.is_discontinuity()) {

@@ -1,0 +1,109 @@
+//! Overlap of two windows: the server decodes the next window while the last events of this one are sent.
+//!
+//! The server decodes a whole window before it sends the first row. If the drain waited for all events of
+//! this window before, the shards of a slow stream would be idle meanwhile. So it confirms the events that
+//! are acknowledged, and the next window begins at their end. The server then returns the transactions of the
+//! other events again, and the reader skips them.
+
+use std::time::Duration;
+
+use super::WindowRunner;
+use super::closing::{WindowEnd, WindowOutcome};
+use super::open_peek::ReadOutcome;
+use crate::base::lsn::Lsn;
+use crate::error::Error;
+use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
+
+/// Least time that the queued events still need, for an overlap.
+///
+/// The advance of the slot takes time, too, and the server decodes their transactions again.
+const MIN_REMAINING_TIME: Duration = Duration::from_millis(200);
+
+impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
+where
+    <S::Rows as PeekRows>::Row: PeekRow,
+{
+    /// Ends a window before all its events are acknowledged.
+    ///
+    /// It does so only if that saves time. At most half of the window's log is then read again. Returns
+    /// `None` if the drain must wait for the events of the window.
+    ///
+    /// # Errors
+    /// The stream failed definitely, the lock is lost, or the slot cannot be advanced.
+    pub(super) async fn overlap(&mut self, end: WindowEnd) -> Result<Option<WindowOutcome>, Error> {
+        let sent = match end.read {
+            ReadOutcome::Whole => end.window.upto,
+            _ => self.sender.acknowledgements.last_end(),
+        };
+        if !self.may_overlap(end, sent) {
+            return Ok(None);
+        }
+        let log = sent.bytes_since(self.confirmer.confirmed());
+        self.send_until(|runner| runner.is_worth_an_overlap(sent, log))
+            .await
+            .0?;
+        if !self.is_worth_an_overlap(sent, log) {
+            return Ok(None);
+        }
+        self.confirm_meanwhile().await?;
+        if sent.bytes_since(self.confirmer.confirmed()) > log / 2 {
+            return Ok(None);
+        }
+        tracing::debug!(
+            slot = self.settings.slot,
+            confirmed = %self.confirmer.confirmed(),
+            %sent,
+            "the next window begins before all events are acknowledged"
+        );
+        self.confirmer.add_unconfirmed(sent);
+        Ok(Some(match end.read {
+            ReadOutcome::Whole => WindowOutcome::Whole,
+            _ => WindowOutcome::Partial,
+        }))
+    }
+
+    /// Whether a window follows that can overlap this one.
+    ///
+    /// `sent` is the position up to which this window has read every transaction.
+    fn may_overlap(&self, end: WindowEnd, sent: Lsn) -> bool {
+        let WindowEnd { window, readable, .. } = end;
+        let is_last = match end.read {
+            ReadOutcome::Whole => window.upto == readable || self.confirmer.markers.ends_at(window),
+            ReadOutcome::RowBoundReached => false,
+            ReadOutcome::TooSlow | ReadOutcome::SectionSent | ReadOutcome::Stopped => true,
+        };
+        // The end of a chunk is confirmed with its window. And a window without a new transaction must not be
+        // read again and again.
+        !is_last
+            && !end.has_left_out
+            && self.backfill.is_none()
+            && !self.confirmer.is_unconfirmed()
+            && sent > self.confirmer.sent()
+    }
+
+    /// Whether the next window should begin now.
+    ///
+    /// This window has read every transaction up to `sent`, and `log` bytes of log.
+    fn is_worth_an_overlap(&self, sent: Lsn, log: u64) -> bool {
+        let position = self.sender.acknowledgements.position();
+        position.resume.is_none()
+            && sent.bytes_since(position.commit_end) <= log / 2
+            && self.sender.remaining_time() >= MIN_REMAINING_TIME
+    }
+
+    /// Stores the checkpoint and advances the slot. Sends the queued events meanwhile.
+    async fn confirm_meanwhile(&mut self) -> Result<(), Error> {
+        // A store that is already running has an earlier position.
+        let stored = self.confirmer.wait_for_store();
+        self.sender.send_while(stored, &mut self.report).await?;
+        self.confirmer.start_store(self.slot, &self.sender).await?;
+        let stored = self.confirmer.wait_for_store();
+        self.sender.send_while(stored, &mut self.report).await?;
+        let acknowledged = self.sender.acknowledgements.acknowledged();
+        let advancing = self.confirmer.advance_to_stored(self.slot, acknowledged);
+        self.sender
+            .send_while(advancing, &mut self.report)
+            .await?
+            .map(drop)
+    }
+}
