@@ -29,7 +29,7 @@ pub(super) struct Confirmer<C> {
     confirmed_at: Instant,
     /// Whether the current window stays unconfirmed. A later window confirms its events.
     is_unconfirmed: bool,
-    /// Position up to which unconfirmed windows have sent every transaction.
+    /// Position up to which unconfirmed windows have sent or queued every transaction.
     ///
     /// Zero before the first such window.
     sent_unconfirmed: Lsn,
@@ -68,21 +68,21 @@ impl<C: StateStore> Confirmer<C> {
         self.confirmed_at
     }
 
-    /// Position up to which unconfirmed windows have sent every transaction.
+    /// Position up to which unconfirmed windows have sent or queued every transaction.
     ///
     /// Zero before the first such window.
     pub(super) fn sent_unconfirmed(&self) -> Lsn {
         self.sent_unconfirmed
     }
 
-    /// Position up to which transactions are confirmed or sent.
+    /// Position up to which transactions are confirmed, sent or queued.
     ///
-    /// Unconfirmed windows of this drain have sent the transactions that are not confirmed.
+    /// Unconfirmed windows of this drain have sent or queued the transactions that are not confirmed.
     pub(super) fn sent(&self) -> Lsn {
         self.sent_unconfirmed.max(self.confirmed)
     }
 
-    /// Whether unconfirmed windows have sent transactions since the last advance.
+    /// Whether unconfirmed windows have sent or queued transactions since the last advance.
     pub(super) fn has_unconfirmed(&self) -> bool {
         self.sent_unconfirmed > self.confirmed
     }
@@ -97,7 +97,7 @@ impl<C: StateStore> Confirmer<C> {
         self.is_unconfirmed
     }
 
-    /// Records that an unconfirmed window has sent each transaction up to `sent`.
+    /// Records that an unconfirmed window has queued each transaction up to `sent`.
     pub(super) fn add_unconfirmed(&mut self, sent: Lsn) {
         self.sent_unconfirmed = sent;
     }

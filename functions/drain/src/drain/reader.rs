@@ -105,9 +105,9 @@ pub(crate) struct WindowReader<'a, R> {
 pub(crate) struct SentHistory {
     /// The settled position: the stream has the log's transactions that end at or before it.
     pub(crate) settled: Lsn,
-    /// Position up to which this drain has sent the transactions.
+    /// Position up to which this drain has sent or queued the transactions.
     ///
-    /// Each transaction that ends at or before it was sent by this drain, or is settled.
+    /// Each transaction that ends at or before it was sent or queued by this drain, or is settled.
     pub(crate) sent_by_this_drain: Lsn,
     /// The acknowledged position: the stream has all transactions up to it, perhaps of another history.
     pub(crate) acknowledged: Lsn,
@@ -395,7 +395,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if known_end.is_some_and(|known_end| known_end != commit_end) {
             return Err(self.out_of_place(lsn));
         }
-        // A transaction that this drain has sent is acknowledged as part of the window that sent it.
+        // A transaction that this drain has queued before is acknowledged as part of that window.
         if open.left_out || commit_end <= self.history.sent_by_this_drain {
             out.acknowledgements.discard(open.id);
             return Ok(());
