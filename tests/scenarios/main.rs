@@ -99,6 +99,7 @@ mod sending {
     mod limits;
     mod many_databases;
     mod order;
+    mod overlap;
     mod poison;
     mod request_checks;
     mod slow_lane;
