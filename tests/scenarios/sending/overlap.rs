@@ -1,4 +1,4 @@
-//! The windows of a slow stream overlap, and the order of its changes stays.
+//! The windows of a slow stream overlap. The order of its changes stays.
 
 use std::time::Duration;
 
