@@ -1,6 +1,7 @@
 //! Events equal those of Debezium Server and wal2json, but for intended differences.
 //!
-//! `make conformance` runs Debezium Server itself. Here a recording of its events is the reference.
+//! The scenarios here compare with recorded events of Debezium Server. `make conformance` runs the program
+//! itself.
 
 use std::collections::BTreeMap;
 

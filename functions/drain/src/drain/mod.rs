@@ -351,11 +351,7 @@ where
     /// Otherwise the next tick would send them again.
     async fn confirm_after_failure(&mut self) {
         if let Err(error) = self.runner.confirm_sent().await {
-            tracing::warn!(
-                slot = self.runner.settings.slot,
-                error = %error.chain(),
-                "acknowledged changes were not confirmed"
-            );
+            self.runner.warn_of_unconfirmed(&error);
         }
     }
 

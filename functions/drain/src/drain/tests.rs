@@ -125,20 +125,31 @@ async fn run_on(
     };
     let settings = settings(aggregation);
     let envelope = envelope();
-    let checkpoint = Checkpoint::parse(CHECKPOINT).unwrap();
-    let budget = Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60));
     let task = DrainTask {
-        settings: &settings,
-        envelope: &envelope,
-        start: &start,
-        checkpoint,
-        ahead: None,
-        rules_hash: String::new(),
         first_event,
-        budget,
+        ..task(&settings, &envelope, &start, 60)
     };
     let drained = Box::pin(drain(ports, task)).await;
     (log, drained.report, drained.result)
+}
+
+/// A task without earlier changes. The drain has `seconds` seconds.
+fn task<'a>(
+    settings: &'a Settings,
+    envelope: &'a Envelope,
+    start: &'a StartPosition,
+    seconds: u64,
+) -> DrainTask<'a> {
+    DrainTask {
+        settings,
+        envelope,
+        start,
+        checkpoint: Checkpoint::parse(CHECKPOINT).unwrap(),
+        ahead: None,
+        rules_hash: String::new(),
+        first_event: None,
+        budget: Budget::new(Instant::now(), Instant::now() + Duration::from_secs(seconds)),
+    }
 }
 
 const CHECKPOINT: &str = r#"{"version":1,"system_identifier":"7","timeline":1,"database":"d","slot":"s",

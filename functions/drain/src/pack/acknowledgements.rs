@@ -186,17 +186,13 @@ impl Acknowledgements {
 
     /// The end of the last transaction or window that was read.
     ///
-    /// It is the position if no event is unacknowledged.
+    /// It is the position if no event is unacknowledged, or if a transaction is open.
     pub fn last_end(&self) -> Lsn {
-        let ends = self.spans.iter().rev().filter_map(|span| span.end.as_ref());
-        let last = ends.map(|end| match end {
-            SpanEnd::Commit(end) => *end,
-            SpanEnd::Section(resume) => resume.commit_end,
-        });
-        last.take(1)
-            .max()
-            .unwrap_or(Lsn::ZERO)
-            .max(self.position.commit_end)
+        let last = self.spans.back().and_then(|span| span.end.as_ref());
+        match last {
+            Some(SpanEnd::Commit(end)) => self.position.commit_end.max(*end),
+            Some(SpanEnd::Section(_)) | None => self.position.commit_end,
+        }
     }
 
     /// Approximate memory of the transactions that are not acknowledged completely, in bytes.

@@ -73,7 +73,8 @@ impl BackfillPlay {
         let commit_stalls: Vec<Duration> = (0..stalls).map(|_| millis(&mut random, 500..4_000)).collect();
         // When commits hang, a function with markers waits, too. One without them reads on.
         let markers = if seed % 8 == 7 { "off" } else { "on" };
-        // A function that waited for the standby would not send changes that are not visible yet.
+        // While commits hang, the function must send changes that are not visible yet. So it must not wait
+        // for the standby.
         let (standby_ack, hangs) = match commit_stalls.is_empty() {
             true => ("auto", String::new()),
             false => ("off", format!(", commits hang, markers {markers}")),

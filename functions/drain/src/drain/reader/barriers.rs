@@ -1,7 +1,8 @@
-//! Which events are barriers: events that are sent only after all earlier events were acknowledged.
+//! Decides which events are barriers.
 //!
-//! A truncate is a barrier. So is an event whose rows may have had another partition key before: two
-//! partition keys are two lanes, and the later event could arrive first.
+//! A barrier is sent only after all earlier events are acknowledged. A truncate is a barrier. An event is
+//! one, too, if its row had another partition key before. Two partition keys are two lanes, so the later
+//! event could arrive first.
 
 mod key_changes;
 mod row_partition_keys;

@@ -39,10 +39,13 @@ impl QueueBounds {
 impl<K: Stream> Sender<K> {
     /// Updates the bounds of the waiting events: see [`Sender::has_room`].
     ///
-    /// Near the deadline, the bounds shrink. `bytes` becomes what the streams should accept in half of the
-    /// time left. `lane_records` becomes what one lane can send in the time left, by the times of requests. A
-    /// limited shard may accept less: then one lane may have what its shard accepts in half of the time left.
-    /// No bound falls below its minimum. The next invocation reads the rest again.
+    /// Near the deadline, the bounds shrink, each to its minimum at least:
+    ///
+    /// - `bytes`: what the streams are expected to accept in half of the remaining time
+    /// - `lane_records`: the records that one lane can send in the remaining time
+    /// - `longest_lane_fits`: whether its shard accepts the longest lane in half of the remaining time
+    ///
+    /// The next invocation reads the rest again.
     pub(in crate::drain) fn update_bounds(&mut self, now: Instant) {
         let time_left = self.deadline.saturating_duration_since(now);
         let accepted = self.throughput.bytes_within(time_left / 2);
@@ -59,7 +62,7 @@ impl<K: Stream> Sender<K> {
 
     /// Whether more events may be read, by the bounds of [`Sender::update_bounds`].
     ///
-    /// The transactions that wait for an earlier one need memory, too, even those without events.
+    /// Transactions that wait for an earlier one count, too. They need memory even without events.
     pub(in crate::drain) fn has_room(&self) -> bool {
         let memory = self.lanes.memory();
         memory < self.bounds.bytes

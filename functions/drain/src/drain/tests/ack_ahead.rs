@@ -104,17 +104,13 @@ async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (V
         backfill: None,
     };
     let task = DrainTask {
-        settings: &settings,
-        envelope: &envelope,
-        start: &start,
         ahead: stored.ack_ahead("rules").map(Result::unwrap),
         rules_hash: "rules".to_owned(),
         checkpoint: Checkpoint {
             ack_ahead: None,
             ..stored
         },
-        first_event: None,
-        budget: Budget::new(Instant::now(), Instant::now() + Duration::from_secs(tick.seconds)),
+        ..task(&settings, &envelope, &start, tick.seconds)
     };
     let drained = drain(ports, task).await;
     let mut arrived = log.arrived();

@@ -40,16 +40,7 @@ impl LingerRun {
                 sizing: &Mutex::default(),
                 backfill: None,
             },
-            DrainTask {
-                settings: &settings,
-                envelope: &envelope,
-                start: &start,
-                checkpoint: Checkpoint::parse(CHECKPOINT).unwrap(),
-                ahead: None,
-                rules_hash: String::new(),
-                first_event: None,
-                budget: Budget::new(Instant::now(), Instant::now() + Duration::from_secs(10)),
-            },
+            task(&settings, &envelope, &start, 10),
         )
         .await;
         LingerRun {

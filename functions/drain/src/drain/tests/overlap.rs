@@ -41,16 +41,7 @@ async fn drain_slowly(commits: Vec<(Lsn, String)>, faults: Faults) -> (Log, Repo
         backfill: None,
     };
     let (settings, envelope, start) = (settings(Aggregation::None), envelope(), start(99, 99));
-    let task = DrainTask {
-        settings: &settings,
-        envelope: &envelope,
-        start: &start,
-        checkpoint: Checkpoint::parse(CHECKPOINT).unwrap(),
-        ahead: None,
-        rules_hash: String::new(),
-        first_event: None,
-        budget: Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60)),
-    };
+    let task = task(&settings, &envelope, &start, 60);
     let drained = Box::pin(drain(ports, task)).await;
     (log, drained.report, drained.result)
 }
@@ -68,9 +59,9 @@ fn arrived_at_peeks(log: &Log) -> Vec<usize> {
     at_peeks
 }
 
-/// Checks each stored position and each advance of the slot. Returns the last position.
+/// Checks the order of arrivals, stores and advances. Returns the slot's last position.
 ///
-/// The slot never passes the checkpoint, and the checkpoint no commit whose event has not arrived.
+/// A checkpoint must not pass a commit whose event has not arrived. The slot must not pass the checkpoint.
 fn check_advances(log: &Log, commits: &[(Lsn, String)]) -> Lsn {
     let (mut arrived, mut stored, mut last) = (0, Lsn::ZERO, Lsn::ZERO);
     for entry in log.entries() {

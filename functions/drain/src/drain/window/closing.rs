@@ -153,13 +153,18 @@ where
             return Ok(WindowOutcome::ReadAgain);
         }
         if let Err(error) = confirmed {
-            tracing::warn!(
-                slot = self.settings.slot,
-                error = %error.chain(),
-                "acknowledged changes were not confirmed"
-            );
+            self.warn_of_unconfirmed(&error);
         }
         Err(failure)
+    }
+
+    /// Logs an error that prevented the confirmation after another failure.
+    pub(in crate::drain) fn warn_of_unconfirmed(&self, error: &Error) {
+        tracing::warn!(
+            slot = self.settings.slot,
+            error = %error.chain(),
+            "acknowledged changes were not confirmed"
+        );
     }
 
     /// The error if a complete window lacks the expected marker.

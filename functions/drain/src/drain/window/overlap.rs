@@ -1,9 +1,11 @@
-//! Overlap of two windows: the server decodes the next window while the last events of this one are sent.
+//! Overlap of two windows.
 //!
-//! The server decodes a whole window before it sends the first row. If the drain waited for all events of
-//! this window before, the shards of a slow stream would be idle meanwhile. So it confirms the events that
-//! are acknowledged, and the next window begins at their end. The server then returns the transactions of the
-//! other events again, and the reader skips them.
+//! The server decodes the next window while the last events of the current window are sent.
+//!
+//! The server decodes a whole window before it sends the first row. Without the overlap, the shards of a
+//! slow stream would be idle during that time. So the drain confirms the acknowledged events of the current
+//! window, and the next window begins at their end. The server returns the transactions of the other events
+//! again. The reader skips them.
 
 use std::time::Duration;
 
