@@ -29,9 +29,10 @@ class CodeRules(unittest.TestCase):
             long = {name for _, name, count in code_rules.functions(lines) if count > code_rules.MAX_FUNCTION_LINES}
             self.assertLessEqual(names, long, path)
 
-    def test_a_long_file_and_a_wide_comment_are_named(self):
-        found = code_rules.problems("a.rs", "\n" * 500 + "// " + "x" * 110 + "\n")
+    def test_a_long_file_and_a_wide_line_are_named(self):
+        found = code_rules.problems("a.rs", "\n" * 500 + "x" * 111 + "\n")
         self.assertEqual(len(found), 2, found)
+        self.assertEqual(code_rules.problems("a.rs", 'r#"' + "x" * 111 + '"#\n'), [])
 
     def test_a_long_first_sentence_is_named(self):
         later = "/// Another sentence may have as many words as it needs to say all of it.\n"

@@ -12,7 +12,7 @@ use crate::continuity::ContinuityError;
 use crate::decode::DecodeError;
 use crate::encode::{Event, OversizePolicy};
 use crate::invocation::EventError;
-use crate::ports::{SlotError, StateStoreError, StreamError};
+use crate::ports::{SecretError, SlotError, StateStoreError, StreamError};
 
 /// The error that ended an invocation.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum Error {
     /// PostgreSQL refused, failed or did not answer.
     #[error(transparent)]
     Slot(#[from] SlotError),
+    /// The password or the salt cannot be read from its secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// Kinesis refused, failed or did not answer.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -201,6 +204,7 @@ impl Error {
             Error::NotResumed { .. } => "NotResumed",
             Error::Continuity(error) => error.name(),
             Error::Slot(error) => error.name(),
+            Error::Secret(error) => error.name(),
             Error::Stream(error) => error.name(),
             Error::StateStore(error) => error.name(),
         }
@@ -213,6 +217,7 @@ impl Error {
             Error::Stream(error) => error.kind(),
             Error::StateStore(error) => error.kind(),
             Error::Slot(error) => error.kind(),
+            Error::Secret(error) => error.kind(),
             Error::Config(error) => error.kind(),
             Error::Event(error) => error.kind(),
             Error::Continuity(error) => error.kind(),
@@ -246,9 +251,9 @@ impl Error {
 fn oversize_advice(policy: OversizePolicy) -> &'static str {
     match policy {
         OversizePolicy::Fail => {
-            "Set OVERSIZE=omit: the event is then sent without its largest columns, and names them. Or list in \
-             TABLES the tables to send, without this one. Removing the table from the publication does not \
-             help: the change is already in the log"
+            "Set OVERSIZE=omit: the event is then sent without its largest columns, and names them. Or list \
+             in TABLES the tables to send, without this one. Removing the table from the publication does \
+             not help: the change is already in the log"
         }
         OversizePolicy::Omit => {
             "The event is too large even without its large columns, because of its key or its many small \

@@ -30,8 +30,8 @@ pub struct PluginOptions {
 
 impl PluginOptions {
     /// The warning if the plugin does not support the newer options.
-    pub const WITHOUT_NEWER: &str = "wal2json is older than 2.6 and writes NaN and Infinity as null: use pgoutput \
-                                     where they occur";
+    pub const WITHOUT_NEWER: &str = "wal2json is older than 2.6 and writes NaN and Infinity as null: use \
+                                     pgoutput where they occur";
 }
 
 /// Byte that distinguishes the row of a change from every other row.

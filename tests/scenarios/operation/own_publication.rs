@@ -168,7 +168,8 @@ async fn published_partitions_without_their_table_are_reported() {
         let (_, statement) = problem.split_once("then run ").expect("a statement");
         fixture
             .sql(&format!(
-                "alter table orders_1 drop constraint orders_1_pkey; alter table orders add primary key (id, day);
+                "alter table orders_1 drop constraint orders_1_pkey;
+                 alter table orders add primary key (id, day);
                  {statement};
                  create table orders_2 partition of orders for values from (10) to (19)"
             ))

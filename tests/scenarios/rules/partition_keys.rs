@@ -290,8 +290,8 @@ async fn columns_that_events_lack_are_reported(version: u32) {
 /// The problem of a table whose deletes lack the column `note`.
 fn lacks_note(table: &str) -> String {
     format!(
-        "PARTITION_KEYS: the replica identity of {table} lacks column note, so deletes have the partition key \
-         of the row's own key: alter table {table} replica identity full"
+        "PARTITION_KEYS: the replica identity of {table} lacks column note, so deletes have the partition \
+         key of the row's own key: alter table {table} replica identity full"
     )
 }
 

@@ -167,8 +167,8 @@ async fn a_pattern_that_names_only_a_partitioned_table_is_reported() {
         };
         let expected = [
             format!(
-                "TABLES: public.orders matches public.orders, which is partitioned: its changes have the names \
-                 of its partitions. Add these to TABLES{or_root}"
+                "TABLES: public.orders matches public.orders, which is partitioned: its changes have the \
+                 names of its partitions. Add these to TABLES{or_root}"
             ),
             format!("TABLES: public.cache {of_cache}"),
         ];
@@ -188,8 +188,8 @@ async fn a_pattern_that_names_only_a_partitioned_table_is_reported() {
 /// The problem of `public.orders`, whose changes have the names of its partitions.
 fn named_by_partitions(or_root: &str) -> String {
     format!(
-        "TABLES: public.orders matches public.orders, which is partitioned: its changes have the names of its \
-         partitions. Add these to TABLES{or_root}"
+        "TABLES: public.orders matches public.orders, which is partitioned: its changes have the names of \
+         its partitions. Add these to TABLES{or_root}"
     )
 }
 

@@ -9,9 +9,8 @@ use tokio::sync::OnceCell;
 
 use crate::aws::kinesis::{Kinesis, StreamRequirements};
 use crate::aws::parameter_store::Parameter;
-use crate::aws::secret::{self, SecretFailure};
+use crate::aws::secret;
 use crate::aws::{client, rds_token};
-use crate::base::causes::BoxError;
 use crate::base::lsn::Lsn;
 use crate::base::window_sizing::WindowSizing;
 use crate::config::{Auth, Config, Password, SaltSource, StandbyAck};
@@ -22,7 +21,7 @@ use crate::drain::{AGGREGATE_BYTES, Settings};
 use crate::error::Error;
 use crate::pack::Aggregation;
 use crate::plugin::Plugin;
-use crate::ports::{LockHolder, SlotError, SlotFigures, StateStoreError, StreamInfo};
+use crate::ports::{LockHolder, SecretError, SlotError, SlotFigures, StateStoreError, StreamInfo};
 use crate::postgres::connection::{Connector, Credentials, Session};
 use crate::postgres::server::{self, Inspection};
 use crate::postgres::slot::PgSlot;
@@ -142,12 +141,12 @@ impl App {
     ///
     /// # Errors
     /// The root certificates, the secret or the AWS credentials cannot be read.
-    pub(crate) async fn connector(&self, lifetime: Duration) -> Result<Connector, SlotError> {
-        Connector::new(&self.config, self.credentials().await?, lifetime)
+    pub(crate) async fn connector(&self, lifetime: Duration) -> Result<Connector, Error> {
+        Ok(Connector::new(&self.config, self.credentials().await?, lifetime)?)
     }
 
     /// The role and its password.
-    async fn credentials(&self) -> Result<Credentials, SlotError> {
+    async fn credentials(&self) -> Result<Credentials, Error> {
         let database = &self.config.database;
         let (user, password) = match &database.auth {
             Auth::Password(Password(password)) => (database.user.clone(), password.clone()),
@@ -156,19 +155,15 @@ impl App {
                 (database.user.clone(), token)
             }
             Auth::Secret(name) => {
-                let fetched = secret::fetch(&self.aws, &self.ssm, name).await;
-                let secret = fetched.map_err(|failure| {
-                    let definite = |secret, source| SlotError::Secret { secret, source };
-                    secret_error("DB_SECRET", name, failure, definite)
-                })?;
-                let user = database.user.clone().or(secret.username);
+                let login = secret::fetch_login(&self.aws, &self.ssm, name).await?;
+                let user = database.user.clone().or(login.username);
                 if user.is_none() {
-                    return Err(SlotError::Secret {
+                    return Err(Error::Secret(SecretError::Password {
                         secret: name.clone(),
                         source: "the secret has no \"username\", and PGUSER is not set".into(),
-                    });
+                    }));
                 }
-                (user, secret.password)
+                (user, login.password)
             }
         };
         Ok(Credentials {
@@ -181,19 +176,13 @@ impl App {
     ///
     /// # Errors
     /// The salt cannot be read.
-    pub(super) async fn column_rules(&self) -> Result<ColumnRules, SlotError> {
+    pub(super) async fn column_rules(&self) -> Result<ColumnRules, SecretError> {
         let salt = match &self.config.salt {
             None => Salt::default(),
             Some(SaltSource::Value(salt)) => salt.clone(),
             Some(SaltSource::Secret(name)) => {
-                let read = self.salt.get_or_try_init(|| async {
-                    let fetched = secret::fetch_salt(&self.aws, &self.ssm, name).await;
-                    fetched.map_err(|failure| {
-                        let definite = |secret, source| SlotError::Salt { secret, source };
-                        secret_error("COLUMN_SALT_SECRET", name, failure, definite)
-                    })
-                });
-                read.await?.clone()
+                let fetch = || secret::fetch_salt(&self.aws, &self.ssm, name);
+                self.salt.get_or_try_init(fetch).await?.clone()
             }
         };
         Ok(ColumnRules::new(self.config.column_rules.clone(), salt))
@@ -359,27 +348,6 @@ impl App {
             waits_for_standbys: config.standby_ack != StandbyAck::Off,
             markers: config.markers && start.plugin.sends_messages(server.version),
         }
-    }
-}
-
-/// The error of a secret that was not read.
-///
-/// `variable` is the environment variable that names the secret. `definite` builds the error of a failure
-/// that is not transient.
-fn secret_error(
-    variable: &'static str,
-    secret: &str,
-    failure: SecretFailure,
-    definite: impl FnOnce(String, BoxError) -> SlotError,
-) -> SlotError {
-    let (secret, source) = (secret.to_owned(), failure.source);
-    match failure.is_transient {
-        true => SlotError::SecretUnavailable {
-            variable,
-            secret,
-            source,
-        },
-        false => definite(secret, source),
     }
 }
 

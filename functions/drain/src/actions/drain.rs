@@ -14,11 +14,10 @@ use crate::base::clock::now_micros;
 use crate::base::lsn::Lsn;
 use crate::base::position::Position;
 use crate::base::time::micros_of_timestamp;
-use crate::change::{Message, MessageParts};
+use crate::change::{Message, MessageParts, message_prefix};
 use crate::config::Config;
 use crate::continuity::checkpoint::{AckAhead, Checkpoint, rules_hash};
 use crate::continuity::{ContinuityError, ServerInfo, StartPosition};
-use crate::drain::reader::GAP_ACCEPTED;
 use crate::drain::report::{Report, StopReason};
 use crate::drain::{BackfillRunner, DrainPorts, DrainTask, Settings, drain};
 use crate::encode::Event;
@@ -260,7 +259,7 @@ fn next_checkpoint(
 /// The control event of an accepted gap.
 ///
 /// It informs consumers that earlier changes may be missing. It is a logical message with the prefix
-/// [`GAP_ACCEPTED`]. Its content is JSON, with the source name and the positions of the gap.
+/// [`message_prefix::GAP_ACCEPTED`]. Its content is JSON, with the source name and the positions of the gap.
 fn gap_accepted(config: &Config, start: &StartPosition, stored: Option<&Checkpoint>) -> Event {
     let content = json!({
         "control": "gap_accepted",
@@ -271,7 +270,7 @@ fn gap_accepted(config: &Config, start: &StartPosition, stored: Option<&Checkpoi
     })
     .to_string();
     let message = Message {
-        prefix: GAP_ACCEPTED.into(),
+        prefix: message_prefix::GAP_ACCEPTED.into(),
         content: content.as_bytes().into(),
         omitted: MessageParts::default(),
     };

@@ -10,6 +10,7 @@ use crate::base::budget::Budget;
 use crate::base::clock::now_text;
 use crate::base::lsn::Lsn;
 use crate::base::nonce::random_nonce;
+use crate::change::message_prefix;
 use crate::config::Config;
 use crate::continuity::checkpoint::Checkpoint;
 use crate::continuity::marker::{self, MARKER_TIME, Marker, MarkerDraft};
@@ -163,7 +164,7 @@ async fn first_marker(
     let emitted = server::emit(
         connector,
         session,
-        marker::PREFIX,
+        message_prefix::MARKER,
         &content,
         CommitWait::ForStandbys,
     );

@@ -118,12 +118,9 @@ async fn access_problems(
     stream_answers: bool,
 ) -> Vec<String> {
     let role = provisioning::check_replication_right(connector, session).await;
-    let salt = app.column_rules().await.map(drop);
-    let mut problems: Vec<Error> = [role, salt]
-        .into_iter()
-        .filter_map(Result::err)
-        .map(Error::from)
-        .collect();
+    let salt = app.column_rules().await;
+    let mut problems: Vec<Error> = role.err().map(Error::from).into_iter().collect();
+    problems.extend(salt.err().map(Error::from));
     // Otherwise, the failed request for the stream's status is already a problem of the answer.
     if stream_answers {
         problems.extend(app.stream.usable_info().await.err().map(Error::from));
@@ -173,8 +170,8 @@ async fn table_problems(app: &App, connector: &Connector, session: &Session, plu
 
 fn stalling_problem(standby_slot: &str) -> String {
     format!(
-        "synchronized_standby_slots has {standby_slot}, which no standby reads: the drain sends nothing until \
-         one does. Start that standby, or remove the name from the setting"
+        "synchronized_standby_slots has {standby_slot}, which no standby reads: the drain sends nothing \
+         until one does. Start that standby, or remove the name from the setting"
     )
 }
 

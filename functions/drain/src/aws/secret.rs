@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 
 use super::client::{Refusal, classify};
 use crate::base::causes::BoxError;
+use crate::ports::SecretError;
 use crate::rules::column_rules::Salt;
 
 /// Login fields of a secret, as RDS and its rotation store them.
 #[derive(Deserialize)]
-pub(crate) struct Secret {
+pub(crate) struct LoginSecret {
     pub(crate) username: Option<String>,
     pub(crate) password: String,
 }
@@ -56,10 +57,10 @@ struct SourceSecret {
 
 /// A failed read of a secret.
 #[derive(Debug)]
-pub(crate) struct SecretFailure {
+struct SecretFailure {
     /// Whether AWS may return the secret later.
-    pub(crate) is_transient: bool,
-    pub(crate) source: BoxError,
+    is_transient: bool,
+    source: BoxError,
 }
 
 impl SecretFailure {
@@ -79,29 +80,68 @@ impl SecretFailure {
             source,
         }
     }
+
+    /// The error of the secret that `variable` names. `definite` builds the error of a lasting failure.
+    fn into_error(
+        self,
+        variable: &'static str,
+        secret: &str,
+        definite: impl FnOnce(String, BoxError) -> SecretError,
+    ) -> SecretError {
+        let (secret, source) = (secret.to_owned(), self.source);
+        match self.is_transient {
+            true => SecretError::Unavailable {
+                variable,
+                secret,
+                source,
+            },
+            false => definite(secret, source),
+        }
+    }
 }
 
-/// Reads a secret by its name or ARN.
+/// Reads the role and its password from a secret.
+///
+/// `name` is the name or the ARN of the secret.
 ///
 /// # Errors
-/// AWS refused the request, or the secret is not JSON with a password.
-pub(crate) async fn fetch(
+/// [`SecretError`]: AWS refused the request, or the secret is not JSON with a password.
+pub(crate) async fn fetch_login(
     config: &SdkConfig,
     ssm: &aws_sdk_ssm::Client,
     name: &str,
-) -> Result<Secret, SecretFailure> {
-    parse(&read(config, ssm, name).await?, "password").map_err(SecretFailure::definite)
+) -> Result<LoginSecret, SecretError> {
+    let text = read(config, ssm, name).await;
+    let login = text.and_then(|text| parse(&text, "password").map_err(SecretFailure::definite));
+    login.map_err(|failure| {
+        failure.into_error("DB_SECRET", name, |secret, source| SecretError::Password {
+            secret,
+            source,
+        })
+    })
 }
 
-/// Reads the salt of a secret by its name or ARN.
+/// Reads the salt of hashed columns from a secret.
+///
+/// `name` is the name or the ARN of the secret.
 ///
 /// # Errors
-/// AWS refused the request, or the secret is not JSON with a salt that is long enough.
+/// [`SecretError`]: AWS refused the request, or the secret is not JSON with a salt that is long enough.
 pub(crate) async fn fetch_salt(
     config: &SdkConfig,
     ssm: &aws_sdk_ssm::Client,
     name: &str,
-) -> Result<Salt, SecretFailure> {
+) -> Result<Salt, SecretError> {
+    let salt = read_salt(config, ssm, name).await;
+    salt.map_err(|failure| {
+        failure.into_error("COLUMN_SALT_SECRET", name, |secret, source| SecretError::Salt {
+            secret,
+            source,
+        })
+    })
+}
+
+async fn read_salt(config: &SdkConfig, ssm: &aws_sdk_ssm::Client, name: &str) -> Result<Salt, SecretFailure> {
     let parsed = parse(&read(config, ssm, name).await?, "salt");
     let SaltSecret { salt } = parsed.map_err(SecretFailure::definite)?;
     Salt::new(salt).map_err(SecretFailure::definite)
@@ -210,7 +250,7 @@ mod tests {
             r#"{"username": {"hunter2": 1}, "password": "hunter2"}"#,
             r#"{"passwort": "hunter2"}"#,
         ] {
-            let error = parse::<Secret>(text, "password")
+            let error = parse::<LoginSecret>(text, "password")
                 .err()
                 .map(|error| error.to_string())
                 .unwrap_or_default();
@@ -220,7 +260,7 @@ mod tests {
             );
         }
         assert_eq!(
-            parse(r#"{"password": "hunter2"}"#, "password").map(|secret: Secret| secret.password),
+            parse(r#"{"password": "hunter2"}"#, "password").map(|secret: LoginSecret| secret.password),
             Ok("hunter2".into())
         );
     }

@@ -75,12 +75,6 @@ use crate::base::lsn::Lsn;
 use crate::change::Change;
 use chunk_rows::{changes_key, fields, fill, lacks_columns};
 
-/// The prefix of the logical messages that are watermarks. They are not sent.
-pub const WATERMARK: &str = "spillway.watermark";
-
-/// The prefix of the message that ends a repair.
-pub const REPAIRED: &str = "spillway.repaired";
-
 /// Reason why a chunk is invalid: a change was too large for a record.
 ///
 /// The change of one of the chunk's rows was sent without large values of that row.

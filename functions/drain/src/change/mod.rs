@@ -5,6 +5,7 @@
 
 pub mod format_type;
 mod kind;
+pub mod message_prefix;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -14,15 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::base::lsn::Lsn;
-use crate::change::Message;
+use crate::change::{Message, message_prefix};
 
 /// Longest wait until a marker is committed and readable.
 ///
 /// A commit may wait for standbys.
 pub const MARKER_TIME: Duration = Duration::from_secs(2);
-
-/// The prefix of the messages.
-pub const PREFIX: &str = "spillway.marker";
 
 /// A marker that was written, as the checkpoint stores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +76,7 @@ impl Marker {
     /// Whether a message is this marker.
     pub fn is(&self, slot: &str, message: &Message<'_>) -> bool {
         let content = serde_json::from_slice::<Value>(&message.content);
-        message.prefix == PREFIX
+        message.prefix == message_prefix::MARKER
             && content.is_ok_and(|content| {
                 content["slot"] == slot && content["number"] == self.number && content["nonce"] == self.nonce
             })
@@ -107,14 +104,17 @@ mod tests {
             flushed: Lsn(200),
         };
         let is = |message: Message<'_>| marker.is("s", &message);
-        assert!(is(message(PREFIX, content("s", 7, "0123456789abcdef"))));
+        assert!(is(message(
+            message_prefix::MARKER,
+            content("s", 7, "0123456789abcdef")
+        )));
         for other in [
             message("spillway", content("s", 7, "0123456789abcdef")),
-            message(PREFIX, content("t", 7, "0123456789abcdef")),
-            message(PREFIX, content("s", 8, "0123456789abcdef")),
-            message(PREFIX, content("s", 7, "fedcba9876543210")),
-            message(PREFIX, "7".into()),
-            message(PREFIX, String::new()),
+            message(message_prefix::MARKER, content("t", 7, "0123456789abcdef")),
+            message(message_prefix::MARKER, content("s", 8, "0123456789abcdef")),
+            message(message_prefix::MARKER, content("s", 7, "fedcba9876543210")),
+            message(message_prefix::MARKER, "7".into()),
+            message(message_prefix::MARKER, String::new()),
         ] {
             assert!(!is(other));
         }

@@ -13,7 +13,7 @@ use crate::base::lsn::Lsn;
 use crate::base::nonce::random_nonce;
 use crate::base::window_sizing::{Window, WindowSizing};
 use crate::catalog::Catalog;
-use crate::change::{Change, Item};
+use crate::change::{Change, Item, message_prefix};
 use crate::continuity::StartPosition;
 use crate::continuity::marker::{self, MARKER_TIME, Marker, MarkerDraft};
 use crate::decode::Decoder;
@@ -192,7 +192,7 @@ impl Markers {
         let draft = MarkerDraft::new(self.number, random_nonce());
         let content = draft.content(&self.slot);
         let end = Instant::now() + MARKER_TIME.min(budget.reading_time_left(Instant::now()) / 4);
-        let emitted = slot.emit(marker::PREFIX, &content);
+        let emitted = slot.emit(message_prefix::MARKER, &content);
         let problem: BoxError = match tokio::time::timeout_at(end.into(), emitted).await {
             Ok(Ok(EmittedMessage { lsn, flushed })) => {
                 let positions = self.wait_until_readable(slot, lsn, end).await?;

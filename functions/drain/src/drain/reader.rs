@@ -24,13 +24,15 @@ mod transaction;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::backfill::{ChunkContext, RowRequest, WATERMARK};
+use super::report::Report;
+use super::settings::Settings;
+use crate::backfill::{ChunkContext, RowRequest};
 use crate::base::lsn::Lsn;
 use crate::catalog::{Catalog, TableRequest};
-use crate::change::{Change, Item};
+use crate::change::{Change, Item, message_prefix};
 use crate::continuity::ContinuityError;
 use crate::continuity::checkpoint::{AckAhead, ResumePoint};
-use crate::continuity::marker::{Marker, PREFIX};
+use crate::continuity::marker::Marker;
 use crate::decode::Decoder;
 use crate::encode::{EncodedEvents, Envelope, Event, Progress, Transaction};
 use crate::error::Error;
@@ -38,11 +40,7 @@ use crate::pack::{Acknowledgements, QueuedEvent};
 use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
 use crate::rules::pattern;
 use crate::rules::projection::Projections;
-
-use super::report::Report;
-use super::settings::Settings;
 pub(crate) use barriers::Barriers;
-pub(crate) use messages::GAP_ACCEPTED;
 use transaction::{OpenTransaction, not_resumed};
 
 /// Most bytes of held rows of a transaction.
@@ -342,11 +340,11 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 self.begin(lsn, Transaction { xid, commit_time }, commit_end, out)?;
             }
             Item::Commit { commit_end, .. } => self.commit(lsn, commit_end, out)?,
-            Item::Change(Change::Message(message)) if message.prefix == PREFIX => {
+            Item::Change(Change::Message(message)) if message.prefix == message_prefix::MARKER => {
                 let slot = &self.settings.slot;
                 self.history.expected.take_if(|marker| marker.is(slot, &message));
             }
-            Item::Change(Change::Message(message)) if message.prefix == WATERMARK => {
+            Item::Change(Change::Message(message)) if message.prefix == message_prefix::WATERMARK => {
                 self.apply_watermark(lsn, &message.content, out);
             }
             Item::Change(change) => {

@@ -8,11 +8,9 @@ use crate::base::table_name::TableName;
 use crate::pack::InvalidShardMap;
 use crate::ports::lock_holder::LockHolder;
 
-/// Error of PostgreSQL, the slot, its tables, or a secret.
+/// Error of PostgreSQL, the slot or its tables.
 ///
-/// [`SlotError::Secret`], [`SlotError::Salt`] and [`SlotError::SecretUnavailable`] are failures of AWS:
-/// Secrets Manager or Parameter Store did not return a usable value. [`SlotError::Authentication`] may also
-/// mean that an IAM token could not be signed.
+/// [`SlotError::Authentication`] may also mean that an IAM token could not be signed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages explain the variants.
 pub enum SlotError {
@@ -38,25 +36,6 @@ pub enum SlotError {
     Tls { host: String, source: BoxError },
     #[error("cannot use the certificates of PGSSLROOTCERT={path}")]
     RootCertificates { path: String, source: BoxError },
-    #[error(
-        "cannot get the password from DB_SECRET={secret}: check the name and the function's permission to \
-         read it"
-    )]
-    Secret { secret: String, source: BoxError },
-    #[error(
-        "cannot get the salt from COLUMN_SALT_SECRET={secret}: check the name and the function's permission \
-         to read it"
-    )]
-    Salt { secret: String, source: BoxError },
-    #[error(
-        "cannot get {variable}={secret} now: Secrets Manager did not answer, or throttled. The next tick tries \
-         again. If it happens again, check the function's subnets and VPC endpoints"
-    )]
-    SecretUnavailable {
-        variable: &'static str,
-        secret: String,
-        source: BoxError,
-    },
     #[error("there is no database {database}: check PGDATABASE")]
     DatabaseMissing { database: String, source: BoxError },
     #[error("{host} is a reader, or is just being promoted: PGHOST must be the cluster's writer endpoint")]
@@ -128,11 +107,11 @@ pub enum SlotError {
     )]
     TwoServers,
     #[error(
-        "slot {slot}: when the next change after {confirmed} was committed, a publication of PUBLICATIONS did \
-         not exist: it is newer, or it was dropped or renamed for a while. The server leaves out its changes, \
-         so the slot stays at {confirmed}. If its tables were never in the stream, remove the publication from \
-         PUBLICATIONS, wait until the slot is empty, add it again, and read these tables with \
-         {{\"action\":\"backfill\"}}. Otherwise advance the slot with select \
+        "slot {slot}: when the next change after {confirmed} was committed, a publication of PUBLICATIONS \
+         did not exist: it is newer, or it was dropped or renamed for a while. The server leaves out its \
+         changes, so the slot stays at {confirmed}. If its tables were never in the stream, remove the \
+         publication from PUBLICATIONS, wait until the slot is empty, add it again, and read these tables \
+         with {{\"action\":\"backfill\"}}. Otherwise advance the slot with select \
          pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn()), accept the gap, and read the \
          tables again with {{\"action\":\"backfill\",\"repair\":true}}"
     )]
@@ -190,7 +169,6 @@ impl SlotError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             SlotError::Unreachable { .. }
-            | SlotError::SecretUnavailable { .. }
             | SlotError::NotWriter { .. }
             | SlotError::Busy { .. }
             | SlotError::Timeout { .. }
@@ -208,9 +186,7 @@ impl SlotError {
     pub fn name(&self) -> &'static str {
         match self {
             SlotError::Unreachable { .. } | SlotError::Starting { .. } => "PostgresUnreachable",
-            SlotError::Authentication { .. } | SlotError::Secret { .. } => "PostgresAuthentication",
-            SlotError::Salt { .. } => "SaltUnreadable",
-            SlotError::SecretUnavailable { .. } => "SecretUnavailable",
+            SlotError::Authentication { .. } => "PostgresAuthentication",
             SlotError::Tls { .. } | SlotError::RootCertificates { .. } => "PostgresTls",
             SlotError::DatabaseMissing { .. } => "DatabaseMissing",
             SlotError::NotWriter { .. } | SlotError::TwoServers => "NotWriter",
@@ -226,6 +202,50 @@ impl SlotError {
             SlotError::NotAdvanced { .. } => "Divergence",
             SlotError::StandbyUnseen { .. } => "StandbyUnseen",
             SlotError::CreationWaits { .. } | SlotError::Failed { .. } => "PostgresFailed",
+        }
+    }
+}
+
+/// Error of a secret: AWS did not return a usable value.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The messages explain the variants.
+pub enum SecretError {
+    #[error(
+        "cannot get the password from DB_SECRET={secret}: check the name and the function's permission to \
+         read it"
+    )]
+    Password { secret: String, source: BoxError },
+    #[error(
+        "cannot get the salt from COLUMN_SALT_SECRET={secret}: check the name and the function's permission \
+         to read it"
+    )]
+    Salt { secret: String, source: BoxError },
+    #[error(
+        "cannot get {variable}={secret} now: Secrets Manager did not answer, or throttled. The next tick \
+         tries again. If it happens again, check the function's subnets and VPC endpoints"
+    )]
+    Unavailable {
+        variable: &'static str,
+        secret: String,
+        source: BoxError,
+    },
+}
+
+impl SecretError {
+    /// Kind of the error: transient if AWS may return the secret later.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            SecretError::Unavailable { .. } => ErrorKind::Transient,
+            SecretError::Password { .. } | SecretError::Salt { .. } => ErrorKind::Definite,
+        }
+    }
+
+    /// The stable `errorType`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            SecretError::Password { .. } => "PostgresAuthentication",
+            SecretError::Salt { .. } => "SaltUnreadable",
+            SecretError::Unavailable { .. } => "SecretUnavailable",
         }
     }
 }
@@ -376,8 +396,8 @@ pub enum StateStoreError {
     )]
     Unavailable { parameter: String, source: BoxError },
     #[error(
-        "the checkpoint parameter {parameter} cannot be read: deploy the version that wrote it, or accept the gap \
-         at the slot's confirmed_flush_lsn and run a repair"
+        "the checkpoint parameter {parameter} cannot be read: deploy the version that wrote it, or accept \
+         the gap at the slot's confirmed_flush_lsn and run a repair"
     )]
     Invalid {
         parameter: String,

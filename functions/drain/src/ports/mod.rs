@@ -10,7 +10,7 @@ mod state_store;
 mod stream;
 mod tables;
 
-pub use error::{SlotError, StateStoreError, StreamError};
+pub use error::{SecretError, SlotError, StateStoreError, StreamError};
 pub use lock_holder::LockHolder;
 pub use slot::{
     CommitRows, EmittedMessage, OldestTransaction, PEEK_ROW_BYTES, PeekRow, PeekRows, Retention, Slot,

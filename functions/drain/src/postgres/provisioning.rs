@@ -102,7 +102,8 @@ const PUBLISHABLE_TABLES: &str = "
       where c.relkind in ('r', 'p') and (c.relreplident = 'f' or exists (
         select from pg_index i
         where i.indrelid = c.oid and i.indisvalid and i.indimmediate
-          and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end))),
+          and case c.relreplident
+            when 'd' then i.indisprimary when 'i' then i.indisreplident else false end))),
     parts(oid, root) as (
       select i.inhrelid, i.inhparent
       from pg_inherits i join pg_class c on c.oid = i.inhrelid where c.relispartition

@@ -16,8 +16,9 @@ use super::sql_error::table_refusal;
 use super::sql_state::{is_cancelled, is_lock_timeout};
 use super::tables::schema::SchemaSource;
 use crate::backfill::database_schema::DatabaseSchema;
-use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot, WATERMARK, query};
+use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot, query};
 use crate::base::table_name::TableName;
+use crate::change::message_prefix;
 use crate::ports::{ChunkBounds, ChunkRead, SlotError, TableSource};
 
 /// Begins a read-only transaction with one snapshot.
@@ -204,7 +205,7 @@ impl TableSource for PgSlot<'_> {
         server::emit(
             self.connector,
             &self.control,
-            WATERMARK,
+            message_prefix::WATERMARK,
             content,
             CommitWait::ForDisk,
         )

@@ -122,8 +122,8 @@ fn sentence(state: &TableState) -> Option<String> {
              publication … add table …, and backfill the table"
         )),
         SendState::Excluded => Some(format!(
-            "table {name} is no longer sent: TABLES does not match it. If that is not intended, correct TABLES, and \
-             backfill the table"
+            "table {name} is no longer sent: TABLES does not match it. If that is not intended, correct \
+             TABLES, and backfill the table"
         )),
     }
 }

@@ -1,9 +1,9 @@
 //! The reader's part in a backfill: row lookups, and the chunk at its watermark.
 
 use super::{ReaderOutput, WindowReader};
-use crate::backfill::{self, ChunkContext, ChunkPayload, ChunkRows, RowRequest};
+use crate::backfill::{ChunkContext, ChunkPayload, ChunkRows, RowRequest};
 use crate::base::lsn::Lsn;
-use crate::change::{Change, Message, MessageParts};
+use crate::change::{Change, Message, MessageParts, message_prefix};
 use crate::encode::{BackfillRow, EncodedEvents, Envelope, Progress, SnapshotMark};
 use crate::error::Error;
 use crate::ports::PeekRow;
@@ -67,7 +67,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             ChunkPayload::Repaired(content) => {
                 chunk.next_row = None;
                 let message = Message {
-                    prefix: backfill::REPAIRED.into(),
+                    prefix: message_prefix::REPAIRED.into(),
                     content: content.as_bytes().into(),
                     omitted: MessageParts::default(),
                 };

@@ -7,33 +7,18 @@
 use std::borrow::Cow;
 
 use super::{ReaderOutput, WindowReader};
-use crate::backfill::WATERMARK;
 use crate::base::lsn::Lsn;
 use crate::base::position::PositionSequence;
-use crate::change::{Change, Message};
-use crate::continuity::marker;
+use crate::change::{Change, Message, message_prefix};
 use crate::error::Error;
 use crate::ports::PeekRow;
 
-/// The prefix of the control event that follows an accepted gap.
-pub(crate) const GAP_ACCEPTED: &str = "spillway.gap_accepted";
-
-/// The beginning of the prefixes of Spillway's own messages and control events.
-const OWN: &str = "spillway.";
-
-/// Text that is put before an application's prefix that begins with [`OWN`].
+/// Text that is put before an application's prefix that begins with [`message_prefix::SPILLWAY`].
 const FOREIGN: &str = "foreign.";
-
-/// Whether messages with this prefix are never sent: markers and watermarks.
-///
-/// Messages of earlier invocations can be recognized only by their prefix.
-pub(super) fn is_internal(prefix: &str) -> bool {
-    matches!(prefix, marker::PREFIX | WATERMARK)
-}
 
 /// The message of the log as it is sent: never with a control event's prefix.
 pub(super) fn marked(message: Message<'_>) -> Message<'_> {
-    match message.prefix.starts_with(OWN) {
+    match message.prefix.starts_with(message_prefix::SPILLWAY) {
         true => Message {
             prefix: Cow::Owned(format!("{FOREIGN}{}", message.prefix)),
             ..message
@@ -64,7 +49,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             return Err(self.out_of_place(lsn));
         }
         // Spillway's own messages are transactional. So an application wrote this one, and it is not sent.
-        if is_internal(&message.prefix) {
+        if message_prefix::is_internal(&message.prefix) {
             return Ok(());
         }
         if lsn > self.history.readable {

@@ -226,7 +226,7 @@ impl Slot for FakeSlot {
     }
 
     async fn emit(&mut self, prefix: &str, content: &str) -> Result<EmittedMessage, SlotError> {
-        assert_eq!(prefix, crate::continuity::marker::PREFIX);
+        assert_eq!(prefix, crate::change::message_prefix::MARKER);
         let (lsn, flushed) = (self.flush.plus(64), self.flush.plus(128));
         self.log.add(LogEntry::MarkerWritten(lsn));
         self.commits.push((flushed, format!("{MARKER}{content}")));
@@ -319,7 +319,7 @@ fn lost_session(doing: &'static str) -> SlotError {
 /// A marker as test_decoding writes it.
 pub(super) fn message(marker: &str) -> String {
     let content = marker.trim_start_matches(MARKER);
-    let (prefix, size) = (crate::continuity::marker::PREFIX, content.len());
+    let (prefix, size) = (crate::change::message_prefix::MARKER, content.len());
     format!("message: transactional: 1 prefix: {prefix}, sz: {size} content:{content}")
 }
 

@@ -397,7 +397,10 @@ proptest! {
         is_unchanged: bool,
     ) {
         let modes = if is_numeric { NUMBERS } else { DebeziumModes::default() };
-        let datum = if is_unchanged && !is_key { Datum::Unchanged } else { Datum::Text(text.as_str().into()) };
+        let datum = match is_unchanged && !is_key {
+            true => Datum::Unchanged,
+            false => Datum::Text(text.as_str().into()),
+        };
         let change = Change::Insert {
             relation: table(&[("id", "integer", true), ("c", type_name, is_key)]),
             new: vec![Datum::Text("1".into()), datum],

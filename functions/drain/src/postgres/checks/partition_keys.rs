@@ -159,7 +159,8 @@ fn incomplete_sentence(table: &TableName, row: &PgRow) -> Option<String> {
              partition key of the row's own key: alter table {lacking} replica identity full"
         )),
         _ if !has_key && is_whole => Some(format!(
-            "PARTITION_KEYS: {table} has no key, so its events have the table's partition key: add a primary key"
+            "PARTITION_KEYS: {table} has no key, so its events have the table's partition key: add a \
+             primary key"
         )),
         _ => None,
     }

@@ -308,7 +308,8 @@ proptest! {
         index in 0..10usize,
     ) {
         let names = ["numeric(9,2)", "date", "time(3) without time zone", "time with time zone",
-            "timestamp without time zone", "timestamp with time zone", "interval", "bit(3)", "money", "point"];
+            "timestamp without time zone", "timestamp with time zone", "interval", "bit(3)", "money",
+            "point"];
         let written = json(modes, ValueType::of_name(names[index]), &text);
         prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok(), "{}", written);
     }
