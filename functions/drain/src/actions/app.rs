@@ -250,8 +250,8 @@ impl App {
         let name = &self.config.slot;
         // A cold start connects to PostgreSQL and to AWS at the same time.
         let (locked, stream) = tokio::join!(self.lock(connector, lock_deadline), self.stream.usable_info());
-        let ControlSession {
-            control,
+        let LockAttempt {
+            lock_session,
             inspection,
             stored,
         } = locked?;
@@ -264,7 +264,7 @@ impl App {
             let plugin = state.and_then(|state| state.plugin?.parse::<Plugin>().ok());
             return Ok(SlotAccess::Busy(BusySlot {
                 plugin: plugin.map(Plugin::name),
-                drainer: server::lock_holder(connector, &control, name).await?,
+                drainer: server::lock_holder(connector, &lock_session, name).await?,
                 figures,
             }));
         };
@@ -276,12 +276,12 @@ impl App {
         if checked.is_err() {
             // If this session lost the lock, another drainer may have stored a checkpoint after this
             // inspection. Slot and checkpoint then differ without a discontinuity.
-            server::check_lock(connector, &control).await?;
+            server::check_lock(connector, &lock_session).await?;
         }
         let start = checked?;
         let settings = self.settings(&server, &start, stream?, self.column_rules().await?);
         let kept = KeptBytes::for_record(settings.record_bytes, settings.projection.has_column_rules());
-        let slot = PgSlot::open(connector, control, &self.config, start.plugin, kept, &server).await?;
+        let slot = PgSlot::open(connector, lock_session, &self.config, start.plugin, kept, &server).await?;
         Ok(SlotAccess::Locked(Box::new(OpenedSlot {
             server,
             stored,
@@ -295,21 +295,21 @@ impl App {
     ///
     /// The server, the slot and the checkpoint are read after the lock is acquired. So they include
     /// everything that an earlier drainer stored or advanced.
-    async fn lock(&self, connector: &Connector, deadline: Instant) -> Result<ControlSession, SlotError> {
+    async fn lock(&self, connector: &Connector, deadline: Instant) -> Result<LockAttempt, SlotError> {
         let name = &self.config.slot;
-        let control = connector.connect().await?;
-        let locked = server::lock(connector, &control, name, deadline).await?;
+        let lock_session = connector.connect().await?;
+        let locked = server::lock(connector, &lock_session, name, deadline).await?;
         let load = async {
             match locked {
                 true => Some(self.checkpoint.load().await),
                 false => None,
             }
         };
-        let (inspection, stored) = tokio::join!(server::inspect(connector, &control, name), load);
-        Ok(ControlSession {
+        let (inspection, stored) = tokio::join!(server::inspect(connector, &lock_session, name), load);
+        Ok(LockAttempt {
             inspection: inspection?,
             stored,
-            control,
+            lock_session,
         })
     }
 
@@ -351,11 +351,11 @@ impl App {
     }
 }
 
-/// A session, and the server and the slot as it read them.
+/// A session that tried to lock the slot, and what it read.
 ///
 /// The session has the slot's lock, unless `stored` is `None`.
-struct ControlSession {
-    control: Session,
+struct LockAttempt {
+    lock_session: Session,
     inspection: Inspection,
     /// The stored checkpoint, if there is one.
     ///

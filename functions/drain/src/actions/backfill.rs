@@ -184,7 +184,7 @@ async fn check(
     if !plugin.sends_messages(opened.server.version) {
         return refused(vec![Plugin::WITHOUT_MESSAGES.to_owned()]);
     }
-    let session = opened.slot.control();
+    let session = opened.slot.lock_session();
     let source = app.schema_source(connector, session, plugin);
     let mut schema = source.list().await?;
     schema.add_details(source.describe(&schema.table_names(request)).await?);

@@ -16,7 +16,7 @@ use crate::base::position::Position;
 use crate::base::time::micros_of_timestamp;
 use crate::change::{Message, MessageParts, message_prefix};
 use crate::config::Config;
-use crate::continuity::checkpoint::{AckAhead, Checkpoint, rules_hash};
+use crate::continuity::checkpoint::{AckAhead, Checkpoint, settings_hash};
 use crate::continuity::{ContinuityError, ServerInfo, StartPosition};
 use crate::drain::report::{Report, StopReason};
 use crate::drain::{BackfillRunner, DrainPorts, DrainTask, Settings, drain};
@@ -99,11 +99,11 @@ pub(super) async fn drain_opened(
     log_first_start(name, &start);
     let checkpoint_age = stored.as_ref().and_then(|stored| age_seconds(&stored.updated_at));
     warn_of_rule_problems(app, connector, &settings, &slot).await;
-    let tables_left = tables_no_longer_sent::warn(app, connector, slot.control(), &settings).await;
+    let tables_left = tables_no_longer_sent::warn(app, connector, slot.lock_session(), &settings).await;
     let envelope = &app.config.envelope;
-    let rules_hash = hash_of_rules(&app.config, &server, &settings);
+    let settings_hash = hash_of_settings(&app.config, &server, &settings);
     let ahead = stored.as_ref().filter(|_| accept_gap.is_none());
-    let ahead = ahead.and_then(|stored| ack_ahead(stored, &rules_hash));
+    let ahead = ahead.and_then(|stored| ack_ahead(stored, &settings_hash));
     let task = DrainTask {
         settings: &settings,
         envelope,
@@ -111,7 +111,7 @@ pub(super) async fn drain_opened(
         first_event: accept_gap.map(|_| gap_accepted(&app.config, &start, stored.as_ref())),
         checkpoint: next_checkpoint(name, &server, &start, stored, accept_gap.is_some()),
         ahead,
-        rules_hash,
+        settings_hash,
         budget,
     };
     let ports = DrainPorts {
@@ -148,13 +148,13 @@ fn log_first_start(slot: &str, start: &StartPosition) {
     }
 }
 
-/// Hash of the rules that decide which events a change has.
+/// Hash of the settings that decide which events a change has.
 ///
-/// It also covers the slot, the server and the stream. With other rules, the same change may have other
+/// It also covers the slot, the server and the stream. With other settings, the same change may have other
 /// events. The acknowledgements of an earlier invocation are then not valid.
-fn hash_of_rules(config: &Config, server: &ServerInfo, settings: &Settings) -> String {
+fn hash_of_settings(config: &Config, server: &ServerInfo, settings: &Settings) -> String {
     let tables: Vec<String> = settings.tables.iter().map(TablePattern::to_string).collect();
-    rules_hash(&[
+    settings_hash(&[
         env!("CARGO_PKG_VERSION"),
         &server.system_identifier,
         &server.timeline.to_string(),
@@ -179,9 +179,9 @@ fn hash_of_rules(config: &Config, server: &ServerInfo, settings: &Settings) -> S
 
 /// The acknowledged changes after a stored checkpoint's position.
 ///
-/// Returns `None` if none are stored, or if they cannot be used, for example with other rules.
-fn ack_ahead(stored: &Checkpoint, rules_hash: &str) -> Option<AckAhead> {
-    match stored.ack_ahead(rules_hash)? {
+/// Returns `None` if none are stored, or if they cannot be used, for example with other settings.
+fn ack_ahead(stored: &Checkpoint, settings_hash: &str) -> Option<AckAhead> {
+    match stored.ack_ahead(settings_hash)? {
         Ok(ahead) => Some(ahead),
         Err(why) => {
             let slot = &stored.slot;
@@ -196,11 +196,11 @@ fn ack_ahead(stored: &Checkpoint, rules_hash: &str) -> Option<AckAhead> {
 /// If the server does not answer a query in time, the report lacks that part.
 async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgSlot<'_>, budget: Budget) {
     let limit = || budget.answering_deadline().min(Instant::now() + SUMMARY_TIME);
-    let retained = retention::retention(connector, slot.control(), &report.slot);
+    let retained = retention::retention(connector, slot.lock_session(), &report.slot);
     if let Ok(Ok(retention)) = tokio::time::timeout_at(limit().into(), retained).await {
         report.set_retention(retention);
     }
-    let oldest = retention::oldest_transaction(connector, slot.control());
+    let oldest = retention::oldest_transaction(connector, slot.lock_session());
     if let Ok(Ok(oldest)) = tokio::time::timeout_at(limit().into(), oldest).await {
         report.oldest_transaction = oldest;
     }
@@ -211,7 +211,7 @@ async fn add_server_state(report: &mut Report, connector: &Connector, slot: &PgS
 /// The drain runs nevertheless: the slot advances although a table is not sent, or a column is not hidden.
 async fn warn_of_rule_problems(app: &App, connector: &Connector, settings: &Settings, slot: &PgSlot<'_>) {
     let name = &settings.slot;
-    match rule_problems(app, connector, slot.control(), settings.plugin).await {
+    match rule_problems(app, connector, slot.lock_session(), settings.plugin).await {
         Ok(problems) => problems
             .iter()
             .for_each(|problem| tracing::warn!(slot = name, "{problem}")),

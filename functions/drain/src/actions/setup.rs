@@ -13,7 +13,7 @@ use crate::base::nonce::random_nonce;
 use crate::change::message_prefix;
 use crate::config::Config;
 use crate::continuity::checkpoint::Checkpoint;
-use crate::continuity::marker::{self, MARKER_TIME, Marker, MarkerDraft};
+use crate::continuity::marker::{MARKER_TIME, Marker, MarkerDraft};
 use crate::continuity::{self, ContinuityError, ServerInfo, SlotState};
 use crate::error::Error;
 use crate::plugin::Plugin;

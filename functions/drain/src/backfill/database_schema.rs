@@ -213,12 +213,12 @@ impl DatabaseSchema {
         for relation in matching {
             match relation.kind {
                 _ if has_wildcard && (relation.is_below(&roots) || !self.is_included(relation)) => {}
-                'p' if self.is_published(relation) => selected.push(relation),
+                'p' if self.has_changes_named(relation) => selected.push(relation),
                 'p' if has_wildcard => {}
                 'p' => selected.extend(self.unpublished_root_leaves(relation, &roots)),
                 'r' if has_wildcard => {
                     let has_values = relation.is_permanent && !relation.lacks_columns;
-                    if has_values && self.is_published(relation) {
+                    if has_values && self.has_changes_named(relation) {
                         selected.push(relation);
                     }
                 }
@@ -240,7 +240,7 @@ impl DatabaseSchema {
     }
 
     /// Whether changes have the name of this relation.
-    fn is_published(&self, relation: &RelationInfo) -> bool {
+    fn has_changes_named(&self, relation: &RelationInfo) -> bool {
         match &self.published {
             Some(published) => published.contains_key(&relation.table),
             // A plugin without publications sends the name of the partition with the row.
@@ -254,7 +254,7 @@ impl DatabaseSchema {
     fn published_roots(&self) -> BTreeSet<u32> {
         let relations = self.relations.iter().filter(|_| self.published.is_some());
         relations
-            .filter(|root| root.kind == 'p' && self.is_published(root))
+            .filter(|root| root.kind == 'p' && self.has_changes_named(root))
             .map(|root| root.oid)
             .collect()
     }
@@ -303,7 +303,7 @@ impl DatabaseSchema {
             _ if info.is_below(&self.published_roots()) => {
                 "its changes are sent under the name of the partitioned table above it: backfill that table"
             }
-            _ if !self.is_published(info) => "it is not in PUBLICATIONS, so its changes are not sent",
+            _ if !self.has_changes_named(info) => "it is not in PUBLICATIONS, so its changes are not sent",
             _ if !info.may_use_schema => {
                 return Err(format!(
                     "the role may not use its schema: grant usage on schema {} to {}",

@@ -319,7 +319,7 @@ pub struct Column {
     /// primary key.
     pub key: bool,
     /// Whether the column belongs to the partition key of `PARTITION_KEYS`.
-    pub partition: bool,
+    pub in_partition_key: bool,
 }
 
 impl Column {
@@ -331,7 +331,7 @@ impl Column {
             type_oid: column_type.oid,
             kind: column_type.kind,
             key,
-            partition: false,
+            in_partition_key: false,
         }
     }
 }

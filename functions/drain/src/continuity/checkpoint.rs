@@ -10,7 +10,7 @@ use crate::base::stored_document::{self, InvalidDocument};
 use crate::continuity::marker::Marker;
 use crate::encode::EventCounts;
 
-pub use ack_ahead::{AckAhead, StoredAckAhead, rules_hash};
+pub use ack_ahead::{AckAhead, StoredAckAhead, settings_hash};
 
 /// Most bytes of the stored positions.
 ///
@@ -147,11 +147,11 @@ impl Checkpoint {
     /// Changes for which the document has no room are left out. With a resume point, nothing is added: the
     /// resume point may need most of the room.
     #[must_use]
-    pub fn with_ack_ahead(mut self, ahead: &AckAhead, rules_hash: &str) -> Self {
+    pub fn with_ack_ahead(mut self, ahead: &AckAhead, settings_hash: &str) -> Self {
         if self.resume.is_some() {
             return self;
         }
-        let mut stored = StoredAckAhead::without_positions(self.commit_end, rules_hash, ahead);
+        let mut stored = StoredAckAhead::without_positions(self.commit_end, settings_hash, ahead);
         self.ack_ahead = Some(Box::new(stored.clone()));
         let room = stored_document::MAX_DOCUMENT_BYTES.saturating_sub(self.to_text().len());
         let has_some = stored.set_positions(ahead, room.min(MAX_POSITION_BYTES));
@@ -165,11 +165,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// The stored changes cannot be used, so they are sent again. The text states the reason.
-    pub fn ack_ahead(&self, rules_hash: &str) -> Option<Result<AckAhead, &'static str>> {
+    pub fn ack_ahead(&self, settings_hash: &str) -> Option<Result<AckAhead, &'static str>> {
         let stored = self.ack_ahead.as_ref()?;
         Some(match self.resume {
             Some(_) => Err("the checkpoint has a resume point"),
-            None => stored.read(self.commit_end, rules_hash),
+            None => stored.read(self.commit_end, settings_hash),
         })
     }
 }
@@ -246,7 +246,7 @@ mod tests {
             others: Map::new(),
             ..Checkpoint::parse(STORED).unwrap()
         };
-        let rules = rules_hash(&[]);
+        let rules = settings_hash(&[]);
         for others in [0, 1_500, 3_500] {
             let mut largest = largest.clone();
             largest.others.insert("colour".into(), "x".repeat(others).into());

@@ -66,7 +66,7 @@ pub(super) struct MalformedRow;
 /// Function that appends the mark of a replaced value.
 ///
 /// The number is the length of the value in bytes.
-pub(super) type WriteMark = fn(&mut Vec<u8>, usize);
+pub(super) type WritePlaceholder = fn(&mut Vec<u8>, usize);
 
 /// Scanner of one plugin's syntax.
 pub(super) trait Scanner {
@@ -109,7 +109,7 @@ struct KeptValue {
     length: usize,
     /// Bytes of the value without its header.
     bytes: usize,
-    mark: WriteMark,
+    mark: WritePlaceholder,
     is_old: bool,
 }
 
@@ -120,7 +120,7 @@ struct OpenValue {
     bytes: usize,
     most: usize,
     is_kept: bool,
-    mark: WriteMark,
+    mark: WritePlaceholder,
 }
 
 impl ShortRow {
@@ -177,7 +177,7 @@ impl ShortRow {
     /// Begins a value. It is kept if it has at most `most` bytes.
     ///
     /// `header` precedes the bytes of a value that is kept.
-    pub(super) fn begin(&mut self, header: &[u8], most: usize, mark: WriteMark) {
+    pub(super) fn begin(&mut self, header: &[u8], most: usize, mark: WritePlaceholder) {
         self.open = Some(OpenValue {
             start: self.bytes.len(),
             bytes: 0,

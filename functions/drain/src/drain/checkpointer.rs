@@ -45,8 +45,8 @@ pub(super) struct Checkpointer<C> {
     stored_counts: AcknowledgedCounts,
     /// Whether the stored checkpoint names the last marker.
     is_marker_stored: bool,
-    /// See [`DrainTask::rules_hash`](super::DrainTask::rules_hash).
-    rules_hash: String,
+    /// See [`DrainTask::settings_hash`](super::DrainTask::settings_hash).
+    settings_hash: String,
     /// The last stored changes that are acknowledged after the position.
     stored_ahead: Option<AckAhead>,
     /// Number of acknowledged events after the position.
@@ -84,7 +84,7 @@ impl<C: StateStore> Checkpointer<C> {
         store: C,
         document: Checkpoint,
         stored: Option<AckPosition>,
-        rules_hash: String,
+        settings_hash: String,
     ) -> Self {
         Checkpointer {
             store,
@@ -92,7 +92,7 @@ impl<C: StateStore> Checkpointer<C> {
             stored,
             stored_counts: AcknowledgedCounts::default(),
             is_marker_stored: true,
-            rules_hash,
+            settings_hash,
             stored_ahead: None,
             events_ahead: 0,
             running: None,
@@ -293,7 +293,7 @@ impl<C: StateStore> Checkpointer<C> {
             ..self.document.clone()
         };
         match ahead {
-            Some(ahead) => document.with_ack_ahead(ahead, &self.rules_hash).to_text(),
+            Some(ahead) => document.with_ack_ahead(ahead, &self.settings_hash).to_text(),
             None => document.to_text(),
         }
     }

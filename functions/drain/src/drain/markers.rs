@@ -15,7 +15,7 @@ use crate::base::window_sizing::{Window, WindowSizing};
 use crate::catalog::Catalog;
 use crate::change::{Change, Item, message_prefix};
 use crate::continuity::StartPosition;
-use crate::continuity::marker::{self, MARKER_TIME, Marker, MarkerDraft};
+use crate::continuity::marker::{MARKER_TIME, Marker, MarkerDraft};
 use crate::decode::Decoder;
 use crate::error::Error;
 use crate::plugin::Plugin;
@@ -201,7 +201,7 @@ impl Markers {
             Ok(Err(error)) => error.into(),
             Err(late) => {
                 self.is_unacknowledged = true;
-                let _ = tokio::time::timeout(CANCEL_TIME, slot.cancel_control()).await;
+                let _ = tokio::time::timeout(CANCEL_TIME, slot.cancel_lock_session()).await;
                 late.into()
             }
         };

@@ -42,10 +42,10 @@ pub struct DrainTask<'a> {
     pub checkpoint: Checkpoint,
     /// Acknowledged changes after the position of the stored checkpoint.
     ///
-    /// `None` if none are stored, or if they are not usable with the present rules.
+    /// `None` if none are stored, or if they are not usable with the present settings.
     pub ahead: Option<AckAhead>,
-    /// Hash of the rules that decide which events a change has.
-    pub rules_hash: String,
+    /// Hash of the settings that decide which events a change has.
+    pub settings_hash: String,
     /// The control event of an accepted gap, if any.
     ///
     /// The stream must acknowledge it before the first position is stored.

@@ -146,7 +146,7 @@ fn task<'a>(
         start,
         checkpoint: Checkpoint::parse(CHECKPOINT).unwrap(),
         ahead: None,
-        rules_hash: String::new(),
+        settings_hash: String::new(),
         first_event: None,
         budget: Budget::new(Instant::now(), Instant::now() + Duration::from_secs(seconds)),
     }

@@ -87,8 +87,12 @@ where
         };
         let stored = start.stored.then(|| position(start.acknowledged));
         let markers = Markers::new(settings, task.checkpoint.marker.as_ref(), start.expected.clone());
-        let checkpointer =
-            Checkpointer::new(ports.checkpoint_store, task.checkpoint, stored, task.rules_hash);
+        let checkpointer = Checkpointer::new(
+            ports.checkpoint_store,
+            task.checkpoint,
+            stored,
+            task.settings_hash,
+        );
         let stores_ahead = settings.markers && ports.backfill.is_none();
         WindowRunner {
             settings,
@@ -423,7 +427,7 @@ where
     async fn add_large_commits(&mut self, peek: &mut OpenPeek<'_, S::Rows>) -> Result<bool, Error> {
         let asked = self.slot.large_commits(peek.window, HOLD_BYTES / 2);
         let Ok(commits) = tokio::time::timeout_at(self.budget.reading_deadline().into(), asked).await else {
-            let _ = tokio::time::timeout(CANCEL_TIME, self.slot.cancel_control()).await;
+            let _ = tokio::time::timeout(CANCEL_TIME, self.slot.cancel_lock_session()).await;
             return Ok(false);
         };
         peek.reader.add_large_commits(commits?)?;

@@ -8,7 +8,7 @@ use crate::change::{Relation, Tuple};
 ///
 /// Debezium distinguishes the same places in an incremental snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SnapshotMark {
+pub enum SnapshotPlace {
     /// The first of several rows.
     First,
     /// A row between the first and the last.
@@ -17,13 +17,13 @@ pub enum SnapshotMark {
     Last,
 }
 
-impl SnapshotMark {
+impl SnapshotPlace {
     /// Value of the field `snapshot`, with Debezium's names.
     pub(super) fn name(self) -> &'static str {
         match self {
-            SnapshotMark::First => "first_in_data_collection",
-            SnapshotMark::Within => "incremental",
-            SnapshotMark::Last => "last_in_data_collection",
+            SnapshotPlace::First => "first_in_data_collection",
+            SnapshotPlace::Within => "incremental",
+            SnapshotPlace::Last => "last_in_data_collection",
         }
     }
 }
@@ -36,5 +36,5 @@ pub struct BackfillRow<'r> {
     /// The values.
     pub values: &'r Tuple<'r>,
     /// The row's place among the rows of its table.
-    pub mark: SnapshotMark,
+    pub mark: SnapshotPlace,
 }

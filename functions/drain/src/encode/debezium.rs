@@ -27,7 +27,7 @@ pub use value::{DebeziumModes, DecimalMode};
 
 use std::sync::Arc;
 
-use super::backfill_row::SnapshotMark;
+use super::backfill_row::SnapshotPlace;
 use super::omitted_columns::Image;
 use super::progress::EventNumbers;
 use super::value::{
@@ -200,7 +200,7 @@ impl Debezium {
         write_string(out, &self.name);
         write_timestamps(out, head.transaction.commit_time.unwrap_or(0));
         out.extend_from_slice(br#","snapshot":""#);
-        out.extend_from_slice(head.snapshot.map_or("false", SnapshotMark::name).as_bytes());
+        out.extend_from_slice(head.snapshot.map_or("false", SnapshotPlace::name).as_bytes());
         out.extend_from_slice(br#"","db":"#);
         write_string(out, &self.database);
         // Consumers order events by this pair. Debezium writes the end of the last commit and the LSN of the

@@ -26,7 +26,7 @@ use std::io::Write as _;
 
 use postgres_types::Type as BuiltIn;
 
-use super::backfill_row::SnapshotMark;
+use super::backfill_row::SnapshotPlace;
 use super::definitions::{Definitions, TableOperation};
 use super::key::PartitionBy;
 use super::omitted_columns::Image;
@@ -75,7 +75,7 @@ impl Dms {
             partition_key_type: row_key_type(partition_by, row),
         };
         write_metadata(out, &row.head, &kind, Some(row.relation));
-        if let Some(snapshot @ (SnapshotMark::First | SnapshotMark::Last)) = row.head.snapshot {
+        if let Some(snapshot @ (SnapshotPlace::First | SnapshotPlace::Last)) = row.head.snapshot {
             let _ = write!(out, r#","snapshot":"{}""#, snapshot.name());
         }
         let unchanged: Vec<&str> = row.unchanged_names().collect();
@@ -165,7 +165,7 @@ impl Dms {
 /// `partition-key-type` of a row's record.
 fn row_key_type(partition_by: PartitionBy, row: &RowEvent<'_>) -> &'static str {
     match partition_by {
-        PartitionBy::Key if row.is_partitioned() => "attribute-name",
+        PartitionBy::Key if row.has_partition_key_columns() => "attribute-name",
         PartitionBy::Key if row.has_key() => "primary-key",
         _ => table_key_type(partition_by),
     }

@@ -209,7 +209,7 @@ impl<'a> EventEncoder<'a> {
             ..
         } = self.envelope;
         let is_chosen = *partition_by == PartitionBy::Key && *keyless == KeylessRows::Spread;
-        is_chosen && is_insert && row.is_insert_only() && !row.is_partitioned()
+        is_chosen && is_insert && row.is_insert_only() && !row.has_partition_key_columns()
     }
 
     /// Appends the table definition that precedes a row, if any.

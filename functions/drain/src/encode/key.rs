@@ -59,9 +59,9 @@ impl PartitionBy {
         };
         let mut key = buffer.into_bytes();
         match row.has_key() {
-            _ if row.is_partitioned() => {
+            _ if row.has_partition_key_columns() => {
                 debezium::write_columns(&mut key, row.relation, row.current_row(), |column| {
-                    column.partition
+                    column.in_partition_key
                 });
             }
             true => write_key(&mut key, row.relation, row.current_row()),

@@ -24,7 +24,7 @@ mod tests;
 mod value;
 mod wal2json;
 
-pub use backfill_row::{BackfillRow, SnapshotMark};
+pub use backfill_row::{BackfillRow, SnapshotPlace};
 pub use debezium::{Debezium, DebeziumModes, DecimalMode, HstoreMode, IntervalMode, SchemaCache, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::Transaction;
-use super::backfill_row::SnapshotMark;
+use super::backfill_row::SnapshotPlace;
 use super::omitted_columns::{Image, OmittedColumns};
 use super::progress::EventNumbers;
 use crate::change::{Column, Datum, Relation, Tuple};
@@ -43,7 +43,7 @@ pub(super) struct EventHead {
     /// Place of a backfill's row among the rows of its table.
     ///
     /// `None` for a change.
-    pub(super) snapshot: Option<SnapshotMark>,
+    pub(super) snapshot: Option<SnapshotPlace>,
     /// Time when the change was read, µs since 1970-01-01 UTC.
     ///
     /// If an event is sent again, only this time differs.
@@ -108,12 +108,12 @@ impl<'r> RowEvent<'r> {
     /// False if a value of these columns is not known. Also false for a row without a key: a later change
     /// does not identify its row, so all rows of the table must stay in order. The exception is a row that
     /// only an insert can write. No later change refers to it, so it needs no order.
-    pub(super) fn is_partitioned(&self) -> bool {
+    pub(super) fn has_partition_key_columns(&self) -> bool {
         let is_insert = matches!(self.operation, RowOperation::Insert | RowOperation::Read);
         let columns = self.relation.columns.iter().enumerate();
         let row = self.current_row();
         let is_known = |index: usize| matches!(row.get(index), Some(Datum::Text(_) | Datum::Null));
-        let mut partition = columns.filter(|(_, column)| column.partition).peekable();
+        let mut partition = columns.filter(|(_, column)| column.in_partition_key).peekable();
         partition.peek().is_some()
             && partition.all(|(index, _)| is_known(index))
             && (self.has_key() || is_insert && self.is_insert_only())

@@ -120,7 +120,7 @@ pub trait Slot {
     /// Cancels the running statement of the session that holds the lock.
     ///
     /// An example is [`Slot::emit`], if the commit takes too long.
-    async fn cancel_control(&mut self);
+    async fn cancel_lock_session(&mut self);
 
     /// Cancels the peek whose rows are no longer needed.
     ///

@@ -1,6 +1,6 @@
 //! The slot on a PostgreSQL server, read through two sessions.
 //!
-//! The reader runs the peeks. The control session holds this drainer's lock, and runs every statement that
+//! The peek session runs the peeks. The lock session holds this drainer's lock, and runs every statement that
 //! must not wait for a peek.
 
 mod peek_rows;
@@ -39,13 +39,13 @@ use peek_rows::{CopyRows, PgPeekRows};
 /// A slot that one drainer has locked.
 pub(crate) struct PgSlot<'c> {
     pub(super) connector: &'c Connector,
-    pub(super) control: Session,
+    pub(super) lock_session: Session,
     /// The session that runs the peeks. It is opened with the first window.
-    reader: OnceCell<Session>,
+    peek_session: OnceCell<Session>,
     /// The server's encoding.
     encoding: String,
     /// Whether the server's version has `synchronized_standby_slots`.
-    waits_for_standbys: bool,
+    has_synchronized_standby_slots: bool,
     pub(super) slot: String,
     pub(super) plugin: Plugin,
     pub(super) publications: Vec<String>,
@@ -71,7 +71,7 @@ pub(crate) struct PgSlot<'c> {
 }
 
 impl<'c> PgSlot<'c> {
-    /// The slot whose lock the session `control` holds.
+    /// The slot whose lock the session `lock_session` holds.
     ///
     /// `kept` limits the kept values of large rows.
     ///
@@ -79,22 +79,22 @@ impl<'c> PgSlot<'c> {
     /// A publication is missing: from PostgreSQL 18 on, pgoutput would skip its changes.
     pub(crate) async fn open(
         connector: &'c Connector,
-        control: Session,
+        lock_session: Session,
         config: &Config,
         plugin: Plugin,
         kept: KeptBytes,
         server: &ServerInfo,
     ) -> Result<Self, SlotError> {
         if plugin.reads_publications() {
-            check_publications(connector, &control, config, server).await?;
+            check_publications(connector, &lock_session, config, server).await?;
         }
         let options = plugin.options(server.version, &config.publications, &config.tables);
         Ok(PgSlot {
             connector,
-            control,
-            reader: OnceCell::new(),
+            lock_session,
+            peek_session: OnceCell::new(),
             encoding: server.encoding.clone(),
-            waits_for_standbys: server.version >= 170_000,
+            has_synchronized_standby_slots: server.version >= 170_000,
             slot: config.slot.clone(),
             plugin,
             publications: config.publications.clone(),
@@ -113,27 +113,31 @@ impl<'c> PgSlot<'c> {
     ///
     /// # Errors
     /// The connection failed, or it leads to another server than that of the lock.
-    pub(super) async fn reader(&self) -> Result<&Session, SlotError> {
-        self.reader.get_or_try_init(|| self.open_reader()).await
+    pub(super) async fn peek_session(&self) -> Result<&Session, SlotError> {
+        self.peek_session
+            .get_or_try_init(|| self.open_peek_session())
+            .await
     }
 
-    async fn open_reader(&self) -> Result<Session, SlotError> {
-        let (connector, control) = (self.connector, &self.control);
-        let reader = connector.connect().await?;
+    async fn open_peek_session(&self) -> Result<Session, SlotError> {
+        let (connector, lock_session) = (self.connector, &self.lock_session);
+        let peek_session = connector.connect().await?;
         // A failover between the two connections may change the address of the host name. The lock and the
         // rows would then belong to different servers.
-        if server::instance(connector, control).await? != server::instance(connector, &reader).await? {
+        if server::instance(connector, lock_session).await?
+            != server::instance(connector, &peek_session).await?
+        {
             return Err(SlotError::TwoServers);
         }
-        prepare_reader(&reader, &self.encoding)
+        prepare_peek_session(&peek_session, &self.encoding)
             .await
             .map_err(|error| connector.failed("setting up the session", error))?;
-        Ok(reader)
+        Ok(peek_session)
     }
 
     /// The session that holds the lock.
-    pub(crate) fn control(&self) -> &Session {
-        &self.control
+    pub(crate) fn lock_session(&self) -> &Session {
+        &self.lock_session
     }
 
     fn context(&self) -> SlotContext<'_> {
@@ -152,7 +156,7 @@ impl<'c> PgSlot<'c> {
     ///
     /// If a requirement of the statement is not met, the error names it.
     async fn explained(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
-        self.context().explained(&self.control, doing, error).await
+        self.context().explained(&self.lock_session, doing, error).await
     }
 
     /// Checks that pgoutput found each publication for each change of the window.
@@ -162,12 +166,12 @@ impl<'c> PgSlot<'c> {
     ///
     /// # Errors
     /// [`SlotError::PublicationSkipped`]: the rows lack changes.
-    async fn check_skipped_publication(&self, reader: &Session) -> Result<(), SlotError> {
-        match reader.skipped_publication.take() {
+    async fn check_skipped_publication(&self, peek_session: &Session) -> Result<(), SlotError> {
+        match peek_session.skipped_publication.take() {
             Some(warning) if self.plugin.reads_publications() => {
                 let context = self.context();
                 Err(context
-                    .publication_skipped(&self.control, Box::new(warning))
+                    .publication_skipped(&self.lock_session, Box::new(warning))
                     .await)
             }
             _ => Ok(()),
@@ -196,12 +200,12 @@ impl<'c> PgSlot<'c> {
     /// the error arrives in place of the first row.
     async fn start_peek(
         &self,
-        reader: &Session,
+        peek_session: &Session,
         window: Window,
     ) -> Result<(CopyRows, Option<Bytes>), tokio_postgres::Error> {
         let options = self.options.iter().chain(&self.newer_options);
         let sql = queries::copy_peek(&self.slot, window, options, self.plugin);
-        let mut rows = reader.client.copy_out(&sql).await?.boxed_local().fuse();
+        let mut rows = peek_session.client.copy_out(&sql).await?.boxed_local().fuse();
         let first = rows.next().await.transpose()?;
         Ok((rows, first))
     }
@@ -220,11 +224,11 @@ impl<'c> PgSlot<'c> {
 /// [`SlotError::PublicationMissing`], or the query failed.
 async fn check_publications(
     connector: &Connector,
-    control: &Session,
+    lock_session: &Session,
     config: &Config,
     server: &ServerInfo,
 ) -> Result<(), SlotError> {
-    let missing = server::missing_publications(connector, control, &config.publications).await?;
+    let missing = server::missing_publications(connector, lock_session, &config.publications).await?;
     match missing.is_empty() {
         true => Ok(()),
         false => Err(SlotError::PublicationMissing {
@@ -235,19 +239,19 @@ async fn check_publications(
     }
 }
 
-/// Changes settings of the reader session that do not suit a peek.
-async fn prepare_reader(reader: &Session, encoding: &str) -> Result<(), tokio_postgres::Error> {
+/// Changes settings of the peek session that do not suit a peek.
+async fn prepare_peek_session(peek_session: &Session, encoding: &str) -> Result<(), tokio_postgres::Error> {
+    let client = &peek_session.client;
     // While the stream is slow, the drain does not read the rows of a peek. With a timeout, the server would
     // close the connection then.
-    reader.client.batch_execute("set tcp_user_timeout = 0").await?;
+    client.batch_execute("set tcp_user_timeout = 0").await?;
     // A peek joins each row with its slices. To cache the result of this join, the server would hash each
     // row.
-    reader.client.batch_execute("set enable_memoize = off").await?;
+    client.batch_execute("set enable_memoize = off").await?;
     // In a database with this encoding, text may have any bytes. To a client with UTF-8, the server refuses
     // to send other bytes, and the peek of the whole window fails.
     if encoding == "SQL_ASCII" {
-        let raw = "set client_encoding to sql_ascii";
-        reader.client.batch_execute(raw).await?;
+        client.batch_execute("set client_encoding to sql_ascii").await?;
     }
     Ok(())
 }
@@ -257,7 +261,7 @@ impl Slot for PgSlot<'_> {
 
     async fn wal_positions(&mut self) -> Result<WalPositions, SlotError> {
         let row = self
-            .control
+            .lock_session
             .client
             .query_one(
                 "select pg_current_wal_flush_lsn() as flush_lsn,
@@ -272,7 +276,7 @@ impl Slot for PgSlot<'_> {
         let restart = rows::optional_lsn(&row, "restart_lsn").unwrap_or(Lsn::ZERO);
         let mut readable = flush;
         if self.standby_ack != StandbyAck::Off {
-            let standbys = server::standbys(self.connector, &self.control).await?;
+            let standbys = server::standbys(self.connector, &self.lock_session).await?;
             let acknowledged = standbys.acknowledged(self.standby_ack == StandbyAck::Required);
             let acknowledged = acknowledged.map_err(|(why, transient)| SlotError::StandbyUnseen {
                 slot: self.slot.clone(),
@@ -282,8 +286,8 @@ impl Slot for PgSlot<'_> {
             readable = acknowledged.map_or(flush, |lsn| lsn.min(flush));
         }
         // Reading after this position would make the server wait for its standbys, without a limit.
-        let awaited = match self.waits_for_standbys {
-            true => server::awaited_standbys(self.connector, &self.control, &self.slot).await?,
+        let awaited = match self.has_synchronized_standby_slots {
+            true => server::awaited_standbys(self.connector, &self.lock_session, &self.slot).await?,
             false => None,
         };
         Ok(WalPositions {
@@ -294,14 +298,15 @@ impl Slot for PgSlot<'_> {
     }
 
     async fn catalog(&mut self) -> Result<Catalog, SlotError> {
-        let (catalog, horizon) = catalog::partial(self.connector, &self.control, Some(&self.slot)).await?;
+        let (catalog, horizon) =
+            catalog::partial(self.connector, &self.lock_session, Some(&self.slot)).await?;
         self.horizon = horizon;
         Ok(catalog)
     }
 
     async fn add_tables(&mut self, catalog: &mut Catalog, request: &TableRequest) -> Result<(), SlotError> {
         let untracked =
-            catalog::add_tables(self.connector, &self.control, catalog, self.horizon, request).await?;
+            catalog::add_tables(self.connector, &self.lock_session, catalog, self.horizon, request).await?;
         let is_checked = self.plugin.sends_other_relations();
         for UntrackedRelation { name, kind } in untracked.into_iter().filter(|_| is_checked) {
             let since = match kind {
@@ -317,12 +322,12 @@ impl Slot for PgSlot<'_> {
 
     async fn peek(&mut self, window: Window, timeout: Duration) -> Result<PgPeekRows, SlotError> {
         const DOING: &str = "peeking a window";
-        let reader = self.reader().await?;
-        let limited = self.set_timeout(reader, timeout).await;
+        let peek_session = self.peek_session().await?;
+        let limited = self.set_timeout(peek_session, timeout).await;
         limited.map_err(|error| self.failed(DOING, error))?;
         // A peek that was cancelled may have left its warning.
-        reader.skipped_publication.take();
-        let mut started = self.start_peek(reader, window).await;
+        peek_session.skipped_publication.take();
+        let mut started = self.start_peek(peek_session, window).await;
         if started
             .as_ref()
             .is_err_and(|error| self.refuses_newer_options(error))
@@ -332,20 +337,20 @@ impl Slot for PgSlot<'_> {
                 tracing::warn!(slot = self.slot, "{}", PluginOptions::WITHOUT_NEWER);
             });
             self.newer_options.clear();
-            started = self.start_peek(self.reader().await?, window).await;
+            started = self.start_peek(self.peek_session().await?, window).await;
         }
         let (rows, first) = match started {
             Ok(started) => started,
             Err(error) => {
                 // The server sends the error first, and releases the slot later. It answers an empty
-                // statement only after the release. So the control session finds the slot free.
+                // statement only after the release. So the lock session finds the slot free.
                 if !error.is_closed() {
-                    let _ = self.reader().await?.client.batch_execute("").await;
+                    let _ = self.peek_session().await?.client.batch_execute("").await;
                 }
                 return Err(self.explained(DOING, error).await);
             }
         };
-        self.check_skipped_publication(self.reader().await?).await?;
+        self.check_skipped_publication(self.peek_session().await?).await?;
         let host = self.connector.host();
         PgPeekRows::new(rows, first, self.plugin, self.kept, self.slot.clone(), host).await
     }
@@ -356,7 +361,7 @@ impl Slot for PgSlot<'_> {
         let mark = self.plugin.commit_mark();
         let length = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
         let rows = self
-            .control
+            .lock_session
             .client
             .query(
                 queries::LARGE_COMMITS,
@@ -389,10 +394,10 @@ impl Slot for PgSlot<'_> {
         timeout: Duration,
     ) -> Result<Vec<(Lsn, Vec<u8>)>, SlotError> {
         const DOING: &str = "searching for a marker";
-        let reader = self.reader().await?;
-        let limited = self.set_timeout(reader, timeout).await;
+        let peek_session = self.peek_session().await?;
+        let limited = self.set_timeout(peek_session, timeout).await;
         limited.map_err(|error| self.failed(DOING, error))?;
-        let rows = reader
+        let rows = peek_session
             .client
             .query(
                 queries::ROWS_WITH_TEXT,
@@ -416,7 +421,7 @@ impl Slot for PgSlot<'_> {
     async fn emit(&mut self, prefix: &str, content: &str) -> Result<EmittedMessage, SlotError> {
         server::emit(
             self.connector,
-            &self.control,
+            &self.lock_session,
             prefix,
             content,
             CommitWait::ForStandbys,
@@ -425,29 +430,29 @@ impl Slot for PgSlot<'_> {
     }
 
     async fn check_lock(&mut self) -> Result<(), SlotError> {
-        server::check_lock(self.connector, &self.control).await
+        server::check_lock(self.connector, &self.lock_session).await
     }
 
-    async fn cancel_control(&mut self) {
-        self.control.cancel().await;
-        self.control.outlast_cancel().await;
+    async fn cancel_lock_session(&mut self) {
+        self.lock_session.cancel().await;
+        self.lock_session.outlast_cancel().await;
     }
 
     async fn cancel_peek(&mut self) {
-        if let Some(reader) = self.reader.get() {
-            reader.cancel().await;
+        if let Some(peek_session) = self.peek_session.get() {
+            peek_session.cancel().await;
         }
     }
 
     async fn advance(&mut self, to: Lsn, timeout: Duration) -> Result<(), SlotError> {
         const DOING: &str = "advancing the slot";
-        // On the reader session, PostgreSQL ends the peek before it runs this statement. So the slot is free.
-        let reader = self.reader().await?;
-        let client = &reader.client;
+        // On the peek session, PostgreSQL ends the peek before it runs this statement. So the slot is free.
+        let peek_session = self.peek_session().await?;
+        let client = &peek_session.client;
         let mut was_cancelled = false;
         let row = loop {
             let began = Instant::now();
-            let limited = self.set_timeout(reader, timeout).await;
+            let limited = self.set_timeout(peek_session, timeout).await;
             let advanced = match limited {
                 Ok(()) => {
                     client

@@ -133,13 +133,13 @@ impl TableSource for PgSlot<'_> {
 
     async fn open_writers(&mut self, table: &BackfillTable) -> Result<Vec<String>, SlotError> {
         let TableName { schema, name } = table.name();
-        let rows = self.control.client.query(WRITERS, &[schema, name]).await;
+        let rows = self.lock_session.client.query(WRITERS, &[schema, name]).await;
         let rows = rows.map_err(|error| self.connector.failed("listing the writers of a table", error))?;
         Ok(rows.iter().map(|row| row.get("writer")).collect())
     }
 
     async fn current_snapshot(&mut self) -> Result<Snapshot, SlotError> {
-        snapshot(self.connector, &self.control).await
+        snapshot(self.connector, &self.lock_session).await
     }
 
     async fn read_chunk(
@@ -150,17 +150,21 @@ impl TableSource for PgSlot<'_> {
         delivered: &mut BTreeSet<u32>,
     ) -> Result<ChunkRead, SlotError> {
         let failed = |error| self.connector.failed("reading a table", error);
-        let reader = self.reader().await?;
-        self.set_timeout(reader, bounds.time).await.map_err(failed)?;
-        let client = &reader.client;
+        let peek_session = self.peek_session().await?;
+        self.set_timeout(peek_session, bounds.time)
+            .await
+            .map_err(failed)?;
+        let client = &peek_session.client;
         client.batch_execute(&begin(table)).await.map_err(failed)?;
-        let read = self.copy_chunk(reader, table, after, bounds, delivered).await;
+        let read = self
+            .copy_chunk(peek_session, table, after, bounds, delivered)
+            .await;
         let mut is_rolled_back = false;
         if !matches!(&read, Ok(read) if read.has_query_ended) {
-            reader.cancel().await;
+            peek_session.cancel().await;
             // The cancel may hit this rollback instead of the query.
             is_rolled_back = client.batch_execute("rollback").await.is_ok();
-            reader.outlast_cancel().await;
+            peek_session.outlast_cancel().await;
         }
         if !is_rolled_back {
             client.batch_execute("rollback").await.map_err(failed)?;
@@ -181,7 +185,7 @@ impl TableSource for PgSlot<'_> {
             self.connector
                 .failed("looking up a row after a key change", error)
         };
-        let client = &self.control.client;
+        let client = &self.lock_session.client;
         let began = Instant::now();
         loop {
             client.batch_execute(BEGIN).await.map_err(failed)?;
@@ -204,7 +208,7 @@ impl TableSource for PgSlot<'_> {
         // The flush on this server suffices. If a failover loses the watermark, the chunk is read again.
         server::emit(
             self.connector,
-            &self.control,
+            &self.lock_session,
             message_prefix::WATERMARK,
             content,
             CommitWait::ForDisk,
@@ -261,7 +265,7 @@ impl PgSlot<'_> {
     fn schema_source(&self) -> SchemaSource<'_> {
         SchemaSource {
             connector: self.connector,
-            session: &self.control,
+            session: &self.lock_session,
             plugin: self.plugin,
             publications: &self.publications,
             tables: &self.tables,
@@ -289,12 +293,12 @@ impl PgSlot<'_> {
         table: &BackfillTable,
         request: &RowRequest,
     ) -> Result<Option<RowLookup>, SlotError> {
-        let snapshot = snapshot(self.connector, &self.control).await?;
+        let snapshot = snapshot(self.connector, &self.lock_session).await?;
         if !snapshot.shows(request.xid) {
             return Ok(None);
         }
         let sql = query::copy_row(table, &request.key);
-        let lines = match self.control.client.copy_out(&sql).await {
+        let lines = match self.lock_session.client.copy_out(&sql).await {
             Ok(lines) => lines.try_collect::<Vec<_>>().await,
             Err(error) => Err(error),
         };
@@ -303,7 +307,7 @@ impl PgSlot<'_> {
             Ok(lines) => match lines.first() {
                 Some(line) => Ok(RowLookup::Row(line.to_vec())),
                 // After a rewrite, an older snapshot shows no row of the table.
-                None if is_rewritten(self.connector, &self.control, table).await? => {
+                None if is_rewritten(self.connector, &self.lock_session, table).await? => {
                     unknown("its table was rewritten meanwhile")
                 }
                 None => Ok(RowLookup::Gone),
@@ -319,7 +323,7 @@ impl PgSlot<'_> {
     /// Reads a chunk in the open transaction.
     async fn copy_chunk(
         &self,
-        reader: &Session,
+        peek_session: &Session,
         table: &BackfillTable,
         after: Option<&[String]>,
         bounds: ChunkBounds,
@@ -327,25 +331,25 @@ impl PgSlot<'_> {
     ) -> Result<QueriedChunk, ChunkReadError> {
         // Planning locks the table with ACCESS SHARE, so no other session can rewrite it from now on. A
         // rewrite between the snapshot and this lock would hide all rows from the snapshot.
-        reader
+        peek_session
             .client
             .query(&query::explain_chunk(table, after), &[])
             .await?;
-        if is_rewritten(self.connector, reader, table).await? {
+        if is_rewritten(self.connector, peek_session, table).await? {
             return Ok(QueriedChunk::of_ended_query(ChunkRead::Rewritten));
         }
-        let snapshot = snapshot(self.connector, reader).await?;
+        let snapshot = snapshot(self.connector, peek_session).await?;
         delivered.retain(|xid| !snapshot.shows(*xid));
         if let Some(xid) = delivered.first() {
             return Ok(QueriedChunk::of_ended_query(ChunkRead::Unseen(*xid)));
         }
-        self.copy_rows(reader, table, after, bounds, snapshot).await
+        self.copy_rows(peek_session, table, after, bounds, snapshot).await
     }
 
     /// Copies rows until the table's end or one of the bounds.
     async fn copy_rows(
         &self,
-        reader: &Session,
+        peek_session: &Session,
         table: &BackfillTable,
         after: Option<&[String]>,
         bounds: ChunkBounds,
@@ -353,7 +357,7 @@ impl PgSlot<'_> {
     ) -> Result<QueriedChunk, ChunkReadError> {
         // One row beyond the bound shows whether the table has more rows.
         let sql = query::copy_chunk(table, after, bounds.rows.saturating_add(1));
-        let lines = reader.client.copy_out(&sql).await?;
+        let lines = peek_session.client.copy_out(&sql).await?;
         let mut lines = std::pin::pin!(lines);
         let mut rows = Box::new(ChunkRows::new(table.clone(), snapshot));
         loop {

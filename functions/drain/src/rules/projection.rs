@@ -52,13 +52,13 @@ impl ProjectionRules {
 
     /// Whether a relation of this table may be projected.
     fn matches_table(&self, table: &TableName) -> bool {
-        self.column_rules.matches_table(table) || self.partition_columns(table).is_some()
+        self.column_rules.matches_table(table) || self.partition_key_columns(table).is_some()
     }
 
     /// The columns of a table's partition key.
     ///
     /// `None` if the partition key is the table's own key.
-    fn partition_columns(&self, table: &TableName) -> Option<&[String]> {
+    fn partition_key_columns(&self, table: &TableName) -> Option<&[String]> {
         let mut keys = self.partition_keys.iter();
         let key = keys.find(|key| key.table.matches(table))?;
         Some(&key.columns)
@@ -239,7 +239,7 @@ impl Projection {
             .collect();
         let is_listed = |(name, _): &(String, String)| action(name).is_some();
         let is_projected = |column: &ColumnProjection| *column != ColumnProjection::Kept;
-        let partition = rules.partition_columns(&relation.table);
+        let partition = rules.partition_key_columns(&relation.table);
         let hides_values = columns.iter().any(is_projected) || relation.primary_key.iter().any(is_listed);
         if !hides_values && partition.is_none() {
             return None;
@@ -268,7 +268,7 @@ impl Projection {
             coverage: relation.coverage,
         };
         if let Some(partition) = partition {
-            set_partition_columns(&mut relation, partition);
+            set_partition_key_columns(&mut relation, partition);
         }
         Some(Projection {
             relation: Arc::new(relation),
@@ -301,14 +301,14 @@ impl Projection {
 ///
 /// None is marked if the relation lacks one of them. The relation of a delete may lack some. Then the delete
 /// has another partition key than the other changes of its row.
-fn set_partition_columns(relation: &mut Relation, names: &[String]) {
+fn set_partition_key_columns(relation: &mut Relation, names: &[String]) {
     let indexes: Option<Vec<usize>> = relation.column_indexes(names).into_iter().collect();
     let indexes = indexes.unwrap_or_default();
     let mut columns = relation.columns.iter().enumerate();
     let is_in_key = columns.all(|(index, column)| column.key || !indexes.contains(&index));
     relation.partition_key_may_change = indexes.is_empty() || !is_in_key;
     for (index, column) in relation.columns.iter_mut().enumerate() {
-        column.partition = indexes.contains(&index);
+        column.in_partition_key = indexes.contains(&index);
     }
 }
 

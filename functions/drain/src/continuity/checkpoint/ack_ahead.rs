@@ -93,8 +93,9 @@ pub struct StoredAckAhead {
     /// changes are then not valid.
     #[serde(rename = "after")]
     pub checkpoint_end: Lsn,
-    /// Hash of the rules for the events of a change: see [`rules_hash`].
-    rules: String,
+    /// Hash of the settings that decide which events a change has: see [`settings_hash`].
+    #[serde(rename = "settings")]
+    settings_hash: String,
     marker: Marker,
     /// The missing positions and the bound: the bytes of [`encode_positions`] in Base64.
     positions: String,
@@ -102,10 +103,10 @@ pub struct StoredAckAhead {
 
 impl StoredAckAhead {
     /// The stored form, without positions.
-    pub(super) fn without_positions(checkpoint_end: Lsn, rules: &str, ahead: &AckAhead) -> Self {
+    pub(super) fn without_positions(checkpoint_end: Lsn, settings_hash: &str, ahead: &AckAhead) -> Self {
         StoredAckAhead {
             checkpoint_end,
-            rules: rules.to_owned(),
+            settings_hash: settings_hash.to_owned(),
             marker: ahead.marker.clone(),
             positions: String::new(),
         }
@@ -122,15 +123,15 @@ impl StoredAckAhead {
 
     /// The acknowledged changes, if they belong to this checkpoint.
     ///
-    /// The stored set must belong to a checkpoint at `acknowledged` and to these `rules`.
+    /// The stored set must belong to a checkpoint at `acknowledged` and to this `settings_hash`.
     ///
     /// # Errors
     /// The reason why the stored set cannot be used. The changes are then sent again.
-    pub fn read(&self, acknowledged: Lsn, rules: &str) -> Result<AckAhead, &'static str> {
+    pub fn read(&self, acknowledged: Lsn, settings_hash: &str) -> Result<AckAhead, &'static str> {
         if self.checkpoint_end != acknowledged {
             return Err("it belongs to another position");
         }
-        if self.rules != rules {
+        if self.settings_hash != settings_hash {
             return Err("the version, the configuration or the server is another one");
         }
         let bytes = STANDARD.decode(&self.positions).ok();
@@ -155,14 +156,14 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     Ok(serde_json::from_value(value).ok())
 }
 
-/// Hash of the rules for the events of a change.
+/// Hash of the settings that decide which events a change has.
 ///
-/// The rules decide which events a change has, and where they are sent.
-pub fn rules_hash(rules: &[&str]) -> String {
+/// The settings also decide where the events are sent.
+pub fn settings_hash(settings: &[&str]) -> String {
     let mut md5 = Md5::new();
-    for rule in rules {
-        md5.update((rule.len() as u64).to_be_bytes());
-        md5.update(rule);
+    for setting in settings {
+        md5.update((setting.len() as u64).to_be_bytes());
+        md5.update(setting);
     }
     hex::encode(md5.finalize())
 }
@@ -266,7 +267,7 @@ mod tests {
     }
 
     fn stored(ahead: &AckAhead, most_bytes: usize) -> Option<StoredAckAhead> {
-        let mut stored = StoredAckAhead::without_positions(Lsn(1), "rules", ahead);
+        let mut stored = StoredAckAhead::without_positions(Lsn(1), "settings", ahead);
         stored.set_positions(ahead, most_bytes).then_some(stored)
     }
 
@@ -295,18 +296,18 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_only_at_its_position_and_with_its_rules() {
+    fn it_is_read_only_at_its_position_and_with_its_settings() {
         let ahead = ahead(&[position(16, 8, 0)], position(24, 16, 0));
         let stored = stored(&ahead, 400).unwrap();
-        assert_eq!(stored.read(Lsn(1), "rules"), Ok(ahead));
-        assert!(stored.read(Lsn(2), "rules").is_err());
+        assert_eq!(stored.read(Lsn(1), "settings"), Ok(ahead));
+        assert!(stored.read(Lsn(2), "settings").is_err());
         assert!(stored.read(Lsn(1), "others").is_err());
         for positions in ["", "AA==", "!", "/////////////////////w=="] {
             let damaged = StoredAckAhead {
                 positions: positions.to_owned(),
                 ..stored.clone()
             };
-            assert!(damaged.read(Lsn(1), "rules").is_err(), "{positions}");
+            assert!(damaged.read(Lsn(1), "settings").is_err(), "{positions}");
         }
         let unproven = StoredAckAhead {
             marker: Marker {
@@ -315,13 +316,13 @@ mod tests {
             },
             ..stored
         };
-        assert!(unproven.read(Lsn(1), "rules").is_err());
+        assert!(unproven.read(Lsn(1), "settings").is_err());
     }
 
     #[test]
-    fn other_rules_with_the_same_joined_text_have_another_hash() {
-        assert_ne!(rules_hash(&["ab", "c"]), rules_hash(&["a", "bc"]));
-        assert_eq!(rules_hash(&["ab", "c"]), rules_hash(&["ab", "c"]));
+    fn other_settings_with_the_same_joined_text_have_another_hash() {
+        assert_ne!(settings_hash(&["ab", "c"]), settings_hash(&["a", "bc"]));
+        assert_eq!(settings_hash(&["ab", "c"]), settings_hash(&["ab", "c"]));
     }
 
     /// As in a backlog of short transactions.
@@ -329,7 +330,7 @@ mod tests {
     fn a_missing_change_of_a_short_transaction_takes_about_two_bytes() {
         let missing: Vec<_> = (1..=2_000).map(|n| position(n * 600, n * 600 - 160, 0)).collect();
         let ahead = ahead(&missing, position(1 << 40, 1 << 39, 0));
-        let read = stored(&ahead, 2_400).unwrap().read(Lsn(1), "rules").unwrap();
+        let read = stored(&ahead, 2_400).unwrap().read(Lsn(1), "settings").unwrap();
         assert!(read.missing.len() > 850, "{}", read.missing.len());
     }
 
@@ -354,7 +355,7 @@ mod tests {
                 return Ok(());
             };
             prop_assert!(stored.positions.len() <= most_bytes);
-            let read = stored.read(Lsn(1), "rules").unwrap();
+            let read = stored.read(Lsn(1), "settings").unwrap();
             prop_assert!(read.bound <= ahead.bound);
             let known: Vec<_> = all.into_iter().filter(|position| *position < read.bound).collect();
             prop_assert_eq!(read.missing, known);

@@ -7,7 +7,7 @@
 use std::io::Write as _;
 
 use super::type_names::type_name;
-use crate::decode::short_row::{LOOK_AHEAD, MAX_PREFIX, MalformedRow, Scanner, ShortRow, WriteMark};
+use crate::decode::short_row::{LOOK_AHEAD, MAX_PREFIX, MalformedRow, Scanner, ShortRow, WritePlaceholder};
 
 /// Scanner of one row.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), Malfo
         row.begin_image(true);
     }
     let follows = |key: &[u8]| row.written().ends_with(key);
-    let part: Option<(usize, WriteMark)> = if follows(br#""value":"#) {
+    let part: Option<(usize, WritePlaceholder)> = if follows(br#""value":"#) {
         Some((row.most_value_bytes(), |out, bytes| {
             // Writing to a Vec does not fail.
             let _ = write!(out, r#"null,"oversize":{bytes}"#);

@@ -4,7 +4,7 @@ use super::{ReaderOutput, WindowReader};
 use crate::backfill::{ChunkContext, ChunkPayload, ChunkRows, RowRequest};
 use crate::base::lsn::Lsn;
 use crate::change::{Change, Message, MessageParts, message_prefix};
-use crate::encode::{BackfillRow, EncodedEvents, Envelope, Progress, SnapshotMark};
+use crate::encode::{BackfillRow, EncodedEvents, Envelope, Progress, SnapshotPlace};
 use crate::error::Error;
 use crate::ports::PeekRow;
 use crate::rules::projection::Projections;
@@ -83,7 +83,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 };
                 chunk.next_row = rows.next_row(at + 1);
                 let is_last = chunk.next_row.is_none() && !more;
-                let mark = snapshot_mark(*first && chunk.rows_sent == 0, is_last);
+                let mark = snapshot_place(*first && chunk.rows_sent == 0, is_last);
                 let mut encoder = RowEncoder {
                     envelope: self.envelope,
                     projections: &mut self.projections,
@@ -132,7 +132,7 @@ impl RowEncoder<'_, '_> {
         progress: &mut Progress,
         rows: &ChunkRows,
         at: usize,
-        mark: SnapshotMark,
+        mark: SnapshotPlace,
         events: &mut EncodedEvents,
     ) -> Result<u64, String> {
         let values = rows.row(at).map_err(|error| error.to_string())?;
@@ -162,10 +162,10 @@ impl RowEncoder<'_, '_> {
     }
 }
 
-fn snapshot_mark(is_first: bool, is_last: bool) -> SnapshotMark {
+fn snapshot_place(is_first: bool, is_last: bool) -> SnapshotPlace {
     match (is_first, is_last) {
-        (_, true) => SnapshotMark::Last,
-        (true, false) => SnapshotMark::First,
-        (false, false) => SnapshotMark::Within,
+        (_, true) => SnapshotPlace::Last,
+        (true, false) => SnapshotPlace::First,
+        (false, false) => SnapshotPlace::Within,
     }
 }

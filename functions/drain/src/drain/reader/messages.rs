@@ -17,7 +17,7 @@ use crate::ports::PeekRow;
 const FOREIGN: &str = "foreign.";
 
 /// The message of the log as it is sent: never with a control event's prefix.
-pub(super) fn marked(message: Message<'_>) -> Message<'_> {
+pub(super) fn with_foreign_prefix(message: Message<'_>) -> Message<'_> {
     match message.prefix.starts_with(message_prefix::SPILLWAY) {
         true => Message {
             prefix: Cow::Owned(format!("{FOREIGN}{}", message.prefix)),
@@ -27,10 +27,10 @@ pub(super) fn marked(message: Message<'_>) -> Message<'_> {
     }
 }
 
-/// The change of the log as it is sent; see [`marked`].
+/// The change of the log as it is sent; see [`with_foreign_prefix`].
 pub(super) fn marked_change(change: Change<'_>) -> Change<'_> {
     match change {
-        Change::Message(message) => Change::Message(marked(message)),
+        Change::Message(message) => Change::Message(with_foreign_prefix(message)),
         change => change,
     }
 }
@@ -73,9 +73,12 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 out.report.acknowledged_ahead += 1;
             } else {
                 let limit = self.settings.record_bytes;
-                let (event, omitted) =
-                    self.envelope
-                        .encode_message_within(position, &marked(message), self.now, limit);
+                let (event, omitted) = self.envelope.encode_message_within(
+                    position,
+                    &with_foreign_prefix(message),
+                    self.now,
+                    limit,
+                );
                 out.report.omitted += omitted;
                 self.events.events.push(event);
                 self.queue_events(id, out)?;
@@ -99,7 +102,7 @@ mod tests {
                 content: b"{}".as_slice().into(),
                 omitted: MessageParts::default(),
             };
-            marked(message).prefix.into_owned()
+            with_foreign_prefix(message).prefix.into_owned()
         };
         assert_eq!(sent("spillway.repaired"), "foreign.spillway.repaired");
         assert_eq!(sent("spillway.gap_accepted"), "foreign.spillway.gap_accepted");

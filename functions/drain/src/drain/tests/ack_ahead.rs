@@ -105,7 +105,7 @@ async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (V
     };
     let task = DrainTask {
         ahead: stored.ack_ahead("rules").map(Result::unwrap),
-        rules_hash: "rules".to_owned(),
+        settings_hash: "rules".to_owned(),
         checkpoint: Checkpoint {
             ack_ahead: None,
             ..stored

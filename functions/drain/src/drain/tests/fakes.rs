@@ -244,7 +244,7 @@ impl Slot for FakeSlot {
         }
     }
 
-    async fn cancel_control(&mut self) {}
+    async fn cancel_lock_session(&mut self) {}
 
     async fn cancel_peek(&mut self) {}
 

@@ -112,7 +112,7 @@ fn a_backfill_row_has_the_key_and_position_of_a_change_and_is_no_barrier() {
                 ..envelope(form.clone())
             };
             let change = encode(&envelope, &[insert(relation(), "1", "x")]).pop().unwrap();
-            let row = encode_backfill(&envelope.with_empty_definitions(), &[("1", SnapshotMark::Last)])
+            let row = encode_backfill(&envelope.with_empty_definitions(), &[("1", SnapshotPlace::Last)])
                 .pop()
                 .unwrap();
             assert_eq!(
@@ -137,7 +137,7 @@ fn a_backfill_row_that_exceeds_a_record_loses_columns() {
         &BackfillRow {
             relation: &relation(),
             values: &row,
-            mark: SnapshotMark::First,
+            mark: SnapshotPlace::First,
         },
         NOW,
         600,

@@ -171,7 +171,7 @@ fn encode(envelope: &Envelope, changes: &[Change<'_>]) -> Vec<Event> {
 /// Events of a backfill's rows.
 ///
 /// All rows have one watermark, which was logged at the LSN 16.
-fn encode_backfill(envelope: &Envelope, rows: &[(&str, SnapshotMark)]) -> Vec<Event> {
+fn encode_backfill(envelope: &Envelope, rows: &[(&str, SnapshotPlace)]) -> Vec<Event> {
     let (mut progress, mut out) = (progress(), EncodedEvents::default());
     for (id, mark) in rows {
         let row = row(&[Some(id), Some("x")]);
@@ -191,10 +191,10 @@ fn encode_backfill(envelope: &Envelope, rows: &[(&str, SnapshotMark)]) -> Vec<Ev
     out.events
 }
 
-const THREE_ROWS: &[(&str, SnapshotMark)] = &[
-    ("1", SnapshotMark::First),
-    ("2", SnapshotMark::Within),
-    ("3", SnapshotMark::Last),
+const THREE_ROWS: &[(&str, SnapshotPlace)] = &[
+    ("1", SnapshotPlace::First),
+    ("2", SnapshotPlace::Within),
+    ("3", SnapshotPlace::Last),
 ];
 
 fn parsed(event: &Event) -> Value {

@@ -141,7 +141,7 @@ fn a_row_whose_key_has_an_unknown_value_is_a_barrier_with_the_key_of_its_table()
 fn partitioned(mut relation: Arc<Relation>) -> Arc<Relation> {
     let table = Arc::get_mut(&mut relation).unwrap();
     table.partition_key_may_change = true;
-    table.columns[1].partition = true;
+    table.columns[1].in_partition_key = true;
     relation
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
-use crate::continuity::checkpoint::{Checkpoint, rules_hash};
+use crate::continuity::checkpoint::{Checkpoint, settings_hash};
 use crate::encode::Event;
 use crate::pack::{Acknowledgements, Aggregation, Lanes, QueuedEvent, Record, RequestLimits, ShardMap};
 
@@ -190,7 +190,7 @@ impl ModelDrain<'_> {
             ..self.stored.clone()
         };
         if let Some(ahead) = ahead {
-            *self.stored = self.stored.clone().with_ack_ahead(&ahead, &rules_hash(&[]));
+            *self.stored = self.stored.clone().with_ack_ahead(&ahead, &settings_hash(&[]));
         }
         *self.stored = Checkpoint::parse(&self.stored.to_text()).unwrap();
     }
@@ -241,7 +241,7 @@ fn drain(
     aggregation: Aggregation,
     run: impl FnOnce(&mut ModelDrain<'_>),
 ) {
-    let earlier = stored.ack_ahead(&rules_hash(&[])).map(Result::unwrap);
+    let earlier = stored.ack_ahead(&settings_hash(&[])).map(Result::unwrap);
     run(&mut ModelDrain {
         lanes: Lanes::new(aggregation, ShardMap::even(2)),
         acknowledgements: Acknowledgements::new(stored.commit_end.into()),

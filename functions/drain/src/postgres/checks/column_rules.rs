@@ -109,7 +109,7 @@ pub(crate) async fn column_rule_problems(
         return Ok(Vec::new());
     }
     let arrays = RuleArrays::new(rules);
-    let is_published = plugin.reads_publications();
+    let reads_publications = plugin.reads_publications();
     let mut problems = Vec::new();
     for (query, sentence) in [
         (
@@ -125,7 +125,7 @@ pub(crate) async fn column_rule_problems(
                 &sql,
                 &[
                     &publications,
-                    &is_published,
+                    &reads_publications,
                     &arrays.schemas,
                     &arrays.tables,
                     &arrays.columns,

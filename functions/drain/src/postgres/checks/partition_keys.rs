@@ -23,7 +23,7 @@ use crate::rules::pattern::{TableColumns, TablePattern, matches_any};
 /// $10. A partitioned table is logged with the replica identities of its partitions. The old rows of the
 /// table or partition `lacking` do not have the column `missing`. `is_whole` states whether old rows have all
 /// columns.
-const PARTITIONED_TABLES: &str = "
+const MATCHED_TABLES: &str = "
     entries as materialized (
       select e.schema, e.name, e.column_name, e.entry_index
       from unnest($3::text[], $4::text[], $5::text[], $6::int4[])
@@ -111,15 +111,15 @@ pub(crate) async fn partition_key_problems(
         }
     }
     let rules = RuleArrays::new(sent.rules);
-    let is_published = plugin.reads_publications();
-    let sql = format!("{SENT}, {PARTITIONED_TABLES}");
+    let reads_publications = plugin.reads_publications();
+    let sql = format!("{SENT}, {MATCHED_TABLES}");
     let rows = session
         .client
         .query(
             &sql,
             &[
                 &sent.publications,
-                &is_published,
+                &reads_publications,
                 &schemas,
                 &tables,
                 &columns,

@@ -111,7 +111,7 @@ pub(crate) async fn unmatched_patterns(
         names.1.push(name);
         names.2.push(pattern_index);
     }
-    let is_published = plugin.reads_publications();
+    let reads_publications = plugin.reads_publications();
     let statement = format!("with {MEMBERS}, {UNMATCHED}");
     let rows = session
         .client
@@ -125,7 +125,7 @@ pub(crate) async fn unmatched_patterns(
                 &wild.0,
                 &wild.1,
                 &wild.2,
-                &is_published,
+                &reads_publications,
             ],
         )
         .await
@@ -138,13 +138,13 @@ pub(crate) async fn unmatched_patterns(
         };
         sentences.push(match table_of(row, "partitioned_schema", "partitioned_name") {
             Some(table) => {
-                let or_root = match is_published {
+                let or_root = match reads_publications {
                     true => or_root(connector, session, row, &table).await?,
                     false => String::new(),
                 };
                 partitioned_sentence(pattern, &table, &or_root)
             }
-            None => sentence(pattern, is_published, row),
+            None => sentence(pattern, reads_publications, row),
         });
     }
     Ok(sentences)
@@ -187,9 +187,9 @@ fn partitioned_sentence(pattern: &TablePattern, table: &TableName, or_root: &str
     )
 }
 
-fn sentence(pattern: &TablePattern, is_published: bool, row: &PgRow) -> String {
+fn sentence(pattern: &TablePattern, reads_publications: bool, row: &PgRow) -> String {
     if row.get("has_table") {
-        return match is_published {
+        return match reads_publications {
             true => format!("TABLES: {pattern} matches tables, but none of PUBLICATIONS has one of them"),
             false => format!("TABLES: {pattern} matches only unlogged tables: the log lacks their changes"),
         };

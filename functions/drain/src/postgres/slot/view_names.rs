@@ -95,7 +95,7 @@ impl PgSlot<'_> {
     /// A query failed.
     pub(super) async fn view_named_since(&mut self, view: u32) -> Result<Option<Lsn>, SlotError> {
         let row = self
-            .control
+            .lock_session
             .client
             .query_opt(NAMING, &[&view, &self.slot])
             .await
@@ -138,7 +138,7 @@ impl PgSlot<'_> {
         let began = Instant::now();
         loop {
             let row = self
-                .control
+                .lock_session
                 .client
                 .query_one(
                     "select pg_current_wal_flush_lsn() >= $1 as is_flushed",
@@ -159,12 +159,12 @@ impl PgSlot<'_> {
     /// `None` if the search takes longer than [`SEARCH_TIME`]. If no row shows `xid`, the position is after
     /// the last commit of the transactions with smaller ids, and zero if there is none.
     async fn naming_commit(&self, xid: &str) -> Result<Option<Lsn>, SlotError> {
-        let client = &self.control.client;
+        let client = &self.lock_session.client;
         let arguments: [&(dyn postgres_types::ToSql + Sync); 3] = [&self.slot, &xid, &self.options];
         let search = client.query_one(NAMING_COMMIT, &arguments);
         let Ok(found) = tokio::time::timeout(SEARCH_TIME, search).await else {
-            self.control.cancel().await;
-            self.control.outlast_cancel().await;
+            self.lock_session.cancel().await;
+            self.lock_session.outlast_cancel().await;
             return Ok(None);
         };
         let row = found.map_err(|error| self.failed(DOING, error))?;

@@ -24,7 +24,7 @@ fn partition(columns: &str, partition_keys: &str, relation: &Arc<Relation>) -> (
         Some((relation, _)) => relation,
         None => Arc::clone(relation),
     };
-    let columns = relation.columns.iter().filter(|column| column.partition);
+    let columns = relation.columns.iter().filter(|column| column.in_partition_key);
     let names: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
     (names.join(","), relation.partition_key_may_change)
 }
