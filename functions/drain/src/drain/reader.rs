@@ -34,7 +34,7 @@ use crate::continuity::ContinuityError;
 use crate::continuity::checkpoint::{AckAhead, ResumePoint};
 use crate::continuity::marker::Marker;
 use crate::decode::Decoder;
-use crate::encode::{EncodedEvents, Envelope, Event, Progress, Transaction};
+use crate::encode::{EncodedEvents, Envelope, Progress, SpareEvents, Transaction};
 use crate::error::Error;
 use crate::pack::{Acknowledgements, QueuedEvent};
 use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
@@ -169,7 +169,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     }
 
     /// Takes former events to reuse their buffers, unless some are left.
-    pub(crate) fn refill_spare(&mut self, former: &mut Vec<Event>) {
+    pub(crate) fn refill_spare(&mut self, former: &mut SpareEvents) {
         self.events.refill_spare(former);
     }
 

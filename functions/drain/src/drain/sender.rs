@@ -18,7 +18,7 @@ use super::settings::{REQUEST_LIMITS, Settings};
 use super::stream_routes::StreamOpener;
 use crate::base::error_kind::ErrorKind;
 use crate::continuity::checkpoint::AckPosition;
-use crate::encode::Event;
+use crate::encode::SpareEvents;
 use crate::error::Error;
 use crate::pack::{
     Acknowledgements, Aggregation, Lanes, MAIN_STREAM, OutstandingEvents, QueuedEvent, Record, ShardMap,
@@ -42,11 +42,6 @@ const BATCHING_REQUESTS: usize = 4;
 
 /// See [`BATCHING_REQUESTS`].
 const MIN_BATCH_RECORDS: usize = 100;
-
-/// Maximum number of acknowledged events whose buffers are kept.
-///
-/// These are about four full requests.
-const MAX_SPARE: usize = 2_048;
 
 /// First and longest pause, in seconds, after a record failed.
 const RECORD_BACKOFF: (f64, f64) = (0.05, 2.0);
@@ -135,7 +130,7 @@ pub(super) struct Sender<K> {
     /// Whether nothing more is sent: the stream failed definitely, or a request was lost.
     has_stopped: bool,
     /// Acknowledged events, whose buffers the reader uses again.
-    pub(super) spare: Vec<Event>,
+    pub(super) spare: SpareEvents,
 }
 
 impl<K: Stream> StreamOpener for Sender<K> {
@@ -168,7 +163,7 @@ impl<K: Stream> Sender<K> {
             stale: BTreeMap::new(),
             misplaced: Vec::new(),
             has_stopped: false,
-            spare: Vec::new(),
+            spare: SpareEvents::default(),
         }
     }
 
@@ -425,10 +420,9 @@ impl<K: Stream> Sender<K> {
         for event in record.events() {
             self.acknowledgements.acknowledge(event.span);
         }
-        let former = self.lanes.acknowledge(now, record).into_iter();
-        let room = MAX_SPARE.saturating_sub(self.spare.len());
-        let former = former.map(|queued| queued.event).filter(Event::has_small_buffers);
-        self.spare.extend(former.take(room));
+        for former in self.lanes.acknowledge(now, record) {
+            self.spare.add(former.event);
+        }
     }
 
     fn retry(&mut self, now: Instant, record: Record, report: &mut Report) {

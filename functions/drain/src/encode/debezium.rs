@@ -209,7 +209,9 @@ impl Debezium {
         out.extend_from_slice(br#","sequence":"[\""#);
         write_integer(out, commit_end.0);
         out.extend_from_slice(br#"\",\""#);
-        write_integer(out, lsn.0);
+        let mut buffer = itoa::Buffer::new();
+        let lsn_digits = buffer.format(lsn.0).as_bytes();
+        out.extend_from_slice(lsn_digits);
         out.extend_from_slice(br#"\"]","schema":"#);
         write_string(out, relation.map_or("", |relation| &relation.table.schema));
         out.extend_from_slice(br#","table":"#);
@@ -221,7 +223,7 @@ impl Debezium {
             xid => write_integer(out, xid),
         }
         out.extend_from_slice(br#","lsn":"#);
-        write_integer(out, lsn.0);
+        out.extend_from_slice(lsn_digits);
         out.extend_from_slice(br#","xmin":null,"position":""#);
         out.extend_from_slice(&position.text());
         out.push(b'"');
@@ -333,12 +335,25 @@ fn write_field_name(out: &mut Vec<u8>, name: &str) {
 ///
 /// 64 bits can hold nanoseconds until the year 2262. Later times have the largest number.
 fn write_timestamps(out: &mut Vec<u8>, micros: i64) {
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(micros).as_bytes();
+    // Usual times differ in three digits, and formatting a number takes longer than copying it.
+    let is_usual = (1000..=i64::MAX / 1000).contains(&micros);
     out.extend_from_slice(br#","ts_ms":"#);
-    write_integer(out, micros.div_euclid(1000));
+    match is_usual {
+        true => out.extend_from_slice(&digits[..digits.len() - 3]),
+        false => write_integer(out, micros.div_euclid(1000)),
+    }
     out.extend_from_slice(br#","ts_us":"#);
-    write_integer(out, micros);
+    out.extend_from_slice(digits);
     out.extend_from_slice(br#","ts_ns":"#);
-    write_integer(out, micros.saturating_mul(1000));
+    match is_usual {
+        true => {
+            out.extend_from_slice(digits);
+            out.extend_from_slice(b"000");
+        }
+        false => write_integer(out, micros.saturating_mul(1000)),
+    }
 }
 
 /// Appends the operation and the time of reading, and closes the event.
@@ -377,4 +392,34 @@ pub(super) fn write_columns(
         }
     }
     key.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_in_milliseconds_microseconds_and_nanoseconds() {
+        let largest = i64::MAX / 1000;
+        for micros in [
+            i64::MIN,
+            -1,
+            0,
+            999,
+            1000,
+            1_700_000_000_123_456,
+            largest,
+            largest + 1,
+            i64::MAX,
+        ] {
+            let mut out = Vec::new();
+            write_timestamps(&mut out, micros);
+            let expected = format!(
+                r#","ts_ms":{},"ts_us":{micros},"ts_ns":{}"#,
+                micros.div_euclid(1000),
+                micros.saturating_mul(1000)
+            );
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+        }
+    }
 }

@@ -132,7 +132,7 @@ impl<'a> EventEncoder<'a> {
         let Envelope {
             form, partition_by, ..
         } = self.envelope;
-        self.out.events.push(Event {
+        self.out.push(Event {
             position: head.numbers.position,
             partition_key: partition_by.table_key(&head, relation),
             barrier: true,
@@ -147,7 +147,7 @@ impl<'a> EventEncoder<'a> {
         let numbers = self.progress.count_message(self.lsn);
         let head = EventHead::new(self.progress.transaction, numbers, self.now);
         let (event, omitted) = self.envelope.message_event_within(&head, message, self.limit);
-        self.out.events.push(event);
+        self.out.push(event);
         omitted
     }
 
@@ -236,7 +236,7 @@ impl<'a> EventEncoder<'a> {
         if data.capacity() / 2 > data.len() + KEPT_CAPACITY {
             data.shrink_to_fit();
         }
-        self.out.events.push(Event {
+        self.out.push(Event {
             position: row.head.numbers.position,
             partition_key,
             barrier,

@@ -28,7 +28,7 @@ pub use backfill_row::{BackfillRow, SnapshotPlace};
 pub use debezium::{Debezium, DebeziumModes, DecimalMode, HstoreMode, IntervalMode, SchemaCache, TimeMode};
 pub use definitions::Definitions;
 pub use dms::Dms;
-pub use encoded_events::EncodedEvents;
+pub use encoded_events::{EncodedEvents, SpareEvents};
 pub use form::EnvelopeForm;
 pub use key::{KeylessRows, PartitionBy};
 pub use progress::{EventCounts, Progress};

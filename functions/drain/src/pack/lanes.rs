@@ -15,6 +15,7 @@
 //! The lanes of a shard share its [`ShardPacing`]. After a resharding, all waiting events are queued again.
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,7 @@ pub struct Lanes {
     full_shards: usize,
     /// Records in flight.
     in_flight: usize,
-    /// Number of events in lanes or in flight: all events that are not in `behind_barrier`.
+    /// Number of events that are not in `behind_barrier`.
     in_lanes: usize,
     memory: usize,
     /// The longest known lane, and the number of its shard.
@@ -134,9 +135,8 @@ impl Lanes {
             true if pacing.full() == 0 => None,
             _ => pacing.next_position(),
         };
-        let ready = self.pacings.iter().enumerate();
-        let ready = ready.filter_map(|(shard, pacing)| Some(Reverse((next_position(pacing)?, shard))));
-        let mut shards: BinaryHeap<_> = ready.collect();
+        let ready = |(shard, pacing)| Some(Reverse((next_position(pacing)?, shard)));
+        let mut shards: BinaryHeap<_> = self.pacings.iter().enumerate().filter_map(ready).collect();
         let oldest = || {
             shards
                 .peek()
@@ -186,11 +186,11 @@ impl Lanes {
             self.memory -= event.memory();
             self.in_lanes -= 1;
         }
-        if let Some(lane) = self.lanes.get_mut(&key) {
-            lane.failures = 0;
-            match lane.waiting.front() {
+        if let Entry::Occupied(mut lane) = self.lanes.entry(key) {
+            lane.get_mut().failures = 0;
+            match lane.get().waiting.front() {
                 Some(next) => self.pacings[shard].add_ready(next.event.position, key),
-                None => drop(self.lanes.remove(&key)),
+                None => drop(lane.remove()),
             }
         }
         self.update_counts(shard);
@@ -426,18 +426,17 @@ impl Lanes {
         record.shard()
     }
 
-    /// Updates `sendable` and `full` of a shard.
-    ///
-    /// Its pacing has changed, or the events of its first lane.
+    /// Updates the counts of a shard whose pacing or first lane has changed.
     fn update_counts(&mut self, shard: usize) {
         let pacing = &mut self.pacings[shard];
         let (sendable, full) = (pacing.sendable(), pacing.full());
-        let most = match pacing.aggregation(self.aggregation) {
-            Aggregation::None => usize::MAX,
-            Aggregation::Kpl { bytes } => bytes,
+        let is_full = match pacing.aggregation(self.aggregation) {
+            Aggregation::None => false,
+            Aggregation::Kpl { bytes } => {
+                let lane = pacing.first_lane().and_then(|key| self.lanes.get(&key));
+                lane.is_some_and(|lane| lane.bytes >= bytes)
+            }
         };
-        let lane = pacing.first_lane().and_then(|key| self.lanes.get(&key));
-        let is_full = lane.is_some_and(|lane| lane.bytes >= most);
         pacing.update_counts(is_full);
         self.sendable = self.sendable - sendable + pacing.sendable();
         self.full_shards = self.full_shards - full + pacing.full();

@@ -143,7 +143,11 @@ impl Record {
                 key_indexes.push(key_index);
             }
         }
-        let events = waiting.drain(..count).collect();
+        let events = match waiting.len() {
+            // The queue becomes the list of events, without an allocation.
+            1 => Vec::from(std::mem::take(waiting)),
+            _ => waiting.drain(..count).collect(),
+        };
         Some(Record {
             events,
             lane,

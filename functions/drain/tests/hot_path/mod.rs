@@ -7,8 +7,8 @@ use drain::catalog::Catalog;
 use drain::change::{Change, Item};
 use drain::decode::Decoder;
 use drain::encode::{
-    Debezium, DebeziumModes, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, OversizePolicy,
-    PartitionBy, SchemaCache, Transaction,
+    Debezium, DebeziumModes, EncodedEvents, Envelope, EnvelopeForm, KeylessRows, OversizePolicy, PartitionBy,
+    SchemaCache, SpareEvents, Transaction,
 };
 use drain::pack::{
     Acknowledgements, Aggregation, HashKey, Lanes, MAIN_STREAM, QueuedEvent, RequestLimits, Shard, ShardMap,
@@ -98,7 +98,7 @@ pub(crate) struct Path {
     lanes: Lanes,
     acknowledgements: Acknowledgements,
     encoded: EncodedEvents,
-    spare: Vec<Event>,
+    spare: SpareEvents,
     row: Vec<u8>,
     /// Bytes of the data of all records.
     pub(crate) bytes: usize,
@@ -141,7 +141,7 @@ impl Path {
             lanes: Lanes::new(aggregation, shards(16)),
             acknowledgements: Acknowledgements::new(Lsn(1).into()),
             encoded: EncodedEvents::default(),
-            spare: Vec::new(),
+            spare: SpareEvents::default(),
             row: Vec::new(),
             bytes: 0,
         };
@@ -177,7 +177,7 @@ impl Path {
                 self.decoder.recycle(change);
                 for event in self.encoded.events.drain(..) {
                     if last < Stage::Pack {
-                        self.spare.push(event);
+                        self.spare.add(event);
                         continue;
                     }
                     self.acknowledgements.add_event(id);
@@ -191,7 +191,7 @@ impl Path {
                 self.encoded.refill_spare(&mut self.spare);
             }
             self.acknowledgements.commit(id, lsn);
-            if number % 1_000 == 0 {
+            if number % 10_000 == 0 {
                 self.send();
             }
         }
@@ -207,8 +207,9 @@ impl Path {
                 for event in record.events() {
                     self.acknowledgements.acknowledge(event.span);
                 }
-                let former = self.lanes.acknowledge(now, record).into_iter();
-                self.spare.extend(former.map(|queued| queued.event));
+                for former in self.lanes.acknowledge(now, record) {
+                    self.spare.add(former.event);
+                }
             }
         }
     }

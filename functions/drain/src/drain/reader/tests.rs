@@ -5,7 +5,7 @@ use crate::backfill::RowLookup;
 use crate::backfill::database_schema::tests::{request, table_info};
 use crate::backfill::database_schema::{ColumnInfo, DatabaseSchema};
 use crate::base::table_name::TableName;
-use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, KeylessRows, OversizePolicy, PartitionBy};
+use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, Event, KeylessRows, OversizePolicy, PartitionBy};
 use crate::pack::{Aggregation, ShardMap};
 use crate::rules::projection::ProjectionRules;
 use crate::rules::skipped_operations::SkippedOperations;

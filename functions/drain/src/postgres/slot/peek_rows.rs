@@ -241,35 +241,44 @@ struct InvalidCopyRow;
 ///
 /// `None` for the trailer, which ends the copy.
 fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, InvalidCopyRow> {
-    let columns = message.try_get_i16().map_err(|_| InvalidCopyRow)?;
+    let mut rest = &message[..];
+    let columns = rest.try_get_i16().map_err(|_| InvalidCopyRow)?;
     if columns == -1 {
         return Ok(None);
     }
-    let mut column = || {
-        let length = message.try_get_i32().map_err(|_| InvalidCopyRow)?;
-        match usize::try_from(length) {
-            Ok(length) if length <= message.len() => Ok(Some(message.split_to(length))),
-            Ok(_) => Err(InvalidCopyRow),
-            // A null has the length -1.
-            Err(_) => Ok(None),
-        }
-    };
-    let (lsn, data, oversize_bytes, commit_of) = (column()?, column()?, column()?, column()?);
-    let lsn = lsn
-        .and_then(|mut lsn| lsn.try_get_u64().ok())
-        .ok_or(InvalidCopyRow)?;
-    let number =
-        |column: Option<Bytes>| column.map(|mut bytes| bytes.try_get_u32().map_err(|_| InvalidCopyRow));
-    let oversize_bytes = number(oversize_bytes).transpose()?;
-    match (columns, message.is_empty()) {
-        (4, true) => Ok(Some(CopiedRow {
-            lsn: Lsn(lsn),
-            data: data.unwrap_or_default(),
-            oversize_bytes: oversize_bytes.map(|bytes| bytes as usize),
-            commit_of: number(commit_of).transpose()?,
-        })),
-        _ => Err(InvalidCopyRow),
+    let (lsn, data) = (next_column(&mut rest)?, next_column(&mut rest)?);
+    let (data_bytes, data_end) = (data.map_or(0, <[u8]>::len), message.len() - rest.len());
+    let (oversize_bytes, commit_of) = (next_column(&mut rest)?, next_column(&mut rest)?);
+    if columns != 4 || !rest.is_empty() {
+        return Err(InvalidCopyRow);
     }
+    let lsn = lsn.and_then(|mut lsn| lsn.try_get_u64().ok());
+    let number =
+        |column: Option<&[u8]>| column.map(|mut bytes| bytes.try_get_u32().map_err(|_| InvalidCopyRow));
+    let lsn = Lsn(lsn.ok_or(InvalidCopyRow)?);
+    let oversize_bytes = number(oversize_bytes).transpose()?.map(|bytes| bytes as usize);
+    let commit_of = number(commit_of).transpose()?;
+    // The message becomes the data. A slice of it would count references, which costs more.
+    message.truncate(data_end);
+    message.advance(data_end - data_bytes);
+    Ok(Some(CopiedRow {
+        lsn,
+        data: message,
+        oversize_bytes,
+        commit_of,
+    }))
+}
+
+/// The next column of `rest`; `None` for a null.
+fn next_column<'m>(rest: &mut &'m [u8]) -> Result<Option<&'m [u8]>, InvalidCopyRow> {
+    let length = rest.try_get_i32().map_err(|_| InvalidCopyRow)?;
+    // A null has the length -1.
+    let Ok(length) = usize::try_from(length) else {
+        return Ok(None);
+    };
+    let (column, after) = rest.split_at_checked(length).ok_or(InvalidCopyRow)?;
+    *rest = after;
+    Ok(Some(column))
 }
 
 #[cfg(test)]
