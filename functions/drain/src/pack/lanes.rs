@@ -426,7 +426,7 @@ impl Lanes {
         record.shard()
     }
 
-    /// Updates the counts of a shard whose pacing or first lane has changed.
+    /// Updates the counts of a shard after a change of its lanes.
     fn update_counts(&mut self, shard: usize) {
         let pacing = &mut self.pacings[shard];
         let (sendable, full) = (pacing.sendable(), pacing.full());
