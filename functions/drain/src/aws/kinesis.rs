@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{
-    PutRecordsRequestEntry, RecordDistributionStrategy, Shard as KinesisShard, ShardFilter, ShardFilterType,
+    RecordDistributionStrategy, Shard as KinesisShard, ShardFilter, ShardFilterType,
     StreamDescriptionSummary, StreamStatus,
 };
+use bytes::Bytes;
 
 use super::client::{Refusal, classify, refusal_of_code};
+use super::put_records_body::put_records_body;
 use crate::base::causes::BoxError;
 use crate::pack::{HashKey, Record, Shard, ShardMap};
 use crate::ports::{PutAnswer, RecordOutcome, Stream, StreamError, StreamInfo};
@@ -119,18 +120,22 @@ impl Kinesis {
     }
 
     async fn request(&self, records: &[Record]) -> Result<Vec<RecordOutcome>, StreamError> {
-        let mut request = self
+        let field = if self.is_arn() { "StreamARN" } else { "StreamName" };
+        let body = Bytes::from(put_records_body(field, &self.stream, records));
+        // The request replaces the body of a request without records, before it is signed.
+        let request = self
             .client
             .put_records()
             .set_stream_name(self.stream_name())
-            .set_stream_arn(self.stream_arn());
-        for record in records {
-            let entry = PutRecordsRequestEntry::builder()
-                .data(Blob::new(record.data()))
-                .partition_key(record.partition_key())
-                .build();
-            request = request.records(entry.map_err(|error| self.unexpected(Box::new(error)))?);
-        }
+            .set_stream_arn(self.stream_arn())
+            .set_records(Some(Vec::new()))
+            .customize()
+            .mutate_request(move |request| {
+                request
+                    .headers_mut()
+                    .insert("content-length", body.len().to_string());
+                *request.body_mut() = body.clone().into();
+            });
         let answer = request.send().await.map_err(|error| self.error(&error))?;
         // The outcome follows from the error code of each record, and not from `FailedRecordCount`.
         Ok(answer

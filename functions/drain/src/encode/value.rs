@@ -4,8 +4,7 @@
 //! hexadecimal bytea, ISO 8601 intervals, shortest exact floats. A text that does not have the form of its
 //! type is not converted: the caller writes it as a string, unchanged.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 
 use crate::change::Message;
 
@@ -44,7 +43,7 @@ pub(super) fn write_integer(out: &mut Vec<u8>, number: impl itoa::Integer) {
 /// Appends bytes as a JSON string in base64.
 pub(super) fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
-    out.extend_from_slice(STANDARD.encode(bytes).as_bytes());
+    STANDARD.encode_append(bytes, out);
     out.push(b'"');
 }
 

@@ -4,8 +4,7 @@
 //! the same name. Its changes are then no longer sent. The comparison with the tables of an earlier
 //! invocation detects this. The module does no I/O.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +69,7 @@ impl SentTables {
         hashes.sort_unstable();
         (hashes.len() <= MAX_TABLES).then(|| SentTables {
             version: VERSION,
-            hashes: STANDARD.encode(hashes.concat()),
+            hashes: STANDARD.encode_to_string(hashes.concat()),
         })
     }
 
@@ -94,7 +93,7 @@ impl SentTables {
     ///
     /// Only hashes are stored. So one sentence has the number of tables that no longer exist, without names.
     pub fn no_longer_sent(&self, states: &[TableState]) -> Vec<String> {
-        let bytes = STANDARD.decode(&self.hashes).unwrap_or_default();
+        let bytes = STANDARD.decode_to_vec(&self.hashes).unwrap_or_default();
         let (sent, _) = bytes.as_chunks::<HASH_BYTES>();
         let mut sentences = Vec::new();
         let mut found = 0;

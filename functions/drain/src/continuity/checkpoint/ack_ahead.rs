@@ -4,8 +4,7 @@
 //! not acknowledged: the missing positions. The next invocation sends the missing changes, and every change
 //! from the bound on. It skips all other changes.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -117,7 +116,9 @@ impl StoredAckAhead {
     /// If they need more, the last position that fits becomes the bound. Returns `false` if none fits.
     pub(super) fn set_positions(&mut self, ahead: &AckAhead, most_bytes: usize) -> bool {
         let coded = encode_positions(ahead, most_bytes / 4 * 3);
-        self.positions = coded.map(|bytes| STANDARD.encode(bytes)).unwrap_or_default();
+        self.positions = coded
+            .map(|bytes| STANDARD.encode_to_string(bytes))
+            .unwrap_or_default();
         !self.positions.is_empty()
     }
 
@@ -134,7 +135,7 @@ impl StoredAckAhead {
         if self.settings_hash != settings_hash {
             return Err("the version, the configuration or the server is another one");
         }
-        let bytes = STANDARD.decode(&self.positions).ok();
+        let bytes = STANDARD.decode_to_vec(&self.positions).ok();
         let mut positions = bytes
             .and_then(|bytes| decode_positions(&bytes))
             .ok_or("it cannot be read")?;

@@ -1,0 +1,103 @@
+//! The body of a PutRecords request.
+//!
+//! The SDK would copy the data of each record three times, and allocate four texts for it. With records of one
+//! event, that is a sixth of the function's CPU time. So the body is written here, and the SDK signs and sends
+//! it.
+
+use base64_simd::STANDARD;
+
+use crate::pack::Record;
+
+/// Bytes of a record in the body, without its data and partition key.
+const RECORD_BYTES: usize = br#"{"Data":"","PartitionKey":""},"#.len();
+
+/// The JSON of a request that puts `records` into `stream`.
+///
+/// Source: Kinesis API, `PutRecords`. `stream_field` is `StreamName` or `StreamARN`.
+pub(super) fn put_records_body(stream_field: &str, stream: &str, records: &[Record]) -> Vec<u8> {
+    let bytes = |record: &Record| {
+        let data_bytes = record.bytes() - record.partition_key().len();
+        STANDARD.encoded_length(data_bytes) + record.partition_key().len() + RECORD_BYTES
+    };
+    let mut body = Vec::with_capacity(records.iter().map(bytes).sum::<usize>() + stream.len() + 40);
+    body.extend_from_slice(br#"{"Records":["#);
+    for (index, record) in records.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(br#"{"Data":""#);
+        STANDARD.encode_append(record.data(), &mut body);
+        body.extend_from_slice(br#"","PartitionKey":"#);
+        write_text(&mut body, record.partition_key());
+        body.push(b'}');
+    }
+    body.extend_from_slice(b"],");
+    write_text(&mut body, stream_field);
+    body.push(b':');
+    write_text(&mut body, stream);
+    body.push(b'}');
+    body
+}
+
+/// Appends a JSON string.
+fn write_text(body: &mut Vec<u8>, text: &str) {
+    // Writing to a Vec does not fail, and every str can be serialised.
+    let _ = serde_json::to_writer(body, text);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::base::lsn::Lsn;
+    use crate::base::position::PositionSequence;
+    use crate::encode::Event;
+    use crate::pack::{
+        Acknowledgements, Aggregation, Lanes, MAIN_STREAM, QueuedEvent, RequestLimits, ShardMap,
+    };
+
+    /// Records with these partition keys and data.
+    fn records(events: &[(&str, &[u8])]) -> Vec<Record> {
+        let mut lanes = Lanes::new(Aggregation::None, ShardMap::even(1));
+        let mut acknowledgements = Acknowledgements::new(Lsn(0).into());
+        let mut positions = PositionSequence::new(Lsn(9));
+        for (partition_key, data) in events {
+            lanes.push(QueuedEvent {
+                event: Event {
+                    position: positions.next(Lsn(1)),
+                    partition_key: (*partition_key).to_owned(),
+                    barrier: false,
+                    relation: None,
+                    data: data.to_vec(),
+                    missing_bytes: 0,
+                    row_hash: None,
+                },
+                span: acknowledgements.begin(),
+                change_positions: 1,
+                stream: MAIN_STREAM,
+            });
+        }
+        let limits = RequestLimits {
+            records: 500,
+            bytes: 1 << 20,
+        };
+        lanes.next_request(Instant::now(), limits, false, |_| 1)
+    }
+
+    #[test]
+    fn the_body_has_each_record_and_the_stream() {
+        let records = records(&[("{\"id\":1}", b"\xff data"), ("k", b"")]);
+        let body = put_records_body("StreamARN", "arn:aws:kinesis:s", &records);
+        let expected = json!({
+            "Records": [
+                {"Data": "/yBkYXRh", "PartitionKey": "{\"id\":1}"},
+                {"Data": "", "PartitionKey": "k"},
+            ],
+            "StreamARN": "arn:aws:kinesis:s",
+        });
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), expected);
+    }
+}
