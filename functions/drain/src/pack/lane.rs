@@ -64,6 +64,14 @@ impl Lane {
         }
     }
 
+    /// Full aggregates of the waiting events; 0 without aggregation.
+    pub(super) fn full_aggregates(&self, aggregation: Aggregation) -> usize {
+        match aggregation {
+            Aggregation::None => 0,
+            Aggregation::Kpl { bytes } => self.bytes / bytes,
+        }
+    }
+
     /// Number of records for the waiting events. With aggregation, it is an estimate.
     pub(super) fn records(&self, aggregation: Aggregation) -> usize {
         match aggregation {

@@ -24,7 +24,7 @@ use rustc_hash::FxHashMap;
 use super::lane::Lane;
 use super::outstanding::{OutstandingEvent, OutstandingEvents};
 use super::record::{Aggregation, LaneKey, QueuedEvent, Record, RequestLimits};
-use super::shard_pacing::ShardPacing;
+use super::shard_pacing::{FULL_AGGREGATES, ShardPacing};
 use super::shards::{HashKey, ShardMap};
 use super::stream_shards::{MAIN_STREAM, StreamShards};
 use crate::base::position::Position;
@@ -47,8 +47,8 @@ pub struct Lanes {
     has_barrier: bool,
     /// Records of all shards that could be sent now.
     sendable: usize,
-    /// Shards whose next record is full.
-    full_shards: usize,
+    /// Full aggregates that wait in the first lanes of shards that could send now.
+    full_aggregates: usize,
     /// Records in flight.
     in_flight: usize,
     /// Number of events that are not in `behind_barrier`.
@@ -77,7 +77,7 @@ impl Lanes {
             behind_barrier: VecDeque::new(),
             has_barrier: false,
             sendable: 0,
-            full_shards: 0,
+            full_aggregates: 0,
             in_flight: 0,
             in_lanes: 0,
             memory: 0,
@@ -132,7 +132,7 @@ impl Lanes {
         self.end_delays(now);
         let full = full && !self.has_barrier && self.aggregation != Aggregation::None;
         let next_position = |pacing: &ShardPacing| match full {
-            true if pacing.full() == 0 => None,
+            true if pacing.full_aggregates() == 0 => None,
             _ => pacing.next_position(),
         };
         let ready = |(shard, pacing)| Some(Reverse((next_position(pacing)?, shard)));
@@ -278,11 +278,10 @@ impl Lanes {
             .splice(before, ShardPacing::list(self.shards.of(stream).len()));
         self.delayed.clear();
         self.paused.clear();
-        (self.sendable, self.full_shards) = (0, 0);
+        (self.sendable, self.full_aggregates) = (0, 0);
         for (shard, pacing) in self.pacings.iter_mut().enumerate() {
-            let paused_until = pacing.clear_lanes();
-            self.paused
-                .extend(paused_until.map(|until| Reverse((until, shard))));
+            let paused_until = pacing.clear_lanes().map(|until| Reverse((until, shard)));
+            self.paused.extend(paused_until);
         }
         self.longest = None;
         waiting.into_iter().for_each(|event| self.queue(event));
@@ -315,14 +314,17 @@ impl Lanes {
 
     /// Whether a request should be sent without waiting for more events.
     ///
-    /// Without aggregation, the next request must have as many records as allowed. With aggregation, one
-    /// aggregate must be full. While there is a barrier, any aggregate suffices: no event is added to it.
+    /// Without aggregation, it must have as many records as allowed. With aggregation, [`FULL_AGGREGATES`] of
+    /// its records must be full, or all. A barrier makes any aggregate full: no event is added to it.
     pub fn has_full_request(&self, limits: RequestLimits) -> bool {
         match self.aggregation {
             Aggregation::None => {
                 self.sendable >= limits.records && self.next_stream(|_| limits.records).is_some()
             }
-            Aggregation::Kpl { .. } => self.full_shards > 0 || (self.has_barrier && self.sendable > 0),
+            Aggregation::Kpl { .. } if self.sendable == 0 => false,
+            Aggregation::Kpl { .. } => {
+                self.has_barrier || self.full_aggregates >= self.sendable.min(FULL_AGGREGATES)
+            }
         }
     }
 
@@ -429,17 +431,16 @@ impl Lanes {
     /// Updates the counts of a shard after a change of its lanes.
     fn update_counts(&mut self, shard: usize) {
         let pacing = &mut self.pacings[shard];
-        let (sendable, full) = (pacing.sendable(), pacing.full());
-        let is_full = match pacing.aggregation(self.aggregation) {
-            Aggregation::None => false,
-            Aggregation::Kpl { bytes } => {
-                let lane = pacing.first_lane().and_then(|key| self.lanes.get(&key));
-                lane.is_some_and(|lane| lane.bytes >= bytes)
-            }
-        };
-        pacing.update_counts(is_full);
+        let (sendable, full) = (pacing.sendable(), pacing.full_aggregates());
+        // Without aggregation, no lane is looked up: there are many.
+        let first = pacing
+            .first_lane()
+            .filter(|_| self.aggregation != Aggregation::None);
+        let lane = first.and_then(|key| self.lanes.get(&key));
+        let aggregation = pacing.aggregation(self.aggregation);
+        pacing.update_counts(lane.map_or(0, |lane| lane.full_aggregates(aggregation)));
         self.sendable = self.sendable - sendable + pacing.sendable();
-        self.full_shards = self.full_shards - full + pacing.full();
+        self.full_aggregates = self.full_aggregates - full + pacing.full_aggregates();
     }
 
     /// Adds events of `behind_barrier` to their lanes, as far as possible.

@@ -29,6 +29,11 @@ const MAX_IN_FLIGHT: usize = 250;
 /// refusal, sending to the shard pauses.
 const LIMITED_AGGREGATE_BYTES: usize = 74_400;
 
+/// Full aggregates that are sent without waiting for more.
+///
+/// With fewer in a request, the function needs a few percent more CPU time.
+pub(super) const FULL_AGGREGATES: usize = 4;
+
 /// The pacing of one shard.
 #[derive(Debug)]
 pub(super) struct ShardPacing {
@@ -49,8 +54,8 @@ pub(super) struct ShardPacing {
     paused_until: Option<Instant>,
     /// Records that could be sent at the last update.
     sendable: usize,
-    /// Whether the first of these records was full at the last update.
-    is_full: bool,
+    /// Full aggregates that waited in the first lane at the last update.
+    full_aggregates: usize,
 }
 
 impl Default for ShardPacing {
@@ -63,7 +68,7 @@ impl Default for ShardPacing {
             throttles: 0,
             paused_until: None,
             sendable: 0,
-            is_full: false,
+            full_aggregates: 0,
         }
     }
 }
@@ -93,7 +98,7 @@ impl ShardPacing {
     /// Returns the end of the pause; `None` while the shard does not pause.
     pub(super) fn clear_lanes(&mut self) -> Option<Instant> {
         self.ready.clear();
-        (self.sendable, self.is_full) = (0, false);
+        (self.sendable, self.full_aggregates) = (0, 0);
         self.paused_until
     }
 
@@ -192,10 +197,10 @@ impl ShardPacing {
         self.paused_until = self.paused_until.filter(|until| *until > now);
     }
 
-    /// Updates the counts. `is_full` is whether the first lane has a full record.
-    pub(super) fn update_counts(&mut self, is_full: bool) {
+    /// Updates the counts. `full_aggregates` are those that wait in the first lane.
+    pub(super) fn update_counts(&mut self, full_aggregates: usize) {
         self.sendable = self.sendable_now();
-        self.is_full = is_full && self.sendable > 0;
+        self.full_aggregates = if self.sendable > 0 { full_aggregates } else { 0 };
     }
 
     /// Records that could be sent at the last update.
@@ -203,9 +208,11 @@ impl ShardPacing {
         self.sendable
     }
 
-    /// 1 if the first of these records was full, otherwise 0.
-    pub(super) fn full(&self) -> usize {
-        usize::from(self.is_full)
+    /// Full aggregates that waited in the first lane at the last update.
+    ///
+    /// 0 if the shard could not send.
+    pub(super) fn full_aggregates(&self) -> usize {
+        self.full_aggregates
     }
 
     fn sendable_now(&self) -> usize {
