@@ -1,14 +1,13 @@
 //! The body of a PutRecords request.
 //!
-//! The SDK would copy the data of each record three times, and allocate four texts for it. With records of one
-//! event, that is a sixth of the function's CPU time. So the body is written here, and the SDK signs and sends
-//! it.
+//! The SDK would copy the data of each record three times, and allocate four texts for it. So the body is
+//! written here, and the SDK signs and sends it.
 
 use base64_simd::STANDARD;
 
 use crate::pack::Record;
 
-/// Bytes of a record in the body, without its data and partition key.
+/// Bytes of a record in the body, without its values.
 const RECORD_BYTES: usize = br#"{"Data":"","PartitionKey":""},"#.len();
 
 /// The JSON of a request that puts `records` into `stream`.

@@ -47,7 +47,7 @@ pub struct Lanes {
     has_barrier: bool,
     /// Records of all shards that could be sent now.
     sendable: usize,
-    /// Full aggregates that wait in the first lanes of shards that could send now.
+    /// Full aggregates of the shards that could send now.
     full_aggregates: usize,
     /// Records in flight.
     in_flight: usize,
