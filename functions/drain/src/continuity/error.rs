@@ -158,7 +158,22 @@ impl ContinuityError {
         match self {
             // A session is still creating the slot.
             ContinuityError::BeingCreated { .. } => ErrorKind::Transient,
-            _ => ErrorKind::Definite,
+            ContinuityError::NotSetUp { .. }
+            | ContinuityError::SlotMissing { .. }
+            | ContinuityError::SlotLost { .. }
+            | ContinuityError::WrongDatabase { .. }
+            | ContinuityError::Physical { .. }
+            | ContinuityError::Temporary { .. }
+            | ContinuityError::TwoPhase { .. }
+            | ContinuityError::OtherPlugin { .. }
+            | ContinuityError::PluginUnsupported { .. }
+            | ContinuityError::Encoding { .. }
+            | ContinuityError::CheckpointMismatch { .. }
+            | ContinuityError::SystemChanged { .. }
+            | ContinuityError::Divergence { .. }
+            | ContinuityError::Gap { .. }
+            | ContinuityError::MarkerMissing { .. }
+            | ContinuityError::AcceptedElsewhere { .. } => ErrorKind::Definite,
         }
     }
 

@@ -178,7 +178,18 @@ impl SlotError {
             | SlotError::NotAdvanced { .. }
             | SlotError::StandbyUnseen { transient: true, .. }
             | SlotError::Failed { transient: true, .. } => ErrorKind::Transient,
-            _ => ErrorKind::Definite,
+            SlotError::Authentication { .. }
+            | SlotError::Tls { .. }
+            | SlotError::RootCertificates { .. }
+            | SlotError::DatabaseMissing { .. }
+            | SlotError::RoleLacksReplication { .. }
+            | SlotError::WalLevelNotLogical { .. }
+            | SlotError::PluginNotAllowed { .. }
+            | SlotError::PublicationMissing { .. }
+            | SlotError::PublicationSkipped { .. }
+            | SlotError::RowOverServerLimit { .. }
+            | SlotError::StandbyUnseen { transient: false, .. }
+            | SlotError::Failed { transient: false, .. } => ErrorKind::Definite,
         }
     }
 
@@ -343,7 +354,15 @@ impl StreamError {
             | StreamError::Resharding { .. }
             | StreamError::Lost { .. }
             | StreamError::Credentials { .. } => ErrorKind::Transient,
-            _ => ErrorKind::Definite,
+            StreamError::Missing { .. }
+            | StreamError::Deleting { .. }
+            | StreamError::Unordered { .. }
+            | StreamError::Scattering { .. }
+            | StreamError::NameTooLong { .. }
+            | StreamError::SmallerRecords { .. }
+            | StreamError::TooMany { .. }
+            | StreamError::Denied { .. }
+            | StreamError::Refused { .. } => ErrorKind::Definite,
         }
     }
 
@@ -410,7 +429,9 @@ impl StateStoreError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             StateStoreError::Unavailable { .. } => ErrorKind::Transient,
-            _ => ErrorKind::Definite,
+            StateStoreError::Denied { .. }
+            | StateStoreError::Refused { .. }
+            | StateStoreError::Invalid { .. } => ErrorKind::Definite,
         }
     }
 
