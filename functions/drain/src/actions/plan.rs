@@ -9,7 +9,7 @@ use super::app::{App, LOCK_TIME, OpenedSlot};
 use crate::base::budget::Budget;
 use crate::base::clock::now_micros;
 use crate::base::lsn::Lsn;
-use crate::base::window_sizing::Window;
+use crate::base::window::Window;
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::ResumePoint;
 use crate::drain::reader::{

@@ -12,4 +12,4 @@ pub mod stored_document;
 pub mod table_name;
 pub mod time;
 pub(crate) mod varint;
-pub mod window_sizing;
+pub mod window;

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::reader::missing_marker;
 use super::settings::Settings;
+use super::window_sizing::WindowSizing;
 use crate::base::budget::{Budget, CANCEL_TIME};
 use crate::base::causes::BoxError;
 use crate::base::lsn::Lsn;
 use crate::base::nonce::random_nonce;
-use crate::base::window_sizing::{Window, WindowSizing};
+use crate::base::window::Window;
 use crate::catalog::Catalog;
 use crate::change::{Change, Item, message_prefix};
 use crate::continuity::StartPosition;

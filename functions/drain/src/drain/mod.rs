@@ -19,10 +19,11 @@ mod tests;
 mod tip;
 mod window;
 mod window_bounds;
+pub mod window_sizing;
 
 use std::time::{Duration, Instant};
 
-use crate::base::window_sizing::Window;
+use crate::base::window::Window;
 use crate::continuity::checkpoint::AckAhead;
 use crate::encode::Event;
 use crate::error::Error;

@@ -14,7 +14,7 @@ use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snaps
 use crate::base::budget::Budget;
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
-use crate::base::window_sizing::Window;
+use crate::base::window::Window;
 use crate::catalog::{Catalog, CatalogTable, TableRequest};
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::Checkpoint;

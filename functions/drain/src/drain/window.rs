@@ -22,7 +22,7 @@ use crate::backfill::{ChunkContext, RowRequest};
 use crate::base::budget::{Budget, CANCEL_TIME};
 use crate::base::clock::now_micros;
 use crate::base::lsn::Lsn;
-use crate::base::window_sizing::Window;
+use crate::base::window::Window;
 use crate::catalog::Catalog;
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::{AckPosition, ResumePoint};

@@ -4,8 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::window::LastWindow;
+use super::window_sizing::{SizingStep, TransactionSearch, WindowSizing};
 use crate::base::lsn::Lsn;
-use crate::base::window_sizing::{SentPrefix, SizingStep, TransactionSearch, Window, WindowSizing};
+use crate::base::window::{SentPrefix, Window};
 use crate::continuity::checkpoint::ResumePoint;
 use crate::error::Error;
 use crate::ports::SlotError;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::SlotError;
 use crate::base::lsn::Lsn;
-use crate::base::window_sizing::Window;
+use crate::base::window::Window;
 use crate::catalog::{Catalog, TableRequest};
 
 /// Approximate memory of a held row besides its data, in bytes.

@@ -24,7 +24,7 @@ use super::server::{self, CommitWait};
 use super::sql_error::SlotContext;
 use super::sql_state::is_cancelled;
 use crate::base::lsn::Lsn;
-use crate::base::window_sizing::Window;
+use crate::base::window::Window;
 use crate::catalog::{Catalog, TableRequest};
 use crate::config::{Config, StandbyAck};
 use crate::continuity::ServerInfo;

@@ -1,8 +1,8 @@
 //! Markers: proofs that the slot has the history of the checkpoint.
 
 use super::super::markers::Markers;
+use super::super::window_sizing::WindowSizing;
 use super::*;
-use crate::base::window_sizing::WindowSizing;
 
 #[tokio::test]
 async fn the_slot_never_advances_past_the_last_marker() {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::WindowRunner;
 use super::open_peek::ReadOutcome;
 use crate::base::lsn::Lsn;
-use crate::base::window_sizing::Window;
+use crate::base::window::Window;
 use crate::error::Error;
 use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
 

@@ -1,6 +1,6 @@
 //! State of a window while its rows are read, and the outcome.
 
-use crate::base::window_sizing::Window;
+use crate::base::window::Window;
 use crate::drain::reader::WindowReader;
 use crate::error::Error;
 use crate::pack::QueuedEvent;

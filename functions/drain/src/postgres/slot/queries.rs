@@ -2,7 +2,7 @@
 
 use postgres_protocol::escape::escape_literal;
 
-use crate::base::window_sizing::{SentPrefix, Window};
+use crate::base::window::{SentPrefix, Window};
 use crate::plugin::{ChangeMark, Plugin};
 
 /// Maximum number of first commits, which precede the rows of a peek.

@@ -8,30 +8,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::base::lsn::Lsn;
-
-/// A range of the write-ahead log, read by one peek.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
-    /// The end of the window. Never after the flush position.
-    ///
-    /// The peek reads each log record that starts before it, unless the row bound ends the window earlier.
-    pub upto: Lsn,
-    /// The row bound of the window.
-    ///
-    /// After this number of rows, the server stops at the next end of a transaction.
-    pub rows: i32,
-    /// Acknowledged rows that the server need not send again.
-    pub sent_prefix: Option<SentPrefix>,
-}
-
-/// The acknowledged first part of a large transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SentPrefix {
-    /// The transaction's id.
-    pub xid: u32,
-    /// The transaction's changes with a smaller LSN were acknowledged.
-    pub before: Lsn,
-}
+use crate::base::window::Window;
 
 /// Sizes windows by the cost of the previous ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
