@@ -1,5 +1,7 @@
 //! The SQL of a chunk: the next rows after a key, in the order of an index.
 
+use postgres_protocol::escape::escape_literal;
+
 use crate::base::table_name::quoted;
 
 use super::table::{BackfillTable, KeyOrder, SizeProbe};
@@ -239,13 +241,14 @@ fn key_columns(table: &BackfillTable) -> Vec<String> {
 /// The literals of a key.
 ///
 /// PostgreSQL infers the type of a literal from the other side of its operator. If it cannot, the order names
-/// the type.
+/// the type. No literal depends on `standard_conforming_strings`: a text with a backslash has the form
+/// ` E'…'`.
 fn literals(table: &BackfillTable, key: &[String]) -> Vec<String> {
     let values = key.iter().zip(&table.key_order);
     values
         .map(|(value, order)| match &order.cast {
-            Some(name) => format!("{}::{name}", literal(value)),
-            None => literal(value),
+            Some(name) => format!("{}::{name}", escape_literal(value)),
+            None => escape_literal(value),
         })
         .collect()
 }
@@ -256,11 +259,6 @@ fn row(parts: &[String]) -> String {
         [one] => one.clone(),
         many => format!("({})", many.join(", ")),
     }
-}
-
-/// A text literal that does not depend on `standard_conforming_strings`.
-fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 #[cfg(test)]
@@ -335,7 +333,7 @@ mod tests {
             copy_chunk(&table, Some(&["7".into()]), 10),
             concat!(
                 r#"copy (select 0, t."id", t."n" from only "My ""app"""."t" t "#,
-                r#"where (t."id" operator(pg_catalog.>) E'7'"#,
+                r#"where (t."id" operator(pg_catalog.>) '7'"#,
                 "\n",
                 r#") order by t."id" using operator(pg_catalog.<) limit 10) to stdout"#
             )
@@ -348,11 +346,11 @@ mod tests {
         let mut table = table(&[("a", SizeProbe::No), ("b", SizeProbe::No)], &key);
         table.key_order[0].cast = Some("pg_catalog.regclass".into());
         let key = ["it's".to_owned(), "1".to_owned()];
-        let after = r#"(t."a", t."b") operator(pg_catalog.>) (E'it''s'::pg_catalog.regclass, E'1')"#;
+        let after = r#"(t."a", t."b") operator(pg_catalog.>) ('it''s'::pg_catalog.regclass, '1')"#;
         let chunk = copy_chunk(&table, Some(&key), 1);
         assert!(chunk.contains(after), "{chunk}");
         let row = copy_row(&table, &key);
-        let equal = r#"t."a" operator(pg_catalog.=) E'it''s'::pg_catalog.regclass"#;
+        let equal = r#"t."a" operator(pg_catalog.=) 'it''s'::pg_catalog.regclass"#;
         assert!(row.contains(equal), "{row}");
     }
 
@@ -370,7 +368,7 @@ mod tests {
             concat!(
                 r#"copy (select 0, t."a", t."b" from "My ""app"""."t" t where (b > 1 -- all"#,
                 "\n) and (true\n) and (",
-                r#"(t."a" collate "pg_catalog"."C", t."b") operator(pg_catalog.>) (E'it''s \\', E'NaN')"#,
+                r#"(t."a" collate "pg_catalog"."C", t."b") operator(pg_catalog.>) ( E'it''s \\', 'NaN')"#,
                 "\n) ",
                 r#"order by t."a" collate "pg_catalog"."C" using operator(pg_catalog.<), "#,
                 r#"t."b" using operator(pg_catalog.<) limit 2) to stdout"#
