@@ -19,7 +19,7 @@ pub(super) async fn publication_problems(
     }
     let missing = server::missing_publications(connector, session, &app.config.publications).await?;
     if missing.is_empty() {
-        let empty = empty_publications(&app.config, connector, session, plugin).await?;
+        let empty = empty_publications(&app.config, connector, session).await?;
         let source = app.schema_source(connector, session, plugin);
         let mut schema = source.list().await?;
         let names: Vec<_> = schema.relations.iter().map(|info| info.table.clone()).collect();
@@ -36,11 +36,8 @@ async fn empty_publications(
     config: &Config,
     connector: &Connector,
     session: &Session,
-    plugin: Plugin,
 ) -> Result<Option<String>, Error> {
-    if !plugin.reads_publications()
-        || server::published_tables(connector, session, &config.publications).await? > 0
-    {
+    if server::published_tables(connector, session, &config.publications).await? > 0 {
         return Ok(None);
     }
     let names = config.publications.join(", ");
