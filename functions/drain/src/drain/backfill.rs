@@ -220,16 +220,13 @@ impl<C: StateStore> BackfillRunner<C> {
             return Ok(BackfillStep::Idle);
         }
         loop {
-            let Some((name, table)) = self.next_table(slot, budget).await? else {
+            let Some(table) = self.next_table(slot, budget).await? else {
                 return self.finish(slot, environment).await;
             };
-            if !self.have_writers_ended(slot, &name, &table).await? {
+            if !self.have_writers_ended(slot, &table).await? {
                 return Ok(BackfillStep::Blocked);
             }
-            if let Some(step) = self
-                .read_chunk(slot, &name, table, time_left, environment)
-                .await?
-            {
+            if let Some(step) = self.read_chunk(slot, table, time_left, environment).await? {
                 return Ok(step);
             }
         }
@@ -268,9 +265,9 @@ impl<C: StateStore> BackfillRunner<C> {
     async fn have_writers_ended<S: TableSource>(
         &mut self,
         slot: &mut S,
-        name: &TableName,
         table: &BackfillTable,
     ) -> Result<bool, Error> {
+        let name = table.name();
         for check in 0..WRITER_CHECKS {
             if self.table_without_writers.as_ref() == Some(name) {
                 return Ok(true);
@@ -298,13 +295,12 @@ impl<C: StateStore> BackfillRunner<C> {
     async fn read_chunk<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
-        name: &TableName,
         table: BackfillTable,
         time_left: Duration,
         environment: &ChunkEnvironment<'_>,
     ) -> Result<Option<BackfillStep>, Error> {
         let began = Instant::now();
-        let budget = environment.budget;
+        let (name, budget) = (table.name(), environment.budget);
         let bounds = self.chunk_bounds(&table, time_left, environment);
         let progress = self.state.table_progress(&table);
         let (after, first, is_slow) = (progress.key.clone(), progress.rows == 0, progress.slow);
@@ -336,7 +332,7 @@ impl<C: StateStore> BackfillRunner<C> {
                 self.fail_table(slot, name, why.to_owned(), budget).await?;
                 return Ok(None);
             }
-            ChunkRead::Unreadable(why) => match self.reason_to_fail(slot, name, &table, why).await? {
+            ChunkRead::Unreadable(why) => match self.reason_to_fail(slot, &table, why).await? {
                 Some(why) => {
                     self.fail_table(slot, name, why, budget).await?;
                     return Ok(None);
@@ -377,11 +373,10 @@ impl<C: StateStore> BackfillRunner<C> {
     async fn reason_to_fail<S: TableSource>(
         &self,
         slot: &mut S,
-        name: &TableName,
         table: &BackfillTable,
         why: String,
     ) -> Result<Option<String>, Error> {
-        Ok(match self.describe_table(slot, name).await? {
+        Ok(match self.describe_table(slot, table.name()).await? {
             Ok(now) if now.relation != table.relation || now.cursor_identity() != table.cursor_identity() => {
                 None
             }

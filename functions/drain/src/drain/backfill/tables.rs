@@ -56,19 +56,19 @@ impl<C: StateStore> BackfillRunner<C> {
         Ok(true)
     }
 
-    /// The next readable table, and its description. Unreadable tables before it fail.
+    /// The next readable table. Unreadable tables before it fail.
     pub(super) async fn next_table<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
         budget: Budget,
-    ) -> Result<Option<(TableName, BackfillTable)>, Error> {
+    ) -> Result<Option<BackfillTable>, Error> {
         loop {
             let next = self.tables.as_ref().and_then(|tables| tables.first());
             let Some(name) = next.cloned() else {
                 return Ok(None);
             };
             match self.describe_table(slot, &name).await? {
-                Ok(table) => return Ok(Some((name, table))),
+                Ok(table) => return Ok(Some(table)),
                 Err(why) => self.fail_table(slot, &name, why, budget).await?,
             }
         }
