@@ -88,11 +88,9 @@ async fn reason_to_keep(app: &App, server: &ServerInfo) -> Result<Option<String>
 
 /// Whether a checkpoint belongs to this slot. Another stack may use the same parameter.
 fn is_of(stored: &Checkpoint, server: &ServerInfo, slot: &str) -> bool {
-    let is_same_database = match stored.database_oid {
-        Some(oid) => oid == server.database_oid,
-        None => stored.database == server.database,
-    };
-    stored.system_identifier == server.system_identifier && is_same_database && stored.slot == slot
+    stored.system_identifier == server.system_identifier
+        && stored.is_of_database(server)
+        && stored.slot == slot
 }
 
 async fn drop_slot(

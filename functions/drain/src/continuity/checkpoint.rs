@@ -5,6 +5,7 @@ mod ack_ahead;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::ServerInfo;
 use crate::base::lsn::Lsn;
 use crate::base::stored_document::{self, InvalidDocument};
 use crate::continuity::marker::Marker;
@@ -140,6 +141,18 @@ impl Checkpoint {
     /// It has at most 4 KB, the limit of a standard parameter. Fields of a later version may make it larger.
     pub fn to_text(&self) -> String {
         stored_document::to_text(self)
+    }
+
+    /// Whether it belongs to the database of this connection.
+    ///
+    /// The OID decides: a rename keeps it, and a database that was created again under the same name has
+    /// another one. The name decides if there is no OID, or if the cluster is another one: OIDs of two
+    /// clusters cannot be compared.
+    pub fn is_of_database(&self, server: &ServerInfo) -> bool {
+        match self.database_oid {
+            Some(oid) if self.system_identifier == server.system_identifier => oid == server.database_oid,
+            _ => self.database == server.database,
+        }
     }
 
     /// Adds the acknowledged changes after its position.

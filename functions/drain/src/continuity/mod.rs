@@ -249,16 +249,14 @@ fn missing_slot(slot: &str, checkpoint: Option<&Checkpoint>) -> ContinuityError 
 
 /// Checks that the checkpoint belongs to this slot.
 ///
-/// The slot's name, its plugin and its database must be the same. The database must have the same name or the
-/// same OID, which a rename keeps. A checkpoint of an older version of Spillway has no OID.
+/// The slot's name, its plugin and its database must be the same.
 fn check_owner(
     slot: &str,
     server: &ServerInfo,
     plugin: Plugin,
     stored: &Checkpoint,
 ) -> Result<(), ContinuityError> {
-    let is_database = stored.database == server.database || stored.database_oid == Some(server.database_oid);
-    if stored.slot == slot && is_database && stored.plugin == plugin.name() {
+    if stored.slot == slot && stored.is_of_database(server) && stored.plugin == plugin.name() {
         return Ok(());
     }
     Err(ContinuityError::CheckpointMismatch {

@@ -185,6 +185,42 @@ fn a_renamed_database_is_the_same_database() {
 }
 
 #[test]
+fn the_oid_of_a_database_decides_before_its_name() {
+    let is_of = |system_identifier: &str, database: &str, database_oid| {
+        let stored = Checkpoint {
+            system_identifier: system_identifier.into(),
+            database: database.into(),
+            database_oid,
+            ..checkpoint()
+        };
+        stored.is_of_database(&server())
+    };
+    assert!(is_of("7", "d", Some(5)));
+    assert!(is_of("7", "renamed", Some(5)));
+    // A database of the same name was dropped.
+    assert!(!is_of("7", "d", Some(6)));
+    // An older version stored no OID.
+    assert!(is_of("7", "d", None));
+    assert!(!is_of("7", "other", None));
+    // Databases of two clusters may have the same OID.
+    assert!(is_of("8", "d", Some(6)));
+    assert!(!is_of("8", "other", Some(5)));
+}
+
+#[test]
+fn a_database_on_another_cluster_is_an_error_of_the_cluster() {
+    let moved = Checkpoint {
+        system_identifier: "8".into(),
+        database_oid: Some(6),
+        ..checkpoint()
+    };
+    assert!(matches!(
+        verdict(&server(), Some(&state("0/60")), &moved),
+        ContinuityError::SystemChanged { .. }
+    ));
+}
+
+#[test]
 fn each_kind_of_unusable_slot_has_its_stable_error_name() {
     let name = |changed: serde_json::Value| {
         let mut row = json!({"plugin": "test_decoding", "database": "d", "restart_lsn": "0/1",
