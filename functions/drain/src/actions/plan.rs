@@ -9,6 +9,7 @@ use super::app::{App, LOCK_TIME, OpenedSlot};
 use crate::base::budget::Budget;
 use crate::base::clock::now_micros;
 use crate::base::lsn::Lsn;
+use crate::base::time::millis;
 use crate::base::window::Window;
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::ResumePoint;
@@ -183,7 +184,7 @@ async fn forecast<S: Slot, K: Stream>(
         events: report.events,
         omitted: report.omitted,
         figures: planned.forecast.finish(report.changes, REQUEST_LIMITS),
-        elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        elapsed_ms: millis(began.elapsed()),
     })
 }
 

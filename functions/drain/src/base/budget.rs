@@ -13,6 +13,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::base::time::millis;
+
 /// Longest wait for the server to cancel a statement.
 ///
 /// The server may be unreachable, and events in flight must not wait for the cancellation.
@@ -49,7 +51,7 @@ impl Budget {
 
     /// The wall-clock time since the invocation began, in milliseconds.
     pub fn elapsed_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.began.elapsed())
     }
 
     /// The time at which reading stops.

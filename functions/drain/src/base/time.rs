@@ -1,4 +1,6 @@
-//! Timestamps: PostgreSQL's text under `datestyle = iso`, PostgreSQL's epoch, and ISO 8601.
+//! Timestamps and durations: PostgreSQL's text under `datestyle = iso`, its epoch, ISO 8601, milliseconds.
+
+use std::time::Duration;
 
 /// µs from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
 pub const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
@@ -34,6 +36,11 @@ pub fn micros_of_timestamp(text: &str) -> Option<i64> {
             days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset;
         seconds * 1_000_000 + micros
     })
+}
+
+/// The whole milliseconds of a duration; `u64::MAX` if they exceed it.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// ISO 8601 text of seconds since 1970-01-01 UTC: `2026-11-23T12:00:00Z`.

@@ -1,5 +1,6 @@
 //! The part of an event that starts or controls a backfill.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use serde::de::Error as _;
@@ -110,12 +111,13 @@ impl BackfillRequest {
                 });
             }
         };
+        let expected_rows = format!("a whole number from 1 to {MAX_CHUNK_ROWS}");
         Ok(BackfillRequest {
             tables,
             condition: optional(fields, "where", "a condition in SQL, as \"id > 5\"", text)?,
             columns: optional(fields, "columns", "a list of names, each of them once", names)?
                 .unwrap_or_default(),
-            chunk_rows: optional(fields, "chunk_rows", "a whole number from 1 to 1000000", rows)?,
+            chunk_rows: optional(fields, "chunk_rows", expected_rows, rows)?,
             repair,
         })
     }
@@ -127,13 +129,16 @@ impl BackfillRequest {
 fn optional<T>(
     fields: &Map<String, Value>,
     field: &'static str,
-    expected: &'static str,
+    expected: impl Into<Cow<'static, str>>,
     parse: impl FnOnce(&Value) -> Option<T>,
 ) -> Result<Option<T>, EventError> {
-    let invalid = EventError::InvalidField { field, expected };
+    let invalid = || EventError::InvalidField {
+        field,
+        expected: expected.into(),
+    };
     fields
         .get(field)
-        .map(|value| parse(value).ok_or(invalid))
+        .map(|value| parse(value).ok_or_else(invalid))
         .transpose()
 }
 

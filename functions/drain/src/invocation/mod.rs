@@ -4,6 +4,8 @@ mod backfill;
 
 pub use backfill::{BackfillCommand, BackfillRequest, MAX_CHUNK_ROWS};
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use crate::base::error_kind::ErrorKind;
@@ -55,13 +57,16 @@ impl Action {
     }
 }
 
+/// The names of the actions, for errors.
+const ACTIONS: &str = "drain, backfill, setup, status, plan or teardown";
+
 /// An event that requests no valid action.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // The messages describe the variants.
 pub enum EventError {
     #[error("it must be a JSON object: {{}} for a tick, or {{\"action\": …}}")]
     NotAnObject,
-    #[error("unknown action {0}: it may be drain, backfill, setup, status, plan or teardown")]
+    #[error("unknown action {0}: it may be {actions}", actions = ACTIONS)]
     UnknownAction(String),
     #[error("unknown field {field}: {action} takes {known}")]
     UnknownField {
@@ -78,7 +83,7 @@ pub enum EventError {
     #[error("field {field} must be {expected}")]
     InvalidField {
         field: &'static str,
-        expected: &'static str,
+        expected: Cow<'static, str>,
     },
 }
 
@@ -112,7 +117,7 @@ impl Action {
         let Some(action) = action.as_str() else {
             return Err(EventError::InvalidField {
                 field: "action",
-                expected: "the text drain, backfill, setup, status, plan or teardown",
+                expected: format!("the text {ACTIONS}").into(),
             });
         };
         match action {
@@ -144,7 +149,7 @@ fn parse_drain(fields: &Map<String, Value>) -> Result<Action, EventError> {
     check_fields(fields, "drain", &["accept_gap"], "accept_gap")?;
     let invalid = EventError::InvalidField {
         field: "accept_gap",
-        expected: "the slot's confirmed_flush_lsn, as \"16/B374D848\"",
+        expected: "the slot's confirmed_flush_lsn, as \"16/B374D848\"".into(),
     };
     let accept_gap = match fields.get("accept_gap") {
         None => None,
@@ -157,7 +162,7 @@ fn parse_setup(fields: &Map<String, Value>) -> Result<Action, EventError> {
     check_fields(fields, "setup", &["plugin"], "plugin")?;
     let invalid = EventError::InvalidField {
         field: "plugin",
-        expected: Plugin::NAMES,
+        expected: Plugin::NAMES.into(),
     };
     let plugin = match fields.get("plugin") {
         None => None,
@@ -174,7 +179,7 @@ fn parse_plan(fields: &Map<String, Value>) -> Result<Action, EventError> {
     };
     let invalid = EventError::InvalidField {
         field: "keys",
-        expected: "true or false",
+        expected: "true or false".into(),
     };
     names_keys
         .map(|names_keys| Action::Plan { names_keys })

@@ -3,7 +3,7 @@
 //! The cursor is stored after a chunk is acknowledged. A chunk that was not acknowledged in time, or that a
 //! change made invalid, is read again.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -13,6 +13,7 @@ use crate::base::budget::Budget;
 use crate::base::clock::now_text;
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
+use crate::base::time::millis;
 use crate::error::Error;
 use crate::ports::{Slot, StateStore, TableSource};
 
@@ -209,8 +210,4 @@ fn repaired(state: &BackfillState, source_name: &str) -> String {
         content["complete"] = json!(false);
     }
     content.to_string()
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
