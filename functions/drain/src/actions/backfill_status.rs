@@ -62,7 +62,7 @@ pub(super) async fn describe(
 }
 
 fn state_problems(app: &App, server: &ServerInfo, state: &BackfillState) -> Vec<String> {
-    let is_same = state.slot == app.config.slot && state.system_identifier == server.system_identifier;
+    let is_same = state.is_of(&app.config.slot, &server.system_identifier);
     let restarts = (state.is_pending() && !is_same).then(|| {
         "the pending backfill belongs to another slot or server: the next tick restarts it".to_owned()
     });

@@ -69,8 +69,7 @@ pub(super) fn restart_if_needed(
     is_gap: bool,
 ) -> bool {
     let (slot, system) = (&app.config.slot, &opened.server.system_identifier);
-    let is_same = state.slot == *slot && state.system_identifier == *system && opened.start.stored;
-    if is_same && !is_gap {
+    if state.is_of(slot, system) && opened.start.stored && !is_gap {
         return false;
     }
     tracing::warn!(

@@ -184,6 +184,11 @@ impl BackfillState {
         }
     }
 
+    /// Whether it is the backfill of this slot on this cluster.
+    pub fn is_of(&self, slot: &str, system_identifier: &str) -> bool {
+        self.slot == slot && self.system_identifier == system_identifier
+    }
+
     /// Advances `began` to `acknowledged`, if no row was read yet.
     ///
     /// Every change up to `acknowledged` is acknowledged. At the request of the backfill, the log may have
