@@ -18,8 +18,7 @@ use aws_types::SdkConfig;
 use aws_types::region::Region;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 
-use crate::base::causes::BoxError;
-use crate::base::causes::with_causes;
+use crate::base::causes::{BoxError, with_causes};
 
 /// Reads a variable; `None` if it is missing or empty.
 type Lookup = fn(&str) -> Option<String>;

@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 
 use super::{Catalog, CatalogColumn, CatalogTable};
+use crate::base::table_name::TableName;
 
 /// Recent transactions that wrote the catalog's rows about a table.
 ///
@@ -127,7 +128,7 @@ impl Catalog {
     /// The table that had this name when the row was written.
     ///
     /// `None` if another table may have had the name, or if the catalog has no table of this name.
-    pub fn past_table_named(&self, name: &crate::base::table_name::TableName) -> Option<PastTable<'_>> {
+    pub fn past_table_named(&self, name: &TableName) -> Option<PastTable<'_>> {
         let past = PastTable {
             catalog: self,
             table: self.table(name)?,

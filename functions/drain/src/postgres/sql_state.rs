@@ -2,6 +2,8 @@
 
 use tokio_postgres::error::SqlState;
 
+use crate::base::causes::BoxError;
+
 /// Whether the same statement may succeed later.
 ///
 /// An error without a SQLSTATE means that the connection broke, which is transient. Otherwise the class of
@@ -63,4 +65,3 @@ fn left_out(state: &SqlState) -> String {
     let code = state.code();
     format!("SQLSTATE {code}; its message may hold values, and is in the server's log only")
 }
-use crate::base::causes::BoxError;

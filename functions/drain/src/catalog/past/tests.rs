@@ -1,5 +1,4 @@
 use super::*;
-use crate::base::table_name::TableName;
 use crate::catalog::CatalogColumn;
 
 /// A catalog with the table `public.t`.
