@@ -41,39 +41,33 @@ const VISIBILITY_TIME: Duration = Duration::from_secs(1);
 ///
 /// A transaction with such a lock on a partition of the table counts, too. A transaction that writes to or
 /// truncates a table holds its lock until its changes are visible. Every role may read `pg_locks`.
-const WRITERS: &str = "
-    with recursive t(oid) as (
-      select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
-      where n.nspname = $1::text and c.relname = $2::text
-      union
-      select i.inhrelid from t join pg_inherits i on i.inhparent = t.oid)
-    select distinct
+const WRITERS: &str = concat!(
+    include_str!("table_and_partitions.sql"),
+    "select distinct
       coalesce('process ' || l.pid, 'a prepared transaction') || ' (' || l.virtualtransaction || ')' as writer
     from pg_locks l
     where l.locktype = 'relation' and l.granted and l.pid is distinct from pg_backend_pid()
       and l.database = (select oid from pg_database where datname = current_database())
       and l.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
       and l.relation in (select oid from t)
-    order by writer";
+    order by writer"
+);
 
 /// Query for a rewrite or replacement of table $1.$2 since the snapshot.
 ///
 /// The object id of the table is $3. The snapshot is that of the transaction. A query of the catalog's tables
 /// returns their state in the snapshot. The functions `to_regclass` and `pg_relation_filenode` return the
 /// present state. So a difference between the two is a later change.
-const IS_REWRITTEN: &str = "
-    with recursive t(oid) as (
-      select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
-      where n.nspname = $1::text and c.relname = $2::text
-      union
-      select i.inhrelid from t join pg_inherits i on i.inhparent = t.oid)
-    select not exists (
+const IS_REWRITTEN: &str = concat!(
+    include_str!("table_and_partitions.sql"),
+    "select not exists (
              select from t
              where t.oid = $3::oid and t.oid = to_regclass(format('%I.%I', $1::text, $2::text))::oid)
         or exists (
              select from t join pg_class c using (oid)
              where c.relfilenode <> 0 and c.relfilenode is distinct from pg_relation_filenode(c.oid))
-           as is_rewritten";
+           as is_rewritten"
+);
 
 /// Checks the query of a table's chunks without reading a row.
 ///
