@@ -4,19 +4,13 @@
 
 use tokio_postgres::Row as PgRow;
 
+use super::sent_columns::{RuleArrays, SENT};
 use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::rows::table_name;
-use crate::rules::column_rules::{ColumnAction, ColumnRule};
-
-/// The tables whose changes the slot sends: see the file for $1 and $2.
-pub(super) const SENT: &str = concat!(
-    "with sent as materialized (\n",
-    include_str!("../sent_tables.sql"),
-    ")"
-);
+use crate::rules::column_rules::ColumnRule;
 
 /// The sent tables that a rule matches, and the rule's index.
 ///
@@ -64,33 +58,6 @@ const OMITTED_KEYS: &str = "
       on a.attrelid = m.oid and a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1])
     where m.omits and a.attname like m.column_name
     order by schema, name, column_name";
-
-/// Rules as parameters of a query: patterns of `like`, and whether each rule omits.
-pub(super) struct RuleArrays {
-    pub(super) schemas: Vec<String>,
-    pub(super) tables: Vec<String>,
-    pub(super) columns: Vec<String>,
-    pub(super) omits: Vec<bool>,
-}
-
-impl RuleArrays {
-    pub(super) fn new(rules: &[ColumnRule]) -> Self {
-        let (mut schemas, mut tables, mut columns) = (vec![], vec![], vec![]);
-        for rule in rules {
-            let [schema, table, column] = rule.pattern.to_like();
-            schemas.push(schema);
-            tables.push(table);
-            columns.push(column);
-        }
-        let omits = rules.iter().map(|rule| rule.action == ColumnAction::Omit);
-        RuleArrays {
-            schemas,
-            tables,
-            columns,
-            omits: omits.collect(),
-        }
-    }
-}
 
 /// Sentences about rules without a column and about omitted key columns.
 ///

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use tokio_postgres::Row as PgRow;
 
-use super::column_rules::{RuleArrays, SENT};
+use super::sent_columns::{RuleArrays, SENT};
 use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Row as PgRow;
 
-use super::unpublished_roots::{MEMBERS, steps_to_publish};
+use super::publication_members::{MEMBERS, steps_to_publish};
 use crate::base::table_name::{TableName, quoted_if_needed};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
