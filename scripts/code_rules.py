@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Check the rules of the Rust code that rustfmt and clippy do not check, and print the counts.
+"""Check the rules of Rust and SQL files that rustfmt and clippy do not check, and print the counts.
 
 - A file has at most 500 lines, and a line at most 110 columns, unless it has a raw string.
 - A function has at most 60 lines, unless it is a table: TABLES names those.
 - The function has each type name once, and so have the tests.
 - A doc comment begins with at most twelve words, up to its first full stop or colon.
+- A line of SQL has at most 110 columns.
 
 The code is expected in rustfmt's form: the closing brace of a function has the indentation of its `fn`. Block comments,
 doc attributes and comments behind code are not checked.
@@ -83,6 +84,14 @@ def first_sentences(lines: list[str]) -> list[tuple[int, str]]:
     return found
 
 
+def wide_lines(path: str, text: str) -> list[str]:
+    """A sentence for each line that is too wide. A line of Rust may be wider if it has a raw string."""
+    is_rust = path.endswith(".rs")
+    return [f"{path}:{number}: the line exceeds {MAX_COLUMNS} columns" for number, line in
+            enumerate(text.splitlines(), 1)
+            if len(line) > MAX_COLUMNS and not (is_rust and RAW_STRING.search(line))]
+
+
 def problems(path: str, text: str) -> list[str]:
     """A sentence for each place where a file breaks a rule."""
     lines = text.splitlines()
@@ -95,10 +104,7 @@ def problems(path: str, text: str) -> list[str]:
     for start, sentence in first_sentences(lines):
         if len(sentence.split()) > MAX_WORDS:
             wrong.append(f"{path}:{start + 1}: the comment begins with more than {MAX_WORDS} words: {sentence}")
-    for number, line in enumerate(lines, 1):
-        if len(line) > MAX_COLUMNS and not RAW_STRING.search(line):
-            wrong.append(f"{path}:{number}: the line exceeds {MAX_COLUMNS} columns")
-    return wrong
+    return wrong + wide_lines(path, text)
 
 
 def repeated_types(texts: dict[str, str]) -> list[str]:
@@ -112,11 +118,17 @@ def repeated_types(texts: dict[str, str]) -> list[str]:
             if len(at) > 1]
 
 
+def read(folders: tuple[str, ...], ending: str) -> dict[str, str]:
+    """The texts of the files with this ending, by path."""
+    paths = (path for folder in folders for path in (ROOT / folder).rglob("*" + ending))
+    return {str(path.relative_to(ROOT)): path.read_text() for path in sorted(paths) if "target" not in path.parts}
+
+
 def main() -> int:
-    folders = ("functions/drain", "tests")
-    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.rs") if "target" not in path.parts)
-    texts = {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+    texts = read(("functions/drain", "tests"), ".rs")
+    sql = read(("functions/drain", "tests", "examples"), ".sql")
     wrong = [sentence for path, text in texts.items() for sentence in problems(path, text)]
+    wrong += [sentence for path, text in sql.items() for sentence in wide_lines(path, text)]
     for namespace in NAMESPACES:
         inside = {path: text for path, text in texts.items() if path.startswith(namespace + "/")}
         wrong += repeated_types(inside)
@@ -124,7 +136,8 @@ def main() -> int:
         print(sentence, file=sys.stderr)
     counts = [count for text in texts.values() for _, _, count in functions(text.splitlines())]
     comments = sum(len(first_sentences(text.splitlines())) for text in texts.values())
-    print(f"{len(texts)} files, {len(counts)} functions and {comments} doc comments: {len(wrong)} problems")
+    print(f"{len(texts)} files, {len(sql)} SQL files, {len(counts)} functions and {comments} doc comments: "
+          f"{len(wrong)} problems")
     return 1 if wrong else 0
 
 

@@ -34,6 +34,15 @@ class CodeRules(unittest.TestCase):
         self.assertEqual(len(found), 2, found)
         self.assertEqual(code_rules.problems("a.rs", 'r#"' + "x" * 111 + '"#\n'), [])
 
+    def test_a_wide_line_of_sql_is_named(self):
+        found = code_rules.wide_lines("a.sql", "select 1\n" + "é" * 110 + "\n" + 'r"' + "-" * 109 + "\n")
+        self.assertEqual(found, ["a.sql:3: the line exceeds 110 columns"])
+
+    def test_sql_is_read_from_each_folder_by_path(self):
+        read = code_rules.read(("functions/drain", "tests", "examples"), ".sql")
+        self.assertEqual({path.split("/")[0] for path in read}, {"functions", "tests", "examples"})
+        self.assertTrue(all(path.endswith(".sql") for path in read))
+
     def test_a_long_first_sentence_is_named(self):
         later = "/// Another sentence may have as many words as it needs to say all of it.\n"
         twelve = "/// " + "word " * 11 + "word.\n" + later

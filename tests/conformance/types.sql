@@ -94,8 +94,8 @@ call try('bit varying(1)', '', '1', '0');
 call try('bit varying(12)', '', '101010101010', '0001');
 
 -- Text.
-call try('text', '',
-    'null', e'it''s "quoted" \\ and\n\ttwo lines\r\b\f\x01\x7f', e'größe 大きい 🐘 e\u0301 \u2028', '</script>&');
+call try('text', '', 'null', e'it''s "quoted" \\ and\n\ttwo lines\r\b\f\x01\x7f',
+    e'größe 大きい 🐘 e\u0301 \u2028', '</script>&');
 call try('character varying', '', 'x');
 call try('character varying(20)', '', ' x ');
 call try('character(5)', '', 'ab', 'abcde');

@@ -6,8 +6,8 @@
 create or replace view spillway.orders as
 with recursive changes as (
     -- body_at is null where the change does not contain the body. A create without its body takes it from the
-    -- old key's row. A body that was omitted for its size (OVERSIZE=omit) did change: it has its own mark, and
-    -- the former body is not valid.
+    -- old key's row. A body that was omitted for its size (OVERSIZE=omit) did change: it has its own mark,
+    -- and the former body is not valid.
     select
         source_name,
         op,

@@ -44,9 +44,9 @@ select
 from spillway.orders
 where op <> 'd';
 
--- The changes of the table. If a change does not contain a large value, its position (…_at) is null. A create
--- without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit) did
--- change: it has its own mark, and the former value is not valid.
+-- The changes of the table. If a change does not contain a large value, its position (…_at) is null. A
+-- create without it takes it from the old key's row. A value that was omitted for its size (OVERSIZE=omit)
+-- did change: it has its own mark, and the former value is not valid.
 create or replace view spillway.orders_changes as
 select
     e.shard_id::varchar(128) as shard_id,
@@ -78,7 +78,8 @@ where e.event.source."schema"::varchar(128) = 'public'
     and e.event.source."table"::varchar(128) = 'orders'
     and e.event.op::varchar(1) in ('c', 'u', 'r', 'd', 't');
 
--- Merges changes that the view has and the table lacks. One transaction: it may fail, and run again, at any time.
+-- Merges changes that the view has and the table lacks. One transaction: it may fail, and run again, at any
+-- time.
 create or replace procedure spillway.merge_orders() as $$
 begin
     -- One merge at a time. Queries do not read this table.

@@ -1,5 +1,5 @@
--- Objects that the merges of all tables share. Run it once, as the owner of everything here. Replace the ARN of the
--- role and the name of the stream, spillway.
+-- Objects that the merges of all tables share. Run it once, as the owner of everything here. Replace the ARN
+-- of the role and the name of the stream, spillway.
 
 create external schema kinesis from kinesis iam_role 'arn:aws:iam::111111111111:role/redshift-reads-spillway';
 
