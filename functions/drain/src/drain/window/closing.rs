@@ -145,7 +145,12 @@ where
     ) -> Result<WindowOutcome, Error> {
         if let Error::NotResumed { .. } = &failure {
             confirmed?;
-            tracing::warn!(slot = self.settings.slot, "{}", failure.chain());
+            tracing::warn!(
+                slot = self.settings.slot,
+                error_type = failure.name(),
+                "{}",
+                failure.chain()
+            );
             self.sender.acknowledgements.restart_transaction();
             // The server returned other rows than before. So what was acknowledged ahead is sent again.
             let position = self.sender.acknowledgements.position().clone();
