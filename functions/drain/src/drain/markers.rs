@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::ports::{EmittedMessage, Slot, SlotError, WalPositions};
 
-/// The markers that the slot has not returned yet.
+/// State of a drain's markers, and whether it writes further ones.
 #[derive(Debug)]
 pub(super) struct Markers {
     /// The slot's name.

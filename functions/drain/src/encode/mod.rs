@@ -58,11 +58,13 @@ pub struct Event {
     ///
     /// A barrier is sent after all earlier events are acknowledged, and all later events wait for it.
     /// Barriers are:
-    /// - truncates, changed table definitions and control messages;
+    /// - truncates, changed table definitions and the control event of a repair;
     /// - with [`PartitionBy::Key`], key changes in one event, and rows whose table has a key but whose own
     ///   key is not known;
     /// - events that the reader marks: the first row after the key of its table changed, and a row whose
     ///   partition key changed.
+    ///
+    /// The control event of an accepted gap is no barrier. The drain sends it alone, before the first window.
     pub barrier: bool,
     /// Table of the event; `None` for a message.
     pub relation: Option<Arc<Relation>>,

@@ -27,9 +27,10 @@ pub enum Action {
     Backfill(BackfillCommand),
     /// Create missing objects: publications, slot and first checkpoint.
     Setup {
-        /// The plugin of a new slot; pgoutput if it is `None`.
+        /// The plugin of a new slot; `None` for the default.
         ///
-        /// An existing slot must have this plugin.
+        /// The default is the checkpoint's plugin, or pgoutput without a checkpoint. An existing slot must
+        /// have the given plugin.
         plugin: Option<Plugin>,
     },
     /// Report state and problems: server, slot, checkpoint, stream and backfill.
