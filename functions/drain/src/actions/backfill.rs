@@ -188,12 +188,12 @@ async fn check(
     let source = app.schema_source(connector, session, plugin);
     let mut schema = source.list().await?;
     schema.add_details(source.describe(&schema.table_names(request)).await?);
-    let meant = match schema.backfill_tables(request) {
-        Ok(meant) => meant,
+    let tables = match schema.backfill_tables(request) {
+        Ok(tables) => tables,
         Err(refusals) => return refused(refusals.iter().map(ToString::to_string).collect()),
     };
     let mut reasons = Vec::new();
-    for table in &meant {
+    for table in &tables {
         if let Err(why) = table_source::check_query(connector, session, table).await? {
             let with = request.condition.as_ref().map_or("", |_| "with this where, ");
             reasons.push(format!("{table}: {with}{why}"));

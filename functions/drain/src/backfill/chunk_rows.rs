@@ -21,9 +21,10 @@ const CHUNK_ROW_BYTES: usize = 96;
 /// Reason why a chunk is invalid: a change without a key may be of any row.
 const UNKNOWN_ROW: &str = "a change does not name its row";
 
-/// Reason why a chunk is invalid: only its rows may have the values that an update lacks.
+/// Reason why a chunk is invalid: an update lacks values of its row.
 ///
-/// If the rows were dropped, these values would never be sent: see [`lacks_columns`].
+/// A chunk drops a row that an update changed. Here only the dropped row may have these values, so they would
+/// never be sent: see [`lacks_columns`].
 const LACKS_COLUMNS: &str = "an update lacks columns of its table, which is being altered";
 
 /// The rows of a chunk, in the order of their keys.

@@ -137,7 +137,7 @@ impl DatabaseSchema {
     /// The tables that a request selects, in the order of their names.
     ///
     /// # Errors
-    /// One refusal for each table that cannot be backfilled, and for each pattern that matches none.
+    /// One refusal for each table that cannot be backfilled, and one for each pattern that matches no table.
     pub fn backfill_tables(
         &self,
         request: &BackfillRequest,
@@ -169,7 +169,9 @@ impl DatabaseSchema {
         }
     }
 
-    /// Whether this is a partitioned table without partitions, so without rows.
+    /// Whether `name` is a partitioned table that has no partitions.
+    ///
+    /// Such a table has no rows.
     fn is_without_partitions(&self, name: &TableName) -> bool {
         let root = self.relations.iter().find(|info| info.table == *name);
         root.is_some_and(|root| {
@@ -239,7 +241,7 @@ impl DatabaseSchema {
         leaves.filter(move |leaf| leaf.roots.contains(&root.oid) && !leaf.is_below(roots))
     }
 
-    /// Whether changes have the name of this relation.
+    /// Whether the plugin sends changes under the name of this relation.
     fn has_changes_named(&self, relation: &RelationInfo) -> bool {
         match &self.published {
             Some(published) => published.contains_key(&relation.table),

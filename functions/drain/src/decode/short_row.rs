@@ -21,10 +21,10 @@ pub(super) const MAX_PREFIX: usize = 1 << 20;
 /// Bytes of values that a row may always keep with column rules.
 const ROW_WITH_RULES: usize = 16 << 20;
 
-/// Most bytes of an old value that is not replaced first.
+/// Bytes above which a value of the old row is replaced first.
 ///
 /// A smaller value may belong to the key, and an old row without its key is useless. An index entry has at
-/// most a third of a page, so only a compressed value can be in a key and have more bytes.
+/// most a third of a page. So a larger value can be part of a key only if it is compressed.
 const MAX_KEY_VALUE_BYTES: usize = 8 << 10;
 
 /// Most bytes of a value that is never replaced: its mark is hardly shorter.

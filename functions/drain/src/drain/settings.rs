@@ -41,7 +41,9 @@ pub struct Settings {
     pub stream_pattern: Option<StreamPattern>,
     /// Most bytes of one record, data and partition key.
     pub record_bytes: usize,
-    /// Whether events that exceed this limit are queued, too: a forecast counts them.
+    /// Whether events of more than `record_bytes` are queued, too.
+    ///
+    /// This is true only for a forecast, which counts these events.
     pub passes_oversize: bool,
     /// The packing of events into records.
     pub aggregation: Aggregation,

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 /// Shortest pause between two polls.
 const MIN_POLL_PAUSE: Duration = Duration::from_millis(20);
 
-/// Longest pause for which idle polls are the reason.
+/// Longest pause that only idle polls cause.
 ///
-/// While nothing is written, each pause is twice the last one, up to this.
+/// While polls find no new log, each pause is twice as long as the last one, up to this limit. A pause is
+/// longer only if a poll takes much time.
 const MAX_IDLE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause.

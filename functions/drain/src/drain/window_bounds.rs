@@ -35,9 +35,9 @@ pub(super) struct WindowBounds<'a> {
 }
 
 impl<'a> WindowBounds<'a> {
-    /// Bounds without a search. `slot` is its name.
+    /// Bounds of a drain that does not search for a transaction.
     ///
-    /// Later drains use `sizing`, too.
+    /// `slot` is the slot's name. `sizing` keeps the bounds for later drains.
     pub(super) fn new(slot: &'a str, sizing: &'a Mutex<WindowSizing>) -> Self {
         WindowBounds {
             slot,

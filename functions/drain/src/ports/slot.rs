@@ -13,7 +13,7 @@ use crate::catalog::{Catalog, TableRequest};
 
 /// Approximate memory of a held row besides its data, in bytes.
 ///
-/// It is the row's share of the buffer, and its own structure.
+/// These are the bytes of the row's struct, and the other bytes of its message in the buffer.
 pub const PEEK_ROW_BYTES: usize = 160;
 
 /// A row of a peek.

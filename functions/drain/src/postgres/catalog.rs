@@ -293,7 +293,7 @@ fn tables_of(selection: &str) -> String {
     format!("with recursive {selection} {COLUMNS}")
 }
 
-/// The id of a transaction, which the server prints with 32 bits.
+/// A transaction id of 32 bits, which the query returns as `bigint`.
 fn low_half(xid: i64) -> u32 {
     xid as u32
 }

@@ -58,11 +58,14 @@ pub(crate) struct PgSlot<'c> {
     /// The list is empty once the server has refused them.
     newer_options: Vec<String>,
     standby_ack: StandbyAck,
-    /// Limits for the kept values of rows too large for memory.
-    kept: KeptBytes,
-    /// Positions from which on materialized views have their names.
+    /// Most bytes of values that a shortened row keeps.
     ///
-    /// The key is the view's object id and the transaction that named the view.
+    /// A row that is too large for memory is shortened.
+    kept: KeptBytes,
+    /// First position at which each materialized view has its name.
+    ///
+    /// A row of this name belongs to the view if its transaction commits at or after this position. The key
+    /// is the view's object id, and the id of the transaction that named the view.
     pub(super) view_names: Vec<((u32, String), Lsn)>,
     /// The transactions whose rows the slot can still send.
     ///
@@ -73,7 +76,7 @@ pub(crate) struct PgSlot<'c> {
 impl<'c> PgSlot<'c> {
     /// The slot whose lock the session `lock_session` holds.
     ///
-    /// `kept` limits the kept values of large rows.
+    /// `kept` limits the values that a shortened row keeps.
     ///
     /// # Errors
     /// A publication is missing: from PostgreSQL 18 on, pgoutput would skip its changes.

@@ -38,7 +38,7 @@ pub(super) fn marked_change(change: Change<'_>) -> Change<'_> {
 impl<R: PeekRow> WindowReader<'_, R> {
     /// Processes a logical message outside of transactions.
     ///
-    /// The end of its record has the place of a commit end in its position.
+    /// Such a message has no commit. So the `commit_end` of its position is the end of the message's record.
     pub(super) fn message(
         &mut self,
         lsn: Lsn,

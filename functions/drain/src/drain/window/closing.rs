@@ -85,7 +85,7 @@ where
         let (sent, is_all_sent) = self.send_rest().await;
         self.last.sending = began.elapsed();
         let mut failure = match (failure, sent.err()) {
-            // After `NotResumed`, the drain would open another window. But sending has failed for good.
+            // After `NotResumed`, the drain would open another window. But sending has definitely failed.
             (Some(Error::NotResumed { .. }), sending @ Some(_)) => sending,
             (failure, sending) => failure.or(sending),
         };

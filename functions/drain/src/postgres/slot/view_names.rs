@@ -1,4 +1,4 @@
-//! Position from which on a name is a materialized view's.
+//! The position from which a name belongs to a materialized view.
 //!
 //! `refresh materialized view concurrently` and `create materialized view` write rows to the log. wal2json
 //! and test_decoding send them like rows of a table, with the name only. A table may have had the name
@@ -8,10 +8,12 @@
 //!
 //! The view's row in `pg_type` has the id of the naming transaction as its `xmin`. `refresh` does not change
 //! that row. A rename, a move to another schema and a new owner change it. A rename of the schema changes the
-//! schema's row in `pg_namespace`. A grant on the schema changes that row, too. So if the schema has
-//! grants, its row counts only under one condition. Another schema has a relation with the view's name, and
-//! its row was also changed by a transaction that is not older than `catalog_xmin`. Rows from before a
-//! rename, a move or a new owner are sent, because the catalog does not show whether they belong to the view.
+//! schema's row in `pg_namespace`. A grant on the schema changes that row, too. So if the schema has no
+//! grants, each change of its row is taken as a rename. If it has grants, a change of its row is taken as a
+//! rename only if another schema may have had this name before. That other schema must have a relation with
+//! the view's name. A transaction that is not older than `catalog_xmin` must have changed its row, too. Rows
+//! from before a rename, a move or a new owner are sent, because the catalog does not show whether they
+//! belong to the view.
 
 use std::time::{Duration, Instant};
 
@@ -34,8 +36,8 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 
 /// The transaction that named the materialized view $1.
 ///
-/// If a later transaction changed the row of the view's schema, the result is that transaction. The text of
-/// the module describes schemas with grants.
+/// If a later transaction changed the row of the view's schema, the result is that transaction. For a schema
+/// with grants, see the documentation of this module.
 ///
 /// The column `is_confirmed` states whether the slot $2 has confirmed the transaction. All transactions
 /// before `catalog_xmin` ended before the slot's position. Ids wrap around: an id that is two billion
