@@ -348,11 +348,11 @@ impl DatabaseSchema {
     ///
     /// With publications, the server refuses updates and deletes of a table without a replica identity.
     fn check_replica_identity(&self, info: &RelationInfo) -> Result<(), String> {
-        let is_bare = self
+        let lacks_identity = self
             .catalog
             .table(&info.table)
             .is_some_and(|table| table.key.is_empty() && !table.identity_full);
-        if self.published.is_none() && (is_bare || !info.is_identified) {
+        if self.published.is_none() && (lacks_identity || !info.is_identified) {
             let why = "it has no replica identity, so its updates and deletes are not sent: \
                        alter table … replica identity using index …";
             return Err(why.to_owned());

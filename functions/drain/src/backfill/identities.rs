@@ -28,7 +28,7 @@ impl DatabaseSchema {
         let table = self.published_table(info)?;
         let problem = table
             .unpublished_key()
-            .or_else(|| table.bare_partition())
+            .or_else(|| table.partition_without_identity())
             .or_else(|| table.mismatched_partition(|_| true))?;
         Some(format!("{}: {problem}", info.table))
     }
@@ -85,8 +85,8 @@ impl<'s> PublishedTable<'s> {
     }
 
     /// The problem of a partition without replica identity.
-    fn bare_partition(&self) -> Option<String> {
-        let (leaf, _) = self.leaves().into_iter().find(|(_, leaf)| is_bare(leaf))?;
+    fn partition_without_identity(&self) -> Option<String> {
+        let (leaf, _) = self.leaves().into_iter().find(|(_, leaf)| lacks_identity(leaf))?;
         Some(format!(
             "partition {leaf} has no replica identity, so PostgreSQL refuses its updates and deletes, \
              and nothing names its rows: add a primary key to it, or \
@@ -99,7 +99,7 @@ impl<'s> PublishedTable<'s> {
     /// The key is that of the partitioned table. Only partitions for which `is_relevant` is true count.
     fn mismatched_partition(&self, is_relevant: impl Fn(&CatalogTable) -> bool) -> Option<String> {
         let mut leaves = self.leaves();
-        leaves.retain(|(_, leaf)| !is_bare(leaf));
+        leaves.retain(|(_, leaf)| !lacks_identity(leaf));
         let key: BTreeSet<&String> = self.catalog.key.iter().collect();
         let mut relevant = leaves.iter().filter(|(_, leaf)| is_relevant(leaf));
         let (leaf, _) = relevant.find(|(_, leaf)| match key.is_empty() {
@@ -140,6 +140,6 @@ impl<'s> PublishedTable<'s> {
 }
 
 /// Whether a table has no replica identity.
-fn is_bare(table: &CatalogTable) -> bool {
+fn lacks_identity(table: &CatalogTable) -> bool {
     !table.identity_full && (table.identity == 'n' || table.key.is_empty())
 }

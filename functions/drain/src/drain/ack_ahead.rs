@@ -20,7 +20,7 @@ use crate::ports::{Slot, Stream};
 pub(super) struct AckAheadState {
     /// Acknowledged changes of earlier drains, after the acknowledged position.
     ///
-    /// `None` if none are stored, or if they are sent again: see [`AckAheadState::prove`].
+    /// `None` if none are stored, or if they are sent again: see [`AckAheadState::use_if_marker_found`].
     pub(super) known: Option<Arc<AckAhead>>,
     /// Whether checkpoints store the acknowledged changes after their position.
     is_stored: bool,
@@ -37,14 +37,14 @@ impl AckAheadState {
         }
     }
 
-    /// Searches the log for the marker of the stored changes.
+    /// Uses the stored changes if the log contains their marker.
     ///
-    /// Without the marker, these changes are sent again: a server that was restored from an older copy may
-    /// have other changes at the same positions.
+    /// They are then not sent again. Without the marker, they are sent again: a server that was restored from
+    /// an older copy may have other changes at the same positions.
     ///
     /// They are also sent again after a promotion, and while a backfill is pending. Each change must be
     /// applied to a pending chunk, which then drops its older row.
-    pub(super) async fn prove<S: Slot>(
+    pub(super) async fn use_if_marker_found<S: Slot>(
         &mut self,
         stored: Option<AckAhead>,
         slot: &mut S,

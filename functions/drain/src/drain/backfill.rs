@@ -468,9 +468,9 @@ impl<C: StateStore> BackfillRunner<C> {
     async fn store_state<S: Slot>(&mut self, slot: &mut S, budget: Budget) -> Result<(), Error> {
         self.state.updated_at = now_text();
         let text = self.state.to_text();
-        let fence = async || slot.check_lock().await;
+        let check_lock = async || slot.check_lock().await;
         let now = Instant::now();
         let deadline = now + budget.confirming_deadline().saturating_duration_since(now) / 2;
-        checkpointer::store_until(&self.store, text, deadline, fence).await
+        checkpointer::store_until(&self.store, text, deadline, check_lock).await
     }
 }

@@ -237,20 +237,20 @@ impl<C: StateStore> Checkpointer<C> {
     /// `ahead` has the acknowledged changes after this position. `counts` are the counts up to it. Does
     /// nothing if the position, `ahead` and the last marker are stored.
     ///
-    /// `fence` runs before each attempt. It fails if another drainer may have the lock.
+    /// `check_lock` runs before each attempt. It fails if another drainer may have the lock.
     ///
     /// # Errors
-    /// The state store refuses permanently, no attempt succeeds before the deadline, or the fence fails.
+    /// The state store refuses permanently, no attempt succeeds before the deadline, or `check_lock` fails.
     pub(super) async fn store(
         &mut self,
         acknowledged: &AckPosition,
         counts: AcknowledgedCounts,
         ahead: Option<AckAhead>,
         deadline: Instant,
-        fence: impl AsyncFnMut() -> Result<(), SlotError>,
+        check_lock: impl AsyncFnMut() -> Result<(), SlotError>,
     ) -> Result<(), Error> {
         let mut failure = None;
-        let storing = self.store_if_needed(acknowledged, ahead, fence, &mut failure);
+        let storing = self.store_if_needed(acknowledged, ahead, check_lock, &mut failure);
         let stored = tokio::time::timeout_at(deadline.into(), storing).await;
         stored.unwrap_or_else(|_| Err(late_error(&self.store, failure)))?;
         self.stored_counts = counts;
@@ -261,7 +261,7 @@ impl<C: StateStore> Checkpointer<C> {
         &mut self,
         acknowledged: &AckPosition,
         ahead: Option<AckAhead>,
-        fence: impl AsyncFnMut() -> Result<(), SlotError>,
+        check_lock: impl AsyncFnMut() -> Result<(), SlotError>,
         failure: &mut Option<StateStoreError>,
     ) -> Result<(), Error> {
         self.wait_for_store().await;
@@ -276,7 +276,7 @@ impl<C: StateStore> Checkpointer<C> {
                 _ => (acknowledged.clone(), ahead),
             };
             let text = self.text(&position, ahead.as_ref());
-            store_with_retries(&self.store, text, fence, failure).await?;
+            store_with_retries(&self.store, text, check_lock, failure).await?;
             self.stored = Some(position);
             self.stored_ahead = ahead;
             self.is_marker_stored = true;
@@ -299,7 +299,7 @@ impl<C: StateStore> Checkpointer<C> {
     }
 }
 
-/// Stores a text and waits for it, with retries until `deadline`. `fence` runs before each attempt.
+/// Stores a text and waits for it, with retries until `deadline`. `check_lock` runs before each attempt.
 ///
 /// # Errors
 /// As [`Checkpointer::store`].
@@ -307,10 +307,10 @@ pub(super) async fn store_until<C: StateStore>(
     store: &C,
     text: String,
     deadline: Instant,
-    fence: impl AsyncFnMut() -> Result<(), SlotError>,
+    check_lock: impl AsyncFnMut() -> Result<(), SlotError>,
 ) -> Result<(), Error> {
     let mut failure = None;
-    let storing = store_with_retries(store, text, fence, &mut failure);
+    let storing = store_with_retries(store, text, check_lock, &mut failure);
     let stored = tokio::time::timeout_at(deadline.into(), storing).await;
     stored.unwrap_or_else(|_| Err(late_error(store, failure)))
 }
@@ -319,12 +319,12 @@ pub(super) async fn store_until<C: StateStore>(
 async fn store_with_retries<C: StateStore>(
     store: &C,
     text: String,
-    mut fence: impl AsyncFnMut() -> Result<(), SlotError>,
+    mut check_lock: impl AsyncFnMut() -> Result<(), SlotError>,
     failure: &mut Option<StateStoreError>,
 ) -> Result<(), Error> {
     let mut pause = Duration::from_millis(100);
     loop {
-        fence().await?;
+        check_lock().await?;
         match store.store(text.clone()).await {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Transient => {

@@ -102,15 +102,15 @@ impl<C: StateStore> Confirmer<C> {
         self.sent_unconfirmed = sent;
     }
 
-    /// Checks whether the changes of `stored` can be skipped: see [`AckAheadState::prove`].
-    pub(super) async fn prove_ahead<S: Slot>(
+    /// Skips the changes of `stored` if possible: see [`AckAheadState::use_if_marker_found`].
+    pub(super) async fn use_ahead_if_marker_found<S: Slot>(
         &mut self,
         stored: Option<AckAhead>,
         slot: &mut S,
         start: &StartPosition,
     ) {
         self.ahead
-            .prove(stored, slot, start, &self.markers, self.budget)
+            .use_if_marker_found(stored, slot, start, &self.markers, self.budget)
             .await;
     }
 
@@ -170,8 +170,10 @@ impl<C: StateStore> Confirmer<C> {
         let deadline = self.budget.confirming_deadline();
         let counts = sender.acknowledgements.counts();
         let ahead = self.ahead.for_checkpoint(sender, self.markers.last());
-        let fence = async || slot.check_lock().await;
-        let stored = self.checkpointer.store(position, counts, ahead, deadline, fence);
+        let check_lock = async || slot.check_lock().await;
+        let stored = self
+            .checkpointer
+            .store(position, counts, ahead, deadline, check_lock);
         stored.await
     }
 

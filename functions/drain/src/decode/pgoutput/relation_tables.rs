@@ -65,7 +65,7 @@ struct RowIdentity {
     /// deletes.
     is_insert_only: bool,
     /// Whether the description or the present catalog shows no replica identity.
-    is_bare: bool,
+    lacks_identity: bool,
     /// The columns of the key; may be empty.
     key: BTreeSet<String>,
 }
@@ -85,7 +85,7 @@ impl RowIdentity {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let is_whole = past.is_none_or(|past| past.is_whole_identity(identity == b'd', &marked, &sent));
         // Without the catalog, the identity may consist of columns that the server does not send.
-        let is_known_bare = match identity {
+        let lacks_unsent_identity = match identity {
             b'n' => true,
             b'f' => false,
             _ => past.is_some() && is_whole,
@@ -95,11 +95,11 @@ impl RowIdentity {
             _ if is_whole => owned(&marked),
             _ => BTreeSet::new(),
         };
-        let is_bare = marked.is_empty() && is_known_bare;
+        let lacks_identity = marked.is_empty() && lacks_unsent_identity;
         RowIdentity {
             logged: (identity != b'f').then(|| owned(&marked)),
-            is_insert_only: is_bare,
-            is_bare,
+            is_insert_only: lacks_identity,
+            lacks_identity,
             key,
         }
     }
@@ -107,14 +107,14 @@ impl RowIdentity {
     /// The identity of a partition as the catalog has it. Its rows have the columns of `root`.
     fn of_catalog(partition: PastTable<'_>, root: &Relation) -> Self {
         let table = partition.now();
-        let is_bare = table.identity == 'n' || table.key.is_empty();
-        let logged = match is_bare {
+        let lacks_identity = table.identity == 'n' || table.key.is_empty();
+        let logged = match lacks_identity {
             true => BTreeSet::new(),
             false => table.key.iter().cloned().collect(),
         };
         RowIdentity {
             is_insert_only: partition.is_insert_only(false),
-            is_bare: is_bare && !table.identity_full,
+            lacks_identity: lacks_identity && !table.identity_full,
             key: sent_columns(&table.key, root),
             logged: (!table.identity_full).then_some(logged),
         }
@@ -123,7 +123,7 @@ impl RowIdentity {
     /// Whether every former value of these columns is logged.
     fn logs(&self, key: &BTreeSet<String>) -> bool {
         let logged = self.logged.as_ref();
-        self.is_bare || logged.is_none_or(|logged| key.is_subset(logged))
+        self.lacks_identity || logged.is_none_or(|logged| key.is_subset(logged))
     }
 }
 

@@ -44,7 +44,7 @@ enum TextState {
     /// In a value in quotes.
     Quoted,
     /// In a value without quotes.
-    Bare,
+    Unquoted,
     /// In the prefix of a message.
     Prefix,
     /// In the content of a message.
@@ -114,7 +114,7 @@ impl TestDecodingScanner {
         });
         self.state = match reader.skip("'") || reader.skip("B'") {
             true => TextState::Quoted,
-            false => TextState::Bare,
+            false => TextState::Unquoted,
         };
         row.value(input.get(before..reader.at).unwrap_or_default());
         Ok(reader.at)
@@ -142,7 +142,7 @@ impl TestDecodingScanner {
     /// Reads a part of a value without quotes.
     ///
     /// The value ends before a space, or with the row.
-    fn bare(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, MalformedRow> {
+    fn unquoted(&mut self, input: &[u8], row: &mut ShortRow) -> Result<usize, MalformedRow> {
         let end = input.iter().position(|byte| *byte == b' ');
         let length = end.unwrap_or(input.len());
         row.value(input.get(..length).unwrap_or_default());
@@ -197,7 +197,10 @@ impl TestDecodingScanner {
 
 impl Scanner for TestDecodingScanner {
     fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow> {
-        let is_syntax = matches!(self.state, TextState::Start | TextState::Column | TextState::Bare);
+        let is_syntax = matches!(
+            self.state,
+            TextState::Start | TextState::Column | TextState::Unquoted
+        );
         if input.is_empty() || (is_syntax && input.len() < LOOK_AHEAD && !is_last) {
             return Ok(0);
         }
@@ -205,7 +208,7 @@ impl Scanner for TestDecodingScanner {
             TextState::Start => self.start(input, row)?,
             TextState::Column => self.column(input, row)?,
             TextState::Quoted => self.quoted(input, is_last, row)?,
-            TextState::Bare => self.bare(input, row)?,
+            TextState::Unquoted => self.unquoted(input, row)?,
             TextState::Prefix => self.prefix(input, is_last, row)?,
             TextState::Content => {
                 row.value(input);
@@ -219,7 +222,7 @@ impl Scanner for TestDecodingScanner {
     fn finish(&mut self, row: &mut ShortRow) -> Result<(), MalformedRow> {
         match self.state {
             TextState::Column => return Ok(()),
-            TextState::Bare => return row.end().map(drop),
+            TextState::Unquoted => return row.end().map(drop),
             TextState::Content => self.without_content = !row.end()?,
             TextState::Start | TextState::Quoted | TextState::Prefix => return Err(MalformedRow),
         }

@@ -23,7 +23,7 @@ enum JsonState {
     /// In a string: a value, or a part of a message.
     Text,
     /// In a value that is no string.
-    Bare,
+    Unquoted,
 }
 
 impl Scanner for Wal2jsonScanner {
@@ -33,7 +33,7 @@ impl Scanner for Wal2jsonScanner {
         }
         let (state, length) = match self.0 {
             JsonState::Between => between(input, row)?,
-            JsonState::Bare => bare(input, row)?,
+            JsonState::Unquoted => unquoted(input, row)?,
             JsonState::Name | JsonState::Text => {
                 let (length, is_end) = string_part(input);
                 let part = input.get(..length).unwrap_or_default();
@@ -92,7 +92,7 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), Malfo
         }
         Some((most, mark)) => {
             row.begin(&[], most, mark);
-            bare(input, row)
+            unquoted(input, row)
         }
         None if is_text => {
             // wal2json writes some names of types without escapes.
@@ -116,12 +116,12 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), Malfo
 }
 
 /// Reads a part of a value that is no string.
-fn bare(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), MalformedRow> {
+fn unquoted(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), MalformedRow> {
     let end = input.iter().position(|byte| matches!(byte, b',' | b'}'));
     let length = end.unwrap_or(input.len());
     row.value(input.get(..length).unwrap_or_default());
     if end.is_none() {
-        return Ok((JsonState::Bare, length));
+        return Ok((JsonState::Unquoted, length));
     }
     row.end()?;
     Ok((JsonState::Between, length))

@@ -28,7 +28,9 @@ where
             self.store_first_position(first_event).await?;
         }
         self.check_history().await?;
-        self.confirmer.prove_ahead(ahead, self.slot, self.start).await;
+        self.confirmer
+            .use_ahead_if_marker_found(ahead, self.slot, self.start)
+            .await;
         match &mut self.backfill {
             Some(backfill) => backfill.watch_resumed_table(self.slot, self.budget).await,
             None => Ok(()),
