@@ -69,9 +69,7 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
         }
         None => Value::Null,
     };
-    let mut answer = positions(&inspection, stored.as_ref(), &standbys);
-    answer["action"] = json!("status");
-    answer["slot"] = json!(config.slot);
+    let mut answer = positions(&config.slot, &inspection, stored.as_ref(), &standbys);
     answer["drainer"] = json!(server::lock_holder(connector, &session, &config.slot).await?);
     answer["oldest_transaction"] = json!(oldest);
     answer["stream"] = json!(config.stream);
@@ -128,16 +126,21 @@ async fn access_problems(
     problems.iter().map(Error::chain).collect()
 }
 
-/// Fields of the answer about server, slot and checkpoint, with positions.
-fn positions(inspection: &Inspection, stored: Option<&Checkpoint>, standbys: &StandbyInfo) -> Value {
+/// The first fields of the answer: action, slot, server and checkpoint, with positions.
+fn positions(
+    slot_name: &str,
+    inspection: &Inspection,
+    stored: Option<&Checkpoint>,
+    standbys: &StandbyInfo,
+) -> Value {
     let server: &ServerInfo = &inspection.server;
     let slot: Option<&SlotState> = inspection.slot.as_ref();
     let SlotFigures { lag_bytes, retention } = inspection.figures();
     let resume = stored.and_then(|stored| stored.resume.as_ref());
     let text = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.to_string());
     json!({
-        "action": Value::Null,
-        "slot": Value::Null,
+        "action": "status",
+        "slot": slot_name,
         "plugin": slot.and_then(|slot| slot.plugin.clone()),
         "database": server.database,
         "server_version": server.version,
