@@ -1,7 +1,7 @@
 //! Random tables: a property test of rows and keys.
 //!
 //! A round is the test of one seed, which generates tables, transactions and DDL. Triggers record each change
-//! of the server in tables that no slot sends: this record is the truth. Then the function drains the log
+//! of the server in tables that no slot sends: the recording. Then the function drains the log
 //! with each output plugin, and backfills the tables. A round passes if
 //! - events of rows with different keys never have the same key,
 //! - a key has all its columns, with their true values,

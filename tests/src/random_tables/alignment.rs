@@ -4,7 +4,7 @@ use crate::consumer::Arrival;
 use crate::consumer::event::Event;
 use crate::fixture::Plugin;
 
-use super::shape::{Shape, TrueChange, Truth};
+use super::shape::{RecordedChange, Recording, Shape};
 
 /// Event with its partition key.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl ParsedArrival {
 /// A change with its events: one, or the delete and the create of a key change.
 #[derive(Debug)]
 pub(super) struct AlignedChange<'t> {
-    pub(super) change: &'t TrueChange,
+    pub(super) change: &'t RecordedChange,
     /// Relation that the events name: the table, or a root.
     pub(super) named: &'t Shape,
     pub(super) events: Vec<&'t ParsedArrival>,
@@ -44,36 +44,41 @@ pub(super) struct AlignedChange<'t> {
 /// The events are in the order of positions. Returns the assigned changes, and the first difference, which
 /// ends the assignment.
 pub(super) fn align<'t>(
-    truth: &'t Truth,
+    recording: &'t Recording,
     plugin: Plugin,
     events: &[&'t ParsedArrival],
 ) -> (Vec<AlignedChange<'t>>, Option<String>) {
     let mut aligned = Vec::new();
     let (mut next, mut changes) = (
         0,
-        truth.changes.iter().filter(|change| change.op != 'r').peekable(),
+        recording
+            .changes
+            .iter()
+            .filter(|change| change.op != 'r')
+            .peekable(),
     );
     while let Some(change) = changes.next() {
         if change.op == 't' {
             let mut truncated = vec![change];
             // Changes that are not sent do not separate the events of two truncates.
-            let is_next = |more: &&TrueChange| more.op == 't' || sent_as(truth, plugin, more).is_none();
+            let is_next =
+                |more: &&RecordedChange| more.op == 't' || sent_as(recording, plugin, more).is_none();
             while let Some(more) = changes.next_if(is_next) {
                 truncated.extend((more.op == 't').then_some(more));
             }
-            match truncates(truth, plugin, &truncated, &events[next..]) {
+            match truncates(recording, plugin, &truncated, &events[next..]) {
                 Ok(used) => next += used,
                 Err(reason) => return (aligned, Some(reason)),
             }
             continue;
         }
-        let Some(named) = sent_as(truth, plugin, change) else {
+        let Some(named) = sent_as(recording, plugin, change) else {
             continue;
         };
         // After a root is renamed, the server still sends its old name with partitions that it has decoded
         // before.
         let names = match plugin {
-            Plugin::Pgoutput => truth.names_of(named.relation),
+            Plugin::Pgoutput => recording.names_of(named.relation),
             Plugin::Wal2json | Plugin::TestDecoding => vec![&*named.name],
         };
         let found = split(change, &names, &events[next..]);
@@ -99,7 +104,7 @@ pub(super) fn align<'t>(
 /// Relation that the events of a change name.
 ///
 /// `None` if the plugin sends no event.
-fn sent_as<'t>(truth: &'t Truth, plugin: Plugin, change: &'t TrueChange) -> Option<&'t Shape> {
+fn sent_as<'t>(recording: &'t Recording, plugin: Plugin, change: &'t RecordedChange) -> Option<&'t Shape> {
     let shape = &change.shape;
     match plugin {
         Plugin::Pgoutput => {
@@ -109,7 +114,7 @@ fn sent_as<'t>(truth: &'t Truth, plugin: Plugin, change: &'t TrueChange) -> Opti
                 'u' => publication.update,
                 _ => publication.delete,
             };
-            truth
+            recording
                 .published_shape(shape)
                 .filter(|_| sent)
                 .map(|shape| &**shape)
@@ -121,7 +126,11 @@ fn sent_as<'t>(truth: &'t Truth, plugin: Plugin, change: &'t TrueChange) -> Opti
 }
 
 /// The first events, if they belong to this change; otherwise none.
-fn split<'t>(change: &TrueChange, names: &[&str], events: &[&'t ParsedArrival]) -> Vec<&'t ParsedArrival> {
+fn split<'t>(
+    change: &RecordedChange,
+    names: &[&str],
+    events: &[&'t ParsedArrival],
+) -> Vec<&'t ParsedArrival> {
     let op = |at: usize| {
         events
             .get(at)
@@ -138,19 +147,19 @@ fn split<'t>(change: &TrueChange, names: &[&str], events: &[&'t ParsedArrival]) 
 
 /// Number of leading truncate events; `Err` if a truncate is missing.
 fn truncates(
-    truth: &Truth,
+    recording: &Recording,
     plugin: Plugin,
-    truncated: &[&TrueChange],
+    truncated: &[&RecordedChange],
     events: &[&ParsedArrival],
 ) -> Result<usize, String> {
-    let is_about = |event: &ParsedArrival, change: &TrueChange| {
-        let names = truth.names_of(change.shape.relation);
+    let is_about = |event: &ParsedArrival, change: &RecordedChange| {
+        let names = recording.names_of(change.shape.relation);
         event.event.op == "t" && names.iter().any(|name| event.is_of(name))
     };
     let is_of_any = |event: &&&ParsedArrival| truncated.iter().any(|change| is_about(event, change));
     let used = events.iter().take_while(is_of_any).count();
     let (got, rest) = events.split_at(used);
-    let is_sent = |change: &TrueChange| match (plugin, &change.shape.publication) {
+    let is_sent = |change: &RecordedChange| match (plugin, &change.shape.publication) {
         (Plugin::Pgoutput, Some(publication)) => {
             publication.truncate && publication.relation == change.shape.relation
         }

@@ -18,7 +18,7 @@ use super::alignment::ParsedArrival;
 use super::result::Failure;
 use super::schema::{self, GENERATED, PUBLICATIONS, RandomTable};
 use super::script::Script;
-use super::shape::{self, Shape, TRUTH, Truth};
+use super::shape::{self, RECORDING, Recording, Shape};
 use super::verdict::{FinishedRound, PluginEvents};
 use super::{ddl, writes};
 
@@ -97,10 +97,10 @@ async fn run_in(
     for round in &mut rounds {
         round.write_after_drain(&admin).await;
     }
-    let truths = shape::load(&admin).await;
-    let names = backfill_all(&drainers, &truths).await?;
+    let recordings = shape::load(&admin).await;
+    let names = backfill_all(&drainers, &recordings).await?;
     let events = read_all(&drainers, names).await?;
-    finish(&mut rounds, truths, events, version);
+    finish(&mut rounds, recordings, events, version);
     Ok(rounds)
 }
 
@@ -110,12 +110,12 @@ type TableNames = HashMap<String, Vec<String>>;
 /// Backfills each plugin's tables; returns their names per plugin.
 async fn backfill_all(
     drainers: &[Drainer],
-    truths: &HashMap<String, Truth>,
+    recordings: &HashMap<String, Recording>,
 ) -> Result<Vec<TableNames>, Failure> {
     let names_of = |drainer: &Drainer| -> TableNames {
-        let schemas = truths.iter();
+        let schemas = recordings.iter();
         schemas
-            .map(|(schema, truth)| (schema.clone(), backfill_names(drainer.plugin, truth)))
+            .map(|(schema, recording)| (schema.clone(), backfill_names(drainer.plugin, recording)))
             .collect()
     };
     let names: Vec<TableNames> = drainers.iter().map(names_of).collect();
@@ -143,17 +143,17 @@ async fn read_all(
     Ok(by_schema)
 }
 
-/// Sets truth and events of each finished round.
+/// Sets the recording and the events of each finished round.
 fn finish(
     rounds: &mut [BatchRound],
-    mut truths: HashMap<String, Truth>,
+    mut recordings: HashMap<String, Recording>,
     mut events: HashMap<String, Vec<PluginEvents>>,
     version: u32,
 ) {
     for round in rounds {
         let name = &round.script.schema_name;
         round.finished = Some(FinishedRound {
-            truth: truths.remove(name).unwrap_or_default(),
+            recording: recordings.remove(name).unwrap_or_default(),
             plugins: events.remove(name).unwrap_or_default(),
             drained: round.drained,
             generation: round.generation,
@@ -189,7 +189,7 @@ where
 }
 
 async fn prepare(admin: &Client, version: u32) {
-    let mut sql = TRUTH.to_owned();
+    let mut sql = RECORDING.to_owned();
     let more = (version >= 18).then_some(GENERATED);
     for (name, settings) in PUBLICATIONS.into_iter().chain(more) {
         sql.push_str(&format!("create publication {name} with ({settings});"));
@@ -224,9 +224,9 @@ async fn set_odd_role(admin: &Client, database: &str) {
 }
 
 /// Names of the tables that a backfill of this plugin can read.
-fn backfill_names(plugin: Plugin, truth: &Truth) -> Vec<String> {
+fn backfill_names(plugin: Plugin, recording: &Recording) -> Vec<String> {
     let named = |shape: &Arc<Shape>| match plugin {
-        Plugin::Pgoutput => truth.published_shape(shape).cloned(),
+        Plugin::Pgoutput => recording.published_shape(shape).cloned(),
         _ => Some(Arc::clone(shape)),
     };
     // docs/backfill.md: a table needs a replica identity, or, with publications, a key that is sent.
@@ -244,7 +244,10 @@ fn backfill_names(plugin: Plugin, truth: &Truth) -> Vec<String> {
         Plugin::Pgoutput => shape.key.iter().all(|name| is_sent(shape, name)),
         _ => shape.is_identified() && (shape.identity == "f" || !shape.key.is_empty()),
     };
-    let leaves = truth.now().filter(|shape| shape.kind == "r").filter_map(named);
+    let leaves = recording
+        .now()
+        .filter(|shape| shape.kind == "r")
+        .filter_map(named);
     let leaves = leaves.filter(|shape| !shape.unique_keys.is_empty() && fits(shape));
     let mut names: Vec<String> = leaves.map(|shape| shape.name.clone()).collect();
     names.sort();
@@ -306,8 +309,9 @@ impl BatchRound {
     /// Writes after the drain, and captures the rows for the backfill.
     async fn write_after_drain(&mut self, admin: &Client) {
         // Only this round writes at present, so the last change of all rounds separates its changes, too.
-        let sql = "select (select coalesce(max(seq), 0) from truth.change) as drained,
-                          (select max(number) from truth.generation where schema_name = $1) as generation";
+        let sql = "
+            select (select coalesce(max(seq), 0) from recording.change) as drained,
+                   (select max(number) from recording.generation where schema_name = $1) as generation";
         let row = admin.query_one(sql, &[&self.script.schema_name]).await;
         let row = row.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
         (self.drained, self.generation) = (row.get("drained"), row.get("generation"));

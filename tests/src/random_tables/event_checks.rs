@@ -9,7 +9,7 @@ use crate::fixture::Plugin;
 
 use super::alignment::ParsedArrival;
 use super::result::Failure;
-use super::shape::{Shape, ShapeColumn, TrueChange, TrueRow};
+use super::shape::{RecordedChange, RowTexts, Shape, ShapeColumn};
 use super::values;
 
 /// Longest text of a value that is always stored inline.
@@ -21,14 +21,14 @@ const MAX_INLINE: usize = 20;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EventContext<'t> {
     pub(super) plugin: Plugin,
-    pub(super) change: &'t TrueChange,
+    pub(super) change: &'t RecordedChange,
     /// Relation that the event names.
     pub(super) named: &'t Shape,
     /// Whether the table was not altered between the write and the drain.
     pub(super) undisturbed: bool,
     /// Whether deletes contain the key, in each partition of the table.
     pub(super) names_keys: bool,
-    /// Whether the log identified no row of the table at the write: see [`Truth::is_insert_only`].
+    /// Whether the log identified no row of the table at the write: see [`Recording::is_insert_only`].
     pub(super) is_insert_only: bool,
     /// Whether nothing states that the key has more columns: see [`FinishedRound::may_lack_generated`].
     pub(super) may_lack_generated: bool,
@@ -110,7 +110,7 @@ fn is_same_set(one: &[String], other: &[String]) -> bool {
 }
 
 /// Whether these are the values of the columns, with periods between them.
-fn is_joined(values: &str, columns: &[&String], row: &TrueRow) -> bool {
+fn is_joined(values: &str, columns: &[&String], row: &RowTexts) -> bool {
     let Some((first, rest)) = columns.split_first() else {
         return values.is_empty();
     };
@@ -145,7 +145,7 @@ impl EventContext<'_> {
         Failure {
             kind: format!("{plugin}: {kind}{altered}"),
             detail: shortened(&format!(
-                "column {column:?}\n  event {} with the key {}\n  truth {} old {:?}\n        new {:?}\n  \
+                "column {column:?}\n  event {} with the key {}\n  recording {} old {:?}\n        new {:?}\n  \
                  table {}\n  events are named {:?} with the key {:?}",
                 event.text,
                 event.partition_key,
@@ -190,7 +190,7 @@ impl EventContext<'_> {
         }
     }
 
-    fn check_after(&self, event: &ParsedArrival, after: &Row, new: &TrueRow, failures: &mut Vec<Failure>) {
+    fn check_after(&self, event: &ParsedArrival, after: &Row, new: &RowTexts, failures: &mut Vec<Failure>) {
         for (name, value) in after {
             // An update of wal2json may lack a column. The plugin does not send whether the column existed.
             let is_newer = self.plugin == Plugin::Wal2json
@@ -219,7 +219,7 @@ impl EventContext<'_> {
         }
     }
 
-    fn check_before(&self, event: &ParsedArrival, before: &Row, old: &TrueRow, failures: &mut Vec<Failure>) {
+    fn check_before(&self, event: &ParsedArrival, before: &Row, old: &RowTexts, failures: &mut Vec<Failure>) {
         let shape = &self.change.shape;
         // pgoutput maps the columns of a partition to those of its root. The server then sends null for
         // defaults that are not stored in the row.
@@ -271,7 +271,7 @@ impl EventContext<'_> {
         event: &ParsedArrival,
         name: &str,
         value: &Value,
-        row: &TrueRow,
+        row: &RowTexts,
         failures: &mut Vec<Failure>,
     ) {
         let (Some(text), Some(column)) = (row.get(name), self.change.shape.column(name)) else {
@@ -299,7 +299,7 @@ impl EventContext<'_> {
     }
 
     /// Compares the partition key with the key of the row.
-    fn check_key(&self, event: &ParsedArrival, row: &TrueRow, failures: &mut Vec<Failure>) {
+    fn check_key(&self, event: &ParsedArrival, row: &RowTexts, failures: &mut Vec<Failure>) {
         let key = &self.named.key;
         if is_table_key(event) {
             if self.undisturbed && !key.is_empty() && self.knows_key() {
@@ -371,7 +371,7 @@ impl EventContext<'_> {
     }
 
     /// Values that distinguish a row from the other rows of its table.
-    pub(super) fn row_identity(&self, columns: &[String], row: &TrueRow) -> RowIdentity {
+    pub(super) fn row_identity(&self, columns: &[String], row: &RowTexts) -> RowIdentity {
         let is_unique = |shape: &Shape| {
             let mut keys = [&shape.key].into_iter().chain(&shape.unique_keys);
             keys.any(|key| is_same_set(key, columns))

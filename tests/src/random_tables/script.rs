@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use crate::postgres::sql_text::{quote_identifier, quote_literal};
 
-/// Settings that fix the texts of values in the recorded truth.
+/// Settings that fix the texts of values in the recording.
 const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
      set bytea_output = 'hex'; set extra_float_digits = 1; set client_min_messages = error";
 
@@ -83,18 +83,21 @@ impl Script {
         done
     }
 
-    /// Describes the tables of the schema for the recorded truth.
+    /// Describes the tables of the schema for the recording.
     pub(super) async fn describe(&mut self) {
         self.call("describe").await;
     }
 
-    /// Records the present rows of the schema in the truth.
+    /// Records the present rows of the schema in the recording.
     pub(super) async fn capture(&mut self) {
         self.call("capture").await;
     }
 
     async fn call(&mut self, function: &str) {
-        let call = format!("select truth.{function}({})", quote_literal(&self.schema_name));
+        let call = format!(
+            "select recording.{function}({})",
+            quote_literal(&self.schema_name)
+        );
         let done = self.client.batch_execute(&call).await;
         done.unwrap_or_else(|error| panic!("{}\n{call}: {error:?}", self.lines.join("\n")));
     }

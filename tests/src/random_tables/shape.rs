@@ -1,4 +1,4 @@
-//! Truth: the recorded definitions of tables, and their recorded changes.
+//! The recording of a round: definitions of tables, and their changes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-/// SQL that creates the tables and functions of the truth.
-pub(super) const TRUTH: &str = include_str!("truth.sql");
+/// SQL that creates the tables and functions of the recording.
+pub(super) const RECORDING: &str = include_str!("recording.sql");
 
 /// Texts of the values of a row by column; `None` is null.
-pub(super) type TrueRow = BTreeMap<String, Option<String>>;
+pub(super) type RowTexts = BTreeMap<String, Option<String>>;
 
 /// Definition of a table in one generation.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -114,33 +114,33 @@ impl Shape {
 
 /// A recorded change of the server.
 #[derive(Debug, Clone)]
-pub(super) struct TrueChange {
+pub(super) struct RecordedChange {
     pub(super) seq: i64,
     /// Operation `i`, `u`, `d`, `t` (truncate) or `r`.
     ///
     /// `r` is a row at the time of the backfill.
     pub(super) op: char,
     pub(super) shape: Arc<Shape>,
-    pub(super) old: Option<TrueRow>,
-    pub(super) new: Option<TrueRow>,
+    pub(super) old: Option<RowTexts>,
+    pub(super) new: Option<RowTexts>,
 }
 
-/// The truth about one schema.
+/// The recording of one schema.
 #[derive(Debug, Default)]
-pub(super) struct Truth {
-    pub(super) changes: Vec<TrueChange>,
+pub(super) struct Recording {
+    pub(super) changes: Vec<RecordedChange>,
     shapes: Vec<Arc<Shape>>,
     /// Numbers of the descriptions of the schema, also of one without tables.
     generations: Vec<i32>,
 }
 
-/// Loads the truth of all schemas of a database.
-pub(super) async fn load(client: &Client) -> HashMap<String, Truth> {
-    let mut truths: HashMap<String, Truth> = HashMap::new();
+/// Loads the recordings of all schemas of a database.
+pub(super) async fn load(client: &Client) -> HashMap<String, Recording> {
+    let mut recordings: HashMap<String, Recording> = HashMap::new();
     let mut by_id = HashMap::new();
     for row in query(
         client,
-        "select id, document::text as document from truth.shape order by id",
+        "select id, document::text as document from recording.shape order by id",
     )
     .await
     {
@@ -148,35 +148,39 @@ pub(super) async fn load(client: &Client) -> HashMap<String, Truth> {
         let shape: Shape = serde_json::from_str(&document).unwrap_or_else(|e| panic!("{document}: {e}"));
         let shape = Arc::new(shape);
         by_id.insert(row.get::<_, i32>("id"), Arc::clone(&shape));
-        truths.entry(shape.schema.clone()).or_default().shapes.push(shape);
+        recordings
+            .entry(shape.schema.clone())
+            .or_default()
+            .shapes
+            .push(shape);
     }
     for row in query(
         client,
-        "select schema_name, number from truth.generation order by number",
+        "select schema_name, number from recording.generation order by number",
     )
     .await
     {
-        let truth = truths.entry(row.get("schema_name")).or_default();
-        truth.generations.push(row.get("number"));
+        let recording = recordings.entry(row.get("schema_name")).or_default();
+        recording.generations.push(row.get("number"));
     }
     let sql = "select seq, op, shape, old_row::text as old_row, new_row::text as new_row
-               from truth.change order by seq";
-    let parse = |text: Option<String>| -> Option<TrueRow> {
+               from recording.change order by seq";
+    let parse = |text: Option<String>| -> Option<RowTexts> {
         text.map(|text| serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}")))
     };
     for row in query(client, sql).await {
         let shape = Arc::clone(&by_id[&row.get::<_, i32>("shape")]);
-        let change = TrueChange {
+        let change = RecordedChange {
             seq: row.get("seq"),
             op: row.get::<_, String>("op").chars().next().unwrap_or('?'),
             old: parse(row.get("old_row")),
             new: parse(row.get("new_row")),
             shape,
         };
-        let truth = truths.entry(change.shape.schema.clone()).or_default();
-        truth.changes.push(change);
+        let recording = recordings.entry(change.shape.schema.clone()).or_default();
+        recording.changes.push(change);
     }
-    truths
+    recordings
 }
 
 async fn query(client: &Client, sql: &str) -> Vec<tokio_postgres::Row> {
@@ -186,7 +190,7 @@ async fn query(client: &Client, sql: &str) -> Vec<tokio_postgres::Row> {
         .unwrap_or_else(|e| panic!("{sql}: {e:?}"))
 }
 
-impl Truth {
+impl Recording {
     /// Definitions in the last description up to this generation.
     pub(super) fn at(&self, generation: i32) -> impl Iterator<Item = &Arc<Shape>> {
         let known = self.generations.iter().copied();

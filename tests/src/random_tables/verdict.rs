@@ -1,4 +1,4 @@
-//! Comparison of a round's events with the truth.
+//! Comparison of a round's events with the recording.
 //!
 //! Backfills are also compared with logs, and the plugins with each other.
 
@@ -12,7 +12,7 @@ use crate::fixture::Plugin;
 use super::alignment::{AlignedChange, ParsedArrival, align};
 use super::event_checks::{self, EventContext, KeyColumns, RowIdentity};
 use super::result::{Failure, RoundCounts};
-use super::shape::{Shape, TrueChange, TrueRow, Truth};
+use super::shape::{RecordedChange, Recording, RowTexts, Shape};
 
 /// Events of one plugin in one round, in the order of positions.
 #[derive(Debug)]
@@ -26,9 +26,9 @@ pub(super) struct PluginEvents {
 /// Round with its events.
 #[derive(Debug)]
 pub(super) struct FinishedRound {
-    pub(super) truth: Truth,
+    pub(super) recording: Recording,
     pub(super) plugins: Vec<PluginEvents>,
-    /// [`TrueChange::seq`] of the last change before the drain.
+    /// [`RecordedChange::seq`] of the last change before the drain.
     pub(super) drained: i64,
     /// [`Shape::generation`] of the tables at the drain.
     pub(super) generation: i32,
@@ -85,7 +85,7 @@ pub(super) fn judge(round: &FinishedRound, counts: &mut RoundCounts) -> Vec<Fail
 #[derive(Default)]
 struct LogRows<'t> {
     /// Events by the definition of the table, and the row.
-    events: HashMap<(String, &'t TrueRow), (&'t ParsedArrival, EventContext<'t>)>,
+    events: HashMap<(String, &'t RowTexts), (&'t ParsedArrival, EventContext<'t>)>,
     keys: RowIdentities,
 }
 
@@ -112,7 +112,7 @@ impl<'t> RoundChecks<'t> {
     /// The result is false if the events cannot be assigned.
     fn judge_log(&mut self, plugin: &'t PluginEvents, log: &mut LogRows<'t>) -> bool {
         let live: Vec<&ParsedArrival> = plugin.events.iter().filter(|it| it.event.op != "r").collect();
-        let (aligned, broken) = align(&self.round.truth, plugin.plugin, &live);
+        let (aligned, broken) = align(&self.round.recording, plugin.plugin, &live);
         self.counts.changes += aligned.len() as u64;
         self.counts.events += plugin.events.len() as u64;
         for change in &aligned {
@@ -146,7 +146,7 @@ impl<'t> RoundChecks<'t> {
     /// Compares backfilled rows with the server's rows and the log's events.
     fn judge_backfill(&mut self, plugin: &'t PluginEvents, mut log: LogRows<'t>) {
         let round = self.round;
-        let rows = round.truth.changes.iter().filter(|change| change.op == 'r');
+        let rows = round.recording.changes.iter().filter(|change| change.op == 'r');
         let mut rows: Vec<EventContext<'t>> = rows
             .filter_map(|change| round.read_context(plugin.plugin, change))
             .filter(|context| plugin.backfilled.contains(&context.named.name))
@@ -200,9 +200,11 @@ impl FinishedRound {
             plugin,
             change: aligned.change,
             named: aligned.named,
-            undisturbed: self.truth.is_undisturbed(&aligned.change.shape, generation),
-            names_keys: self.truth.names_keys(&aligned.change.shape, aligned.named),
-            is_insert_only: self.truth.is_insert_only(&aligned.change.shape, aligned.named),
+            undisturbed: self.recording.is_undisturbed(&aligned.change.shape, generation),
+            names_keys: self.recording.names_keys(&aligned.change.shape, aligned.named),
+            is_insert_only: self
+                .recording
+                .is_insert_only(&aligned.change.shape, aligned.named),
             may_lack_generated: self.may_lack_generated(plugin, aligned.named, generation),
         }
     }
@@ -212,7 +214,7 @@ impl FinishedRound {
     /// pgoutput does not send such columns before PostgreSQL 18, and the catalog lacks a table that was
     /// dropped.
     fn may_lack_generated(&self, plugin: Plugin, named: &Shape, generation: i32) -> bool {
-        let mut tables = self.truth.at(generation);
+        let mut tables = self.recording.at(generation);
         let is_dropped = tables.all(|it| it.relation != named.relation);
         plugin == Plugin::Pgoutput && self.version < 18 && is_dropped
     }
@@ -220,9 +222,9 @@ impl FinishedRound {
     /// Context of a row that a backfill reads.
     ///
     /// `None` if the plugin does not send its table.
-    fn read_context<'t>(&'t self, plugin: Plugin, change: &'t TrueChange) -> Option<EventContext<'t>> {
+    fn read_context<'t>(&'t self, plugin: Plugin, change: &'t RecordedChange) -> Option<EventContext<'t>> {
         let named: &Shape = match plugin {
-            Plugin::Pgoutput => self.truth.published_shape(&change.shape)?,
+            Plugin::Pgoutput => self.recording.published_shape(&change.shape)?,
             Plugin::Wal2json | Plugin::TestDecoding => &change.shape,
         };
         Some(EventContext {
@@ -230,8 +232,8 @@ impl FinishedRound {
             change,
             named,
             undisturbed: true,
-            names_keys: self.truth.names_keys(&change.shape, named),
-            is_insert_only: self.truth.is_insert_only(&change.shape, named),
+            names_keys: self.recording.names_keys(&change.shape, named),
+            is_insert_only: self.recording.is_insert_only(&change.shape, named),
             may_lack_generated: false,
         })
     }

@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 
 use super::app::{App, LOCK_TIME, OpenedSlot, SlotAccess};
 use super::pending_backfill::pending_runner;
-use super::rule_problems::rule_problems;
-use super::tables_no_longer_sent;
+use super::problems::{rule_problems, tables_no_longer_sent};
 use crate::aws::parameter_store::Parameter;
 use crate::base::budget::Budget;
 use crate::base::clock::now_micros;

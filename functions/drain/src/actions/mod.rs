@@ -2,15 +2,10 @@
 
 pub mod app;
 pub(crate) mod backfill;
-mod backfill_status;
 pub(crate) mod drain;
 mod pending_backfill;
 pub mod plan;
-mod publications;
-mod rule_problems;
-mod setting_problems;
+mod problems;
 pub(crate) mod setup;
 pub(crate) mod status;
-mod table_streams;
-mod tables_no_longer_sent;
 pub(crate) mod teardown;

@@ -1,5 +1,7 @@
 //! The stored backfill: its load, and its restart after a gap.
 
+pub(super) mod status;
+
 use super::app::{App, OpenedSlot};
 use crate::aws::parameter_store::Parameter;
 use crate::backfill::BackfillState;

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::setting_problems::setting_problems;
+use super::problems::setting_problems;
 use crate::base::budget::Budget;
 use crate::base::clock::now_text;
 use crate::base::lsn::Lsn;

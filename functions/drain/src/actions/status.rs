@@ -5,8 +5,8 @@
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::setting_problems::setting_problems;
-use super::{backfill_status, tables_no_longer_sent};
+use super::pending_backfill;
+use super::problems::{setting_problems, tables_no_longer_sent};
 use crate::base::lsn::Lsn;
 use crate::config::StandbyAck;
 use crate::continuity::checkpoint::Checkpoint;
@@ -61,7 +61,8 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     let backfill = match plugin {
         Some(plugin) => {
             let described =
-                backfill_status::describe(app, connector, &session, server, plugin, &mut problems).await;
+                pending_backfill::status::describe(app, connector, &session, server, plugin, &mut problems)
+                    .await;
             described.unwrap_or_else(|error| {
                 problems.push(error.chain());
                 Value::Null

@@ -130,7 +130,7 @@ pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
 /// It follows from the service's error code, if the status is below 500. Without such a code, the class is
 /// `Unavailable`, or `Other` if the environment lacks credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum FailureClass {
     /// The service does not authorize the request.
     ///
     /// The function's role lacks a permission, or the account has not activated the service. Other causes are
@@ -147,7 +147,7 @@ pub(crate) enum Refusal {
     ///
     /// This class also covers Kinesis's answer while it creates, updates or deletes the stream.
     Unavailable,
-    /// Any other refusal.
+    /// Any other failure.
     Other,
 }
 
@@ -155,7 +155,7 @@ pub(crate) enum Refusal {
 ///
 /// The line has the service's code and message. If one of them is missing, the line has the error and all its
 /// causes, because the text of an SDK error does not contain its causes.
-pub(crate) fn classify<E>(error: &SdkError<E>) -> (Refusal, BoxError)
+pub(crate) fn classify<E>(error: &SdkError<E>) -> (FailureClass, BoxError)
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
@@ -163,12 +163,12 @@ where
         .raw_response()
         .map_or(0, |response| response.status().as_u16());
     // The code of a server error (5xx) is not reliable.
-    let refusal = match error.code() {
-        Some(code) if status < 500 && !code.is_empty() => refusal_of_code(code),
-        _ if lacks_credentials(error) => Refusal::Other,
-        _ => Refusal::Unavailable,
+    let class = match error.code() {
+        Some(code) if status < 500 && !code.is_empty() => class_of_code(code),
+        _ if lacks_credentials(error) => FailureClass::Other,
+        _ => FailureClass::Unavailable,
     };
-    (refusal, one_line(error).into())
+    (class, one_line(error).into())
 }
 
 /// Whether the request was not sent because the environment lacks credentials.
@@ -183,8 +183,8 @@ fn lacks_credentials(error: &dyn Error) -> bool {
     false
 }
 
-/// The refusal that an error code of AWS names.
-pub(super) fn refusal_of_code(code: &str) -> Refusal {
+/// The class that an error code of AWS names.
+pub(super) fn class_of_code(code: &str) -> FailureClass {
     match code {
         "AccessDeniedException"
         | "AccessDenied"
@@ -195,23 +195,23 @@ pub(super) fn refusal_of_code(code: &str) -> Refusal {
         | "MissingAuthenticationToken"
         | "MissingAuthenticationTokenException"
         | "IncompleteSignature"
-        | "OptInRequired" => Refusal::Denied,
-        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => Refusal::Expired,
+        | "OptInRequired" => FailureClass::Denied,
+        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => FailureClass::Expired,
         "ProvisionedThroughputExceededException"
         | "LimitExceededException"
         | "ThrottlingException"
         | "TooManyUpdates"
-        | "KMSThrottlingException" => Refusal::Throttled,
-        "ResourceNotFoundException" | "ParameterNotFound" => Refusal::NotFound,
+        | "KMSThrottlingException" => FailureClass::Throttled,
+        "ResourceNotFoundException" | "ParameterNotFound" => FailureClass::NotFound,
         "RequestTimeout"
         | "RequestTimeoutException"
         | "InternalFailure"
         | "InternalServerError"
         | "ServiceUnavailable"
         // Kinesis is creating, updating or deleting the stream. A created or updated stream is usable.
-        | "ResourceInUseException" => Refusal::Unavailable,
-        _ if code.starts_with("KMS") => Refusal::Denied,
-        _ => Refusal::Other,
+        | "ResourceInUseException" => FailureClass::Unavailable,
+        _ if code.starts_with("KMS") => FailureClass::Denied,
+        _ => FailureClass::Other,
     }
 }
 

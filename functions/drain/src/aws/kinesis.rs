@@ -12,7 +12,7 @@ use aws_sdk_kinesis::types::{
 };
 use bytes::Bytes;
 
-use super::client::{Refusal, classify, refusal_of_code};
+use super::client::{FailureClass, class_of_code, classify};
 use super::put_records_body::put_records_body;
 use crate::base::causes::BoxError;
 use crate::pack::{HashKey, Record, Shard, ShardMap};
@@ -146,7 +146,7 @@ impl Kinesis {
                     (None, Some(_)) => RecordOutcome::Stored {
                         shard: record.shard_id.unwrap_or_default(),
                     },
-                    (Some(code), _) if refusal_of_code(code) == Refusal::Throttled => {
+                    (Some(code), _) if class_of_code(code) == FailureClass::Throttled => {
                         RecordOutcome::Throttled
                     }
                     _ => RecordOutcome::Failed,
@@ -309,14 +309,14 @@ impl Kinesis {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         let stream = self.stream.clone();
-        let (refusal, source) = classify(error);
-        match refusal {
-            Refusal::Expired => StreamError::Credentials { stream, source },
-            Refusal::NotFound => StreamError::Missing { stream, source },
-            Refusal::Throttled => StreamError::Throttled { stream, source },
-            Refusal::Denied => StreamError::Denied { stream, source },
-            Refusal::Unavailable => StreamError::Unavailable { stream, source },
-            Refusal::Other => StreamError::Refused { stream, source },
+        let (class, source) = classify(error);
+        match class {
+            FailureClass::Expired => StreamError::Credentials { stream, source },
+            FailureClass::NotFound => StreamError::Missing { stream, source },
+            FailureClass::Throttled => StreamError::Throttled { stream, source },
+            FailureClass::Denied => StreamError::Denied { stream, source },
+            FailureClass::Unavailable => StreamError::Unavailable { stream, source },
+            FailureClass::Other => StreamError::Refused { stream, source },
         }
     }
 

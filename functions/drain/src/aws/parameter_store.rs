@@ -11,7 +11,7 @@ use aws_sdk_ssm::config::retry::RetryConfig;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ssm::types::ParameterType;
 
-use super::client::{Refusal, classify};
+use super::client::{FailureClass, classify};
 use crate::continuity::checkpoint::Checkpoint;
 use crate::ports::{StateStore, StateStoreError};
 
@@ -99,7 +99,7 @@ impl Parameter {
         let request = self.client.get_parameter().name(&self.name);
         let parameter = match request.with_decryption(true).send().await {
             Ok(answer) => answer.parameter,
-            Err(error) if classify(&error).0 == Refusal::NotFound => None,
+            Err(error) if classify(&error).0 == FailureClass::NotFound => None,
             Err(error) => return Err(self.error(&error)),
         };
         let stored_type = parameter.as_ref().and_then(|parameter| parameter.r#type.clone());
@@ -128,7 +128,7 @@ impl Parameter {
     /// The parameter cannot be deleted.
     pub(crate) async fn delete(&self) -> Result<bool, StateStoreError> {
         match self.client.delete_parameter().name(&self.name).send().await {
-            Err(error) if classify(&error).0 == Refusal::NotFound => Ok(false),
+            Err(error) if classify(&error).0 == FailureClass::NotFound => Ok(false),
             answer => answer.map(|_| true).map_err(|error| self.error(&error)),
         }
     }
@@ -138,13 +138,13 @@ impl Parameter {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         let parameter = self.name.clone();
-        let (refusal, source) = classify(error);
-        match refusal {
-            Refusal::Expired | Refusal::Throttled | Refusal::Unavailable => {
+        let (class, source) = classify(error);
+        match class {
+            FailureClass::Expired | FailureClass::Throttled | FailureClass::Unavailable => {
                 StateStoreError::Unavailable { parameter, source }
             }
-            Refusal::Denied => StateStoreError::Denied { parameter, source },
-            Refusal::NotFound | Refusal::Other => StateStoreError::Refused { parameter, source },
+            FailureClass::Denied => StateStoreError::Denied { parameter, source },
+            FailureClass::NotFound | FailureClass::Other => StateStoreError::Refused { parameter, source },
         }
     }
 }

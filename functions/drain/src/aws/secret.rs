@@ -8,7 +8,7 @@ use aws_types::SdkConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::client::{Refusal, classify};
+use super::client::{FailureClass, classify};
 use crate::base::causes::BoxError;
 use crate::ports::SecretError;
 use crate::rules::column_rules::Salt;
@@ -71,11 +71,11 @@ impl SecretFailure {
         }
     }
 
-    fn of_aws((refusal, source): (Refusal, BoxError)) -> Self {
+    fn of_aws((class, source): (FailureClass, BoxError)) -> Self {
         SecretFailure {
             is_transient: matches!(
-                refusal,
-                Refusal::Throttled | Refusal::Unavailable | Refusal::Expired
+                class,
+                FailureClass::Throttled | FailureClass::Unavailable | FailureClass::Expired
             ),
             source,
         }

@@ -203,12 +203,12 @@ impl<'c> PastTable<'c> {
     /// `lacks_primary_key` is true if the row itself shows that the table had no primary key. A missing index
     /// in the catalog does not prove it, because the index may have been dropped.
     pub fn is_insert_only(&self, lacks_primary_key: bool) -> bool {
-        let is_bare = match self.table.identity {
+        let lacks_identity = match self.table.identity {
             'n' => true,
             'd' => lacks_primary_key || self.never_had_primary_key(),
             _ => false,
         };
-        is_bare && self.holds(&self.table.recent.identity)
+        lacks_identity && self.holds(&self.table.recent.identity)
     }
 
     /// Whether the catalog proves that the table had no primary key.

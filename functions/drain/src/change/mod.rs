@@ -18,7 +18,7 @@ pub use kind::{COMMA, ValueType, element_oid};
 
 /// Decoded row of a peek.
 #[derive(Debug, PartialEq)]
-pub enum Item<'a> {
+pub enum DecodedRow<'a> {
     /// Beginning of a transaction.
     ///
     /// A field is `None` if the plugin sends it only with the commit.
@@ -49,29 +49,29 @@ pub enum Item<'a> {
     Nothing,
 }
 
-impl Item<'_> {
+impl DecodedRow<'_> {
     /// The same item with owned values.
-    pub fn into_owned(self) -> Item<'static> {
+    pub fn into_owned(self) -> DecodedRow<'static> {
         match self {
-            Item::Begin {
+            DecodedRow::Begin {
                 xid,
                 commit_end,
                 commit_time,
-            } => Item::Begin {
+            } => DecodedRow::Begin {
                 xid,
                 commit_end,
                 commit_time,
             },
-            Item::Commit {
+            DecodedRow::Commit {
                 commit_end,
                 commit_time,
-            } => Item::Commit {
+            } => DecodedRow::Commit {
                 commit_end,
                 commit_time,
             },
-            Item::Change(change) => Item::Change(change.into_owned()),
-            Item::Message(message) => Item::Message(message.into_owned()),
-            Item::Nothing => Item::Nothing,
+            DecodedRow::Change(change) => DecodedRow::Change(change.into_owned()),
+            DecodedRow::Message(message) => DecodedRow::Message(message.into_owned()),
+            DecodedRow::Nothing => DecodedRow::Nothing,
         }
     }
 }

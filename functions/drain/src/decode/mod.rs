@@ -1,4 +1,4 @@
-//! Decoders from the rows of an output plugin to [`Item`]s.
+//! Decoders from the rows of an output plugin to [`DecodedRow`]s.
 //!
 //! They are pure: a decoder's only state is the tables and types that earlier rows described.
 
@@ -20,7 +20,7 @@ pub use shortener::RowShortener;
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::catalog::Catalog;
-use crate::change::{Change, Datum, Item, Relation, Tuple};
+use crate::change::{Change, Datum, DecodedRow, Relation, Tuple};
 use crate::plugin::Plugin;
 
 /// Error: the syntax of a row is not that of its plugin.
@@ -130,7 +130,7 @@ impl Decoder {
         catalog: &Catalog,
         lsn: Lsn,
         data: &'a [u8],
-    ) -> Result<Item<'a>, DecodeError> {
+    ) -> Result<DecodedRow<'a>, DecodeError> {
         match self {
             Decoder::Pgoutput(decoder) => decoder.decode(catalog, data),
             Decoder::Wal2json(decoder) => decoder.decode(catalog, data),

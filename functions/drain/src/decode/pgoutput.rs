@@ -15,7 +15,7 @@ use crate::base::table_name::TableName;
 use crate::base::time::POSTGRES_EPOCH;
 use crate::catalog::Catalog;
 use crate::change::{
-    Change, Column, ColumnCoverage, ColumnType, Datum, Item, Message, MessageParts, Relation, Tuple,
+    Change, Column, ColumnCoverage, ColumnType, Datum, DecodedRow, Message, MessageParts, Relation, Tuple,
 };
 use relation_tables::{RelationTable, RelationTables};
 use scanner::{OVERSIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
@@ -38,7 +38,11 @@ impl PgoutputDecoder {
     /// # Errors
     /// The bytes are not a message of protocol version 1, or they name a table that the server did
     /// not describe.
-    pub(super) fn decode<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
+    pub(super) fn decode<'a>(
+        &mut self,
+        catalog: &Catalog,
+        data: &'a [u8],
+    ) -> Result<DecodedRow<'a>, DecodeError> {
         let mut reader = ByteReader { data, at: 0 };
         let item = match reader.u8()? {
             b'B' => reader.begin()?,
@@ -46,23 +50,23 @@ impl PgoutputDecoder {
             b'R' => {
                 let (oid, table) = self.table(catalog, &mut reader)?;
                 self.tables.insert(oid, table);
-                Item::Nothing
+                DecodedRow::Nothing
             }
             b'Y' => {
                 let oid = reader.u32()?;
                 let (schema, name) = (reader.str()?, reader.str()?);
                 self.types.insert(oid, (schema.to_owned(), name.to_owned()));
-                Item::Nothing
+                DecodedRow::Nothing
             }
             b'O' => {
                 let _origin_commit = reader.u64()?;
                 let _name = reader.str()?;
-                Item::Nothing
+                DecodedRow::Nothing
             }
-            b'I' => Item::Change(self.insert(&mut reader)?),
-            b'U' => Item::Change(self.update(&mut reader)?),
-            b'D' => Item::Change(self.delete(&mut reader)?),
-            b'T' => Item::Change(self.truncate(&mut reader)?),
+            b'I' => DecodedRow::Change(self.insert(&mut reader)?),
+            b'U' => DecodedRow::Change(self.update(&mut reader)?),
+            b'D' => DecodedRow::Change(self.delete(&mut reader)?),
+            b'T' => DecodedRow::Change(self.truncate(&mut reader)?),
             b'M' => reader.message()?,
             _ => {
                 reader.at = 0;
@@ -259,28 +263,28 @@ impl<'a> ByteReader<'a> {
         }
     }
 
-    fn begin(&mut self) -> Result<Item<'a>, DecodeError> {
+    fn begin(&mut self) -> Result<DecodedRow<'a>, DecodeError> {
         // This is the start of the commit record. The commit message contains the end of the record.
         let _commit_start = self.u64()?;
         let commit_time = self.time()?;
-        Ok(Item::Begin {
+        Ok(DecodedRow::Begin {
             xid: self.u32()?,
             commit_end: None,
             commit_time: Some(commit_time),
         })
     }
 
-    fn commit(&mut self) -> Result<Item<'a>, DecodeError> {
+    fn commit(&mut self) -> Result<DecodedRow<'a>, DecodeError> {
         let _flags = self.u8()?;
         let _commit_start = self.u64()?;
         let commit_end = Lsn(self.u64()?);
-        Ok(Item::Commit {
+        Ok(DecodedRow::Commit {
             commit_end,
             commit_time: Some(self.time()?),
         })
     }
 
-    fn message(&mut self) -> Result<Item<'a>, DecodeError> {
+    fn message(&mut self) -> Result<DecodedRow<'a>, DecodeError> {
         let flags = self.u8()?;
         let omitted = MessageParts {
             prefix: flags & WITHOUT_PREFIX != 0,
@@ -298,9 +302,9 @@ impl<'a> ByteReader<'a> {
             omitted,
         };
         Ok(if flags & 1 == 1 {
-            Item::Change(Change::Message(message))
+            DecodedRow::Change(Change::Message(message))
         } else {
-            Item::Message(message)
+            DecodedRow::Message(message)
         })
     }
 

@@ -14,7 +14,7 @@ use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::base::time::micros_of_timestamp;
 use crate::catalog::Catalog;
-use crate::change::{Change, ColumnCoverage, Datum, Item, Message, MessageParts};
+use crate::change::{Change, ColumnCoverage, Datum, DecodedRow, Message, MessageParts};
 use catalog_facts::{
     ColumnValue, key, key_of_update, old_tuple, relation, row, with_bit_lengths, with_nulls, without_virtual,
 };
@@ -24,7 +24,7 @@ use scanner::{MESSAGE, OVERSIZE, SIZE, WITHOUT_CONTENT, WITHOUT_PREFIX};
 ///
 /// # Errors
 /// The bytes are not a row of test_decoding.
-pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
+pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<DecodedRow<'a>, DecodeError> {
     let mut reader = TextReader { data, at: 0 };
     if reader.skip("BEGIN ") {
         reader.begin()
@@ -33,7 +33,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     } else if reader.skip(MESSAGE) {
         reader.message()
     } else if reader.skip("table ") {
-        reader.change(catalog).map(Item::Change)
+        reader.change(catalog).map(DecodedRow::Change)
     } else {
         Err(reader.expected("BEGIN, COMMIT, message or table"))
     }
@@ -65,29 +65,29 @@ impl<'a> TextReader<'a> {
         }
     }
 
-    fn begin(&mut self) -> Result<Item<'a>, DecodeError> {
+    fn begin(&mut self) -> Result<DecodedRow<'a>, DecodeError> {
         let text = self.rest_text()?;
         let xid = text.parse().map_err(|_| self.expected("a transaction's id"))?;
-        Ok(Item::Begin {
+        Ok(DecodedRow::Begin {
             xid,
             commit_end: None,
             commit_time: None,
         })
     }
 
-    fn commit(&mut self, lsn: Lsn) -> Result<Item<'a>, DecodeError> {
+    fn commit(&mut self, lsn: Lsn) -> Result<DecodedRow<'a>, DecodeError> {
         let text = self.rest_text()?;
         let time = text
             .split_once("(at ")
             .and_then(|(_, rest)| micros_of_timestamp(rest.strip_suffix(')')?));
         // The `lsn` column of this row is the end of the commit record.
-        Ok(Item::Commit {
+        Ok(DecodedRow::Commit {
             commit_end: lsn,
             commit_time: time,
         })
     }
 
-    fn message(&mut self) -> Result<Item<'a>, DecodeError> {
+    fn message(&mut self) -> Result<DecodedRow<'a>, DecodeError> {
         let is_transactional = self.skip("1");
         let is_valid = is_transactional || self.skip("0");
         let omitted = MessageParts {
@@ -107,9 +107,9 @@ impl<'a> TextReader<'a> {
             omitted,
         };
         Ok(if is_transactional {
-            Item::Change(Change::Message(message))
+            DecodedRow::Change(Change::Message(message))
         } else {
-            Item::Message(message)
+            DecodedRow::Message(message)
         })
     }
 

@@ -36,25 +36,25 @@ struct DecodedHead {
 }
 
 /// The events of an item, one line for each.
-fn lines(lsn: Lsn, item: &Item<'_>) -> Vec<String> {
+fn lines(lsn: Lsn, item: &DecodedRow<'_>) -> Vec<String> {
     let change = match item {
-        Item::Begin {
+        DecodedRow::Begin {
             xid,
             commit_end,
             commit_time,
         } => return vec![format!("begin {xid} {commit_end:?} {commit_time:?}")],
-        Item::Commit {
+        DecodedRow::Commit {
             commit_end,
             commit_time,
         } => {
             return vec![format!("commit {commit_end} {commit_time:?}")];
         }
-        Item::Message(message) => {
+        DecodedRow::Message(message) => {
             let content = String::from_utf8_lossy(&message.content);
             return vec![format!("message {} {content}", message.prefix)];
         }
-        Item::Nothing => return Vec::new(),
-        Item::Change(change) => change,
+        DecodedRow::Nothing => return Vec::new(),
+        DecodedRow::Change(change) => change,
     };
     let transaction = Transaction {
         xid: 1,
@@ -108,7 +108,7 @@ fn encoded(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, change: &Chan
 }
 
 /// Checks that each envelope writes an item as JSON.
-fn assert_json(lsn: Lsn, item: &Item<'_>) {
+fn assert_json(lsn: Lsn, item: &DecodedRow<'_>) {
     lines(lsn, item);
     for form in [
         EnvelopeForm::Dms(Dms::default()),
@@ -123,10 +123,10 @@ fn assert_json(lsn: Lsn, item: &Item<'_>) {
     }
 }
 
-fn events(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, item: &Item<'_>) -> Vec<Event> {
+fn events(envelope: &Envelope, progress: &mut Progress, lsn: Lsn, item: &DecodedRow<'_>) -> Vec<Event> {
     match item {
-        Item::Change(change) => encoded(envelope, progress, lsn, change),
-        Item::Message(message) => {
+        DecodedRow::Change(change) => encoded(envelope, progress, lsn, change),
+        DecodedRow::Message(message) => {
             let position = Position {
                 commit_end: lsn,
                 lsn,

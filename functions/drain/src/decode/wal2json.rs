@@ -21,7 +21,7 @@ use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::base::time::micros_of_timestamp;
 use crate::catalog::Catalog;
-use crate::change::{Change, Column, Datum, Item, Message, MessageParts, Relation, Tuple, ValueType};
+use crate::change::{Change, Column, Datum, DecodedRow, Message, MessageParts, Relation, Tuple, ValueType};
 use relations::{JsonAction, RelationCache, RowDescription};
 use type_names::escape_type_names;
 use virtual_columns::{DroppedNulls, drop_virtual_columns};
@@ -88,18 +88,22 @@ impl Wal2jsonDecoder {
     ///
     /// # Errors
     /// The bytes are not a row of format version 2.
-    pub(super) fn decode<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
+    pub(super) fn decode<'a>(
+        &mut self,
+        catalog: &Catalog,
+        data: &'a [u8],
+    ) -> Result<DecodedRow<'a>, DecodeError> {
         match self.decode_json(catalog, data) {
             // wal2json writes the names of some types without escapes. Such a name makes the JSON invalid.
             Err(error) => match escape_type_names(data) {
-                Some(escaped) => self.decode_json(catalog, &escaped).map(Item::into_owned),
+                Some(escaped) => self.decode_json(catalog, &escaped).map(DecodedRow::into_owned),
                 None => Err(error),
             },
             decoded => decoded,
         }
     }
 
-    fn decode_json<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
+    fn decode_json<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<DecodedRow<'a>, DecodeError> {
         let row = JsonRow::parse(data)?;
         self.item(catalog, row)
             .map_err(|expected| decode_error(data, 0, expected))
@@ -109,21 +113,21 @@ impl Wal2jsonDecoder {
     ///
     /// # Errors
     /// The syntax that the decoder expected instead.
-    fn item<'a>(&mut self, catalog: &Catalog, mut row: JsonRow<'a>) -> Result<Item<'a>, &'static str> {
+    fn item<'a>(&mut self, catalog: &Catalog, mut row: JsonRow<'a>) -> Result<DecodedRow<'a>, &'static str> {
         match &*row.action {
-            "B" => Ok(Item::Begin {
+            "B" => Ok(DecodedRow::Begin {
                 xid: row.xid.ok_or("an xid in B")?,
                 commit_end: Some(row.commit_end().ok_or("nextlsn in B")?),
                 commit_time: row.commit_time(),
             }),
-            "C" => Ok(Item::Commit {
+            "C" => Ok(DecodedRow::Commit {
                 commit_end: row.commit_end().ok_or("nextlsn in C")?,
                 commit_time: row.commit_time(),
             }),
             "M" => row.into_message(),
             _ => {
                 let dropped = drop_virtual_columns(catalog, &mut row);
-                self.change(catalog, &row, dropped).map(Item::Change)
+                self.change(catalog, &row, dropped).map(DecodedRow::Change)
             }
         }
     }
@@ -241,7 +245,7 @@ impl<'a> JsonRow<'a> {
         self.timestamp.as_deref().and_then(micros_of_timestamp)
     }
 
-    fn into_message(self) -> Result<Item<'a>, &'static str> {
+    fn into_message(self) -> Result<DecodedRow<'a>, &'static str> {
         let (Some(prefix), Some(MessageContent(content))) = (self.prefix, self.content) else {
             return Err("prefix and content in M");
         };
@@ -255,9 +259,9 @@ impl<'a> JsonRow<'a> {
             omitted,
         };
         Ok(if self.transactional {
-            Item::Change(Change::Message(message))
+            DecodedRow::Change(Change::Message(message))
         } else {
-            Item::Message(message)
+            DecodedRow::Message(message)
         })
     }
 }

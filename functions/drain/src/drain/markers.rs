@@ -14,7 +14,7 @@ use crate::base::lsn::Lsn;
 use crate::base::nonce::random_nonce;
 use crate::base::window::Window;
 use crate::catalog::Catalog;
-use crate::change::{Change, Item, message_prefix};
+use crate::change::{Change, DecodedRow, message_prefix};
 use crate::continuity::StartPosition;
 use crate::continuity::marker::{MARKER_TIME, Marker, MarkerDraft};
 use crate::decode::Decoder;
@@ -320,10 +320,11 @@ impl Markers {
         // The decoder needs neither a table nor an earlier row for a message.
         let mut decoder = Decoder::new(self.plugin);
         let catalog = Catalog::default();
-        rows.iter().any(|(lsn, data)| {
-            let item = decoder.decode(&catalog, *lsn, data);
-            matches!(item, Ok(Item::Change(Change::Message(message))) if marker.is(&self.slot, &message))
-        })
+        rows.iter()
+            .any(|(lsn, data)| match decoder.decode(&catalog, *lsn, data) {
+                Ok(DecodedRow::Change(Change::Message(message))) => marker.is(&self.slot, &message),
+                _ => false,
+            })
     }
 
     /// The error of a marker that the slot does not return.

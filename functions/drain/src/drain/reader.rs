@@ -29,7 +29,7 @@ use super::settings::Settings;
 use crate::backfill::{ChunkContext, RowRequest};
 use crate::base::lsn::Lsn;
 use crate::catalog::{Catalog, TableRequest};
-use crate::change::{Change, Item, message_prefix};
+use crate::change::{Change, DecodedRow, message_prefix};
 use crate::continuity::ContinuityError;
 use crate::continuity::checkpoint::{AckAhead, ResumePoint};
 use crate::continuity::marker::Marker;
@@ -282,7 +282,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     ///
     /// The transaction's held rows are processed afterwards.
     fn apply_commit_row(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), Error> {
-        let Item::Commit {
+        let DecodedRow::Commit {
             commit_end,
             commit_time,
         } = self.decode(lsn, data)?
@@ -330,8 +330,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         out: &mut ReaderOutput<'_>,
     ) -> Result<Option<(RowRequest, Change<'static>)>, Error> {
         match self.decode(lsn, data)? {
-            Item::Nothing => {}
-            Item::Begin {
+            DecodedRow::Nothing => {}
+            DecodedRow::Begin {
                 xid,
                 commit_end,
                 commit_time,
@@ -339,15 +339,15 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 self.catalog.begin_transaction(xid);
                 self.begin(lsn, Transaction { xid, commit_time }, commit_end, out)?;
             }
-            Item::Commit { commit_end, .. } => self.commit(lsn, commit_end, out)?,
-            Item::Change(Change::Message(message)) if message.prefix == message_prefix::MARKER => {
+            DecodedRow::Commit { commit_end, .. } => self.commit(lsn, commit_end, out)?,
+            DecodedRow::Change(Change::Message(message)) if message.prefix == message_prefix::MARKER => {
                 let slot = &self.settings.slot;
                 self.history.expected.take_if(|marker| marker.is(slot, &message));
             }
-            Item::Change(Change::Message(message)) if message.prefix == message_prefix::WATERMARK => {
+            DecodedRow::Change(Change::Message(message)) if message.prefix == message_prefix::WATERMARK => {
                 self.apply_watermark(lsn, &message.content, out);
             }
-            Item::Change(change) => {
+            DecodedRow::Change(change) => {
                 let change = messages::marked_change(change);
                 if let Some(request) = self.row_request(&change, out.chunk.as_deref()) {
                     return Ok(Some((request, change.into_owned())));
@@ -355,7 +355,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 self.count(lsn, data)?;
                 self.apply_change(lsn, data, change, out)?;
             }
-            Item::Message(message) => self.message(lsn, message, out)?,
+            DecodedRow::Message(message) => self.message(lsn, message, out)?,
         }
         Ok(None)
     }
@@ -461,7 +461,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         Ok(())
     }
 
-    fn decode<'d>(&mut self, lsn: Lsn, data: &'d [u8]) -> Result<Item<'d>, Error> {
+    fn decode<'d>(&mut self, lsn: Lsn, data: &'d [u8]) -> Result<DecodedRow<'d>, Error> {
         let decoded = self.decoder.decode(&self.catalog, lsn, data);
         decoded.map_err(|source| Error::Undecodable {
             slot: self.settings.slot.clone(),

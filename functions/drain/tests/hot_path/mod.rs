@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use drain::base::lsn::Lsn;
 use drain::catalog::Catalog;
-use drain::change::{Change, Item};
+use drain::change::{Change, DecodedRow};
 use drain::decode::Decoder;
 use drain::encode::{
     Debezium, DebeziumModes, EncodedEvents, Envelope, EnvelopeForm, KeylessRows, OversizePolicy, PartitionBy,
@@ -147,7 +147,7 @@ impl Path {
         };
         let row = description();
         let described = path.decoder.decode(&path.catalog, Lsn(1), &row);
-        assert_eq!(described, Ok(Item::Nothing));
+        assert_eq!(described, Ok(DecodedRow::Nothing));
         path
     }
 
@@ -165,7 +165,7 @@ impl Path {
             for at in number..number + TRANSACTION {
                 write_update(&mut self.row, at - first);
                 let decoded = self.decoder.decode(&self.catalog, lsn, &self.row);
-                let Ok(Item::Change(change @ Change::Update { .. })) = decoded else {
+                let Ok(DecodedRow::Change(change @ Change::Update { .. })) = decoded else {
                     panic!("not an update: {decoded:?}");
                 };
                 if last >= Stage::Encode {

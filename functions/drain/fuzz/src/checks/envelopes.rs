@@ -5,7 +5,7 @@
 
 use drain::base::lsn::Lsn;
 use drain::base::position::{Position, PositionSequence};
-use drain::change::{Change, Datum, Item, Message, Relation};
+use drain::change::{Change, Datum, DecodedRow, Message, Relation};
 use drain::encode::{
     Debezium, DebeziumModes, DecimalMode, Dms, EncodedEvents, Envelope, EnvelopeForm, Event, HstoreMode,
     IntervalMode, KeylessRows, OversizePolicy, PartitionBy, Progress, SchemaCache, TimeMode, Transaction,
@@ -120,11 +120,11 @@ impl EnvelopeChecks {
     }
 
     /// Encodes an item in each envelope and checks its events.
-    pub(super) fn encode(&mut self, lsn: Lsn, item: &Item<'_>) {
+    pub(super) fn encode(&mut self, lsn: Lsn, item: &DecodedRow<'_>) {
         for check in &mut self.0 {
             let envelope = &check.envelope;
             match item {
-                Item::Change(change) => {
+                DecodedRow::Change(change) => {
                     let (mut allocated, mut encoded) = (AllocationSum::default(), EncodedEvents::default());
                     let (progress, limit) = (&mut check.encoded, check.limit);
                     let omitted =
@@ -140,14 +140,14 @@ impl EnvelopeChecks {
                     envelope.skip(&mut check.skipped, lsn, change);
                     encoded.events.iter().for_each(assert_event);
                 }
-                Item::Message(message) => {
+                DecodedRow::Message(message) => {
                     assert_event(&envelope.encode_message(
                         PositionSequence::new(lsn).next(lsn),
                         message,
                         NOW,
                     ));
                 }
-                Item::Begin { .. } | Item::Commit { .. } | Item::Nothing => {}
+                DecodedRow::Begin { .. } | DecodedRow::Commit { .. } | DecodedRow::Nothing => {}
             }
         }
     }

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use drain::base::lsn::Lsn;
 use drain::base::table_name::TableName;
 use drain::catalog::{Catalog, CatalogColumn, CatalogTable, CatalogType, TypeForm};
-use drain::change::{Change, Item};
+use drain::change::{Change, DecodedRow};
 use drain::continuity::checkpoint::Checkpoint;
 use drain::continuity::marker::Marker;
 use drain::decode::{Decoder, KeptBytes, RowShortener};
@@ -50,15 +50,15 @@ pub fn rows(plugin: Plugin, input: &[u8]) -> usize {
             refused += 1;
             continue;
         };
-        if let Item::Change(change) = &item {
+        if let DecodedRow::Change(change) = &item {
             assert_value_per_column(change);
         }
-        if let Item::Change(Change::Message(message)) = &item {
+        if let DecodedRow::Change(Change::Message(message)) = &item {
             // Spillway wrote no marker with this nonce.
             assert!(!marker().is("another slot", message));
         }
         if plugin != Plugin::Wal2json {
-            assert_eq!(matches!(item, Item::Commit { .. }), decoder.is_commit(row));
+            assert_eq!(matches!(item, DecodedRow::Commit { .. }), decoder.is_commit(row));
         }
         envelopes.encode(lsn, &item);
         // The decoder knows the row's table now. Its answer must be the same.

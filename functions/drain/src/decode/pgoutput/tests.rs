@@ -51,11 +51,11 @@ fn change(kind: u8, rows: &[Vec<u8>]) -> Vec<u8> {
     message(&[&[kind], &7u32.to_be_bytes(), &rows.concat()])
 }
 
-fn decode<'a>(decoder: &mut PgoutputDecoder, data: &'a [u8]) -> Result<Item<'a>, DecodeError> {
+fn decode<'a>(decoder: &mut PgoutputDecoder, data: &'a [u8]) -> Result<DecodedRow<'a>, DecodeError> {
     decoder.decode(&Catalog::default(), data)
 }
 
-fn expected(result: Result<Item<'_>, DecodeError>) -> (usize, &'static str) {
+fn expected(result: Result<DecodedRow<'_>, DecodeError>) -> (usize, &'static str) {
     let error = result.unwrap_err();
     (error.at, error.expected)
 }
@@ -69,8 +69,8 @@ fn the_commit_has_the_end_of_the_commit_record_and_the_begin_does_not() {
         .map(|(_, data)| decode(&mut PgoutputDecoder::default(), data).unwrap())
         .collect();
     let [
-        Item::Begin { commit_end: None, .. },
-        Item::Commit { commit_end, .. },
+        DecodedRow::Begin { commit_end: None, .. },
+        DecodedRow::Commit { commit_end, .. },
     ] = items[..]
     else {
         panic!("{items:?}");
@@ -122,7 +122,7 @@ fn an_old_key_has_absent_columns_and_a_whole_old_row_has_nulls() {
     decode(&mut decoder, &relation(b'd', 25)).unwrap();
     for (tag, v) in [(b'K', Datum::Absent), (b'O', Datum::Null)] {
         let data = change(b'D', &[row(tag, &[&text(b"1"), b"n"])]);
-        let Item::Change(Change::Delete { old, .. }) = decode(&mut decoder, &data).unwrap() else {
+        let DecodedRow::Change(Change::Delete { old, .. }) = decode(&mut decoder, &data).unwrap() else {
             panic!();
         };
         assert_eq!(old, [Datum::Text("1".into()), v]);
@@ -136,12 +136,13 @@ fn an_old_row_that_only_repeats_the_key_is_dropped() {
     decode(&mut decoder, &relation(b'd', 25)).unwrap();
     let old = row(b'K', &[&text(b"1"), b"n"]);
     let same_key = change(b'U', &[old.clone(), row(b'N', &[b"u", &text(b"x")])]);
-    let Item::Change(Change::Update { old: None, new, .. }) = decode(&mut decoder, &same_key).unwrap() else {
+    let DecodedRow::Change(Change::Update { old: None, new, .. }) = decode(&mut decoder, &same_key).unwrap()
+    else {
         panic!();
     };
     assert_eq!(new[0], Datum::Text("1".into()));
     let other_key = change(b'U', &[old, row(b'N', &[&text(b"2"), b"u"])]);
-    let Item::Change(Change::Update {
+    let DecodedRow::Change(Change::Update {
         old: Some(old), new, ..
     }) = decode(&mut decoder, &other_key).unwrap()
     else {

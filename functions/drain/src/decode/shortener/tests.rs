@@ -6,7 +6,7 @@ use super::super::tests::captured;
 use super::*;
 use crate::base::lsn::Lsn;
 use crate::catalog::Catalog;
-use crate::change::{Change, Datum, Item, MessageParts, Relation, Tuple};
+use crate::change::{Change, Datum, DecodedRow, MessageParts, Relation, Tuple};
 
 /// Bounds with which every value is kept.
 const ALL: KeptBytes = KeptBytes {
@@ -62,8 +62,8 @@ fn images<'c>(change: &'c Change<'_>) -> Option<(&'c Relation, Vec<&'c Tuple<'c>
 ///
 /// Everything else must equal the whole change. Returns the number of values that are missing. It is 1 for a
 /// row whose key is too large, because such a row is not compared.
-fn assert_shortened(short: &Item<'_>, whole: &Item<'_>) -> usize {
-    let (Item::Change(short), Item::Change(whole)) = (short, whole) else {
+fn assert_shortened(short: &DecodedRow<'_>, whole: &DecodedRow<'_>) -> usize {
+    let (DecodedRow::Change(short), DecodedRow::Change(whole)) = (short, whole) else {
         assert_eq!(short, whole);
         return 0;
     };
@@ -129,7 +129,7 @@ proptest! {
                 }
                 prop_assert_eq!(&shortened(*plugin, ALL, data, &sizes), data);
                 let row = shortened(*plugin, values_of(most), data, &sizes);
-                if let Item::Change(Change::Message(_)) | Item::Message(_) = item {
+                if let DecodedRow::Change(Change::Message(_)) | DecodedRow::Message(_) = item {
                     continue;
                 }
                 let text = String::from_utf8_lossy(&row).into_owned();
@@ -209,7 +209,7 @@ fn the_largest_values_are_replaced_until_the_rest_is_small_enough() {
         if let Some(relation) = rows.pop() {
             decoder.decode(&Catalog::default(), Lsn(1), &relation).unwrap();
         }
-        let Item::Change(Change::Insert { new, .. }) =
+        let DecodedRow::Change(Change::Insert { new, .. }) =
             decoder.decode(&Catalog::default(), Lsn(1), &row).unwrap()
         else {
             panic!();
@@ -291,7 +291,9 @@ fn values_of_the_old_row_are_replaced_first() {
             decoder.decode(&Catalog::default(), Lsn(1), &relation).unwrap();
         }
         let item = decoder.decode(&Catalog::default(), Lsn(1), &row).unwrap();
-        let Item::Change(change) = item else { panic!() };
+        let DecodedRow::Change(change) = item else {
+            panic!()
+        };
         let (_, images) = images(&change).unwrap();
         let is_lost = |datum: &Datum<'_>| matches!(datum, Datum::Oversize { .. });
         let lost: Vec<Vec<bool>> = images
@@ -336,7 +338,7 @@ fn a_message_loses_the_parts_that_are_too_large() {
             let row = shortened(plugin, values_of(200), &row, &[33, 5]);
             let mut decoder = Decoder::new(plugin);
             let item = decoder.decode(&Catalog::default(), Lsn(1), &row).unwrap();
-            let Item::Change(Change::Message(message)) = item else {
+            let DecodedRow::Change(Change::Message(message)) = item else {
                 panic!();
             };
             let omitted = MessageParts {

@@ -4,7 +4,7 @@ use crate::base::table_name::TableName;
 use crate::catalog::{CatalogColumn, CatalogTable, RecentChanges};
 use crate::change::{COMMA, ValueType};
 
-fn decode(data: &str) -> Result<Item<'_>, DecodeError> {
+fn decode(data: &str) -> Result<DecodedRow<'_>, DecodeError> {
     let mut catalog = Catalog::default();
     let key = vec!["id".to_owned()];
     catalog.insert(
@@ -23,7 +23,7 @@ fn refused(data: &str) -> &'static str {
 
 /// Prefix and content of a message.
 fn message(data: &str) -> (String, String) {
-    let Item::Change(Change::Message(message)) = decode(data).unwrap() else {
+    let DecodedRow::Change(Change::Message(message)) = decode(data).unwrap() else {
         panic!();
     };
     (
@@ -35,7 +35,7 @@ fn message(data: &str) -> (String, String) {
 /// Names and values of an insert into `s.t`.
 fn insert(values: &str) -> Vec<(String, String)> {
     let row = format!("table s.t: INSERT:{values}");
-    let Item::Change(Change::Insert { relation, new }) = decode(&row).unwrap() else {
+    let DecodedRow::Change(Change::Insert { relation, new }) = decode(&row).unwrap() else {
         panic!();
     };
     let columns = relation.columns.iter();
@@ -54,7 +54,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 fn the_lsn_of_the_commit_row_is_the_end_of_the_commit_record() {
     let rows = rows_of(Plugin::TestDecoding, "insert into numbers");
     let (lsn, data) = &rows[2];
-    let Item::Commit {
+    let DecodedRow::Commit {
         commit_end,
         commit_time,
     } = super::decode(&Catalog::default(), *lsn, data).unwrap()
@@ -99,7 +99,7 @@ fn names_and_types_may_contain_every_separator_of_the_format() {
     let row = r#" "a ""[x]: '"[integer[]]:null "new-tuple:"["a]"".[""b"]:1 ä[s."t: x"[]]:null"#;
     let names = insert(row).into_iter().map(|(name, _)| name);
     assert_eq!(names.collect::<Vec<_>>(), ["a \"[x]: '", "new-tuple:", "ä"]);
-    let Item::Change(Change::Truncate { relations }) =
+    let DecodedRow::Change(Change::Truncate { relations }) =
         decode(r#"table "a.b"."c: d", e."f, g": TRUNCATE: (no-flags)"#).unwrap()
     else {
         panic!();
@@ -152,7 +152,7 @@ fn a_message_whose_size_is_wrong_is_refused() {
 
 #[test]
 fn only_a_delete_may_have_no_values() {
-    let Item::Change(Change::Delete { relation, old }) =
+    let DecodedRow::Change(Change::Delete { relation, old }) =
         decode("table s.t: DELETE: (no-tuple-data)").unwrap()
     else {
         panic!();
@@ -169,7 +169,7 @@ fn only_a_delete_may_have_no_values() {
 #[test]
 fn an_old_row_that_only_repeats_the_key_is_dropped() {
     let update = |row| match decode(row).unwrap() {
-        Item::Change(Change::Update { old, new, .. }) => (old, new),
+        DecodedRow::Change(Change::Update { old, new, .. }) => (old, new),
         other => panic!("{other:?}"),
     };
     let text = |text: &'static str| Datum::Text(Cow::Borrowed(text));
@@ -212,7 +212,7 @@ fn the_time_for_a_row_is_proportional_to_its_columns() {
     // A search of all columns for each column would take minutes.
     let columns: String = (0..200_000).map(|i| format!(" c{i}[integer]:{i}")).collect();
     let row = format!("table s.t: UPDATE: old-key:{columns} new-tuple:{columns}");
-    let Item::Change(Change::Update { new, .. }) = decode(&row).unwrap() else {
+    let DecodedRow::Change(Change::Update { new, .. }) = decode(&row).unwrap() else {
         panic!();
     };
     assert_eq!(new.len(), 200_000);
@@ -235,13 +235,13 @@ fn a_whole_old_row_has_nulls_for_the_columns_that_it_omits() {
     let one = || Datum::Text("1".into());
     let decode = |row: &'static str| super::decode(&catalog, Lsn::ZERO, row.as_bytes()).unwrap();
     let delete = decode("table public.t: DELETE: n[integer]:1");
-    let Item::Change(Change::Delete { old, .. }) = delete else {
+    let DecodedRow::Change(Change::Delete { old, .. }) = delete else {
         panic!("{delete:?}")
     };
     assert_eq!(old, [one(), Datum::Null]);
     let update =
         decode("table public.t: UPDATE: old-key: n[integer]:1 new-tuple: n[integer]:1 what[text]:'z'");
-    let Item::Change(Change::Update { old, .. }) = update else {
+    let DecodedRow::Change(Change::Update { old, .. }) = update else {
         panic!("{update:?}")
     };
     assert_eq!(old, Some(vec![one(), Datum::Null]));
@@ -265,7 +265,7 @@ fn a_row_before_an_alteration_of_its_table_has_neither_the_key_nor_the_nulls_of_
     for (xid, is_later) in [(19, false), (20, false), (21, true)] {
         catalog.begin_transaction(xid);
         let row = super::decode(&catalog, Lsn::ZERO, b"table public.t: DELETE: n[integer]:1").unwrap();
-        let Item::Change(Change::Delete { relation, old }) = row else {
+        let DecodedRow::Change(Change::Delete { relation, old }) = row else {
             panic!();
         };
         assert_eq!(
@@ -299,7 +299,7 @@ fn a_virtual_column_is_absent() {
     ] {
         let row = format!("table public.t: INSERT: {row}");
         let item = super::decode(&catalog, Lsn::ZERO, row.as_bytes()).unwrap();
-        let Item::Change(Change::Insert { relation, .. }) = item else {
+        let DecodedRow::Change(Change::Insert { relation, .. }) = item else {
             panic!("{item:?}");
         };
         let names: Vec<&str> = relation.columns.iter().map(|it| it.name.as_str()).collect();
@@ -313,7 +313,8 @@ fn a_null_of_a_column_that_the_old_row_has_is_a_value() {
     catalog.has_virtual_columns = true;
     let row =
         b"table public.t: UPDATE: old-key: n[integer]:1 m[integer]:2 new-tuple: n[integer]:1 m[integer]:null";
-    let Item::Change(Change::Update { relation, new, .. }) = super::decode(&catalog, Lsn::ZERO, row).unwrap()
+    let DecodedRow::Change(Change::Update { relation, new, .. }) =
+        super::decode(&catalog, Lsn::ZERO, row).unwrap()
     else {
         panic!();
     };
@@ -324,7 +325,7 @@ fn a_null_of_a_column_that_the_old_row_has_is_a_value() {
 /// Types of the columns of a row.
 fn types_of(catalog: &Catalog, row: &str) -> Vec<ValueType> {
     let item = super::decode(catalog, Lsn::ZERO, row.as_bytes()).unwrap();
-    let Item::Change(
+    let DecodedRow::Change(
         Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. },
     ) = item
     else {
@@ -418,7 +419,8 @@ fn an_old_row_keeps_its_values_if_other_columns_have_its_column_names_now() {
     catalog.insert(TableName::new("public", "t"), table);
     catalog.begin_transaction(19);
     let row = b"table public.t: DELETE: id[integer]:1 region[integer]:2";
-    let Item::Change(Change::Delete { relation, old }) = super::decode(&catalog, Lsn::ZERO, row).unwrap()
+    let DecodedRow::Change(Change::Delete { relation, old }) =
+        super::decode(&catalog, Lsn::ZERO, row).unwrap()
     else {
         panic!();
     };

@@ -25,7 +25,7 @@ fn the_tables_of_a_row_are_those_of_its_change() {
             let Ok(item) = decoder.decode(&catalog, *lsn, data) else {
                 continue;
             };
-            let Item::Change(change) = item else {
+            let DecodedRow::Change(change) = item else {
                 described.extend(tables);
                 continue;
             };

@@ -49,9 +49,11 @@ pub(super) fn change(
 ) -> (Arc<Relation>, Option<Vec<String>>, Option<Vec<String>>) {
     let shown = |tuple: Tuple<'_>| tuple.iter().map(|datum| format!("{datum:?}")).collect();
     match Wal2jsonDecoder::default().decode(catalog, data).unwrap() {
-        Item::Change(Change::Insert { relation, new }) => (relation, None, Some(shown(new))),
-        Item::Change(Change::Update { relation, old, new }) => (relation, old.map(shown), Some(shown(new))),
-        Item::Change(Change::Delete { relation, old }) => (relation, Some(shown(old)), None),
+        DecodedRow::Change(Change::Insert { relation, new }) => (relation, None, Some(shown(new))),
+        DecodedRow::Change(Change::Update { relation, old, new }) => {
+            (relation, old.map(shown), Some(shown(new)))
+        }
+        DecodedRow::Change(Change::Delete { relation, old }) => (relation, Some(shown(old)), None),
         other => panic!("{other:?}"),
     }
 }
@@ -65,7 +67,7 @@ fn value(kind: &str, json: &str) -> Result<String, DecodeError> {
     let column = format!(r#"{{"name":"v","type":"{kind}","value":{json}}}"#);
     let data = format!(r#"{{"action":"I","schema":"s","table":"t","columns":[{column}]}}"#);
     match Wal2jsonDecoder::default().decode(&Catalog::default(), data.as_bytes())? {
-        Item::Change(Change::Insert { new, .. }) => match &new[..] {
+        DecodedRow::Change(Change::Insert { new, .. }) => match &new[..] {
             [Datum::Text(text)] => Ok(text.to_string()),
             other => Ok(format!("{other:?}")),
         },
@@ -89,10 +91,10 @@ fn begin_and_commit_both_have_the_end_of_the_commit_record() {
         })
         .collect();
     let [
-        Item::Begin {
+        DecodedRow::Begin {
             commit_end: begin, ..
         },
-        Item::Commit { commit_end, .. },
+        DecodedRow::Commit { commit_end, .. },
     ] = items[..]
     else {
         panic!("{items:?}");
@@ -256,7 +258,7 @@ fn a_bytea_has_its_prefix_whether_or_not_the_row_has_it() {
 fn a_message_may_contain_bytes_that_are_not_text_and_a_row_may_not() {
     let message =
         b"{\"action\":\"M\",\"xid\":null,\"transactional\":false,\"prefix\":\"p\",\"content\":\"\xff\\n\"}";
-    let Item::Message(message) = Wal2jsonDecoder::default()
+    let DecodedRow::Message(message) = Wal2jsonDecoder::default()
         .decode(&Catalog::default(), message)
         .unwrap()
     else {
@@ -353,7 +355,7 @@ fn a_value_is_decoded_although_the_schema_of_its_type_needs_quotes() {
     let item = Wal2jsonDecoder::default()
         .decode(&Catalog::default(), row.as_bytes())
         .unwrap();
-    let Item::Change(Change::Insert { relation, new }) = item else {
+    let DecodedRow::Change(Change::Insert { relation, new }) = item else {
         panic!("{item:?}")
     };
     let names: Vec<&str> = relation.columns.iter().map(|c| c.type_name.as_str()).collect();
@@ -426,7 +428,7 @@ fn the_oid_identifies_a_type_that_has_the_name_of_another_type() {
         }
         let mut decoder = Wal2jsonDecoder::default();
         match decoder.decode(&catalog, row.as_bytes()).unwrap() {
-            Item::Change(Change::Insert { relation, .. }) => relation.columns[0].kind.clone(),
+            DecodedRow::Change(Change::Insert { relation, .. }) => relation.columns[0].kind.clone(),
             other => panic!("{other:?}"),
         }
     };
@@ -448,7 +450,7 @@ fn a_row_is_decoded_although_the_quotes_of_a_type_name_break_its_json() {
     let item = Wal2jsonDecoder::default()
         .decode(&Catalog::default(), row.as_bytes())
         .unwrap();
-    let Item::Change(Change::Insert { relation, new }) = item else {
+    let DecodedRow::Change(Change::Insert { relation, new }) = item else {
         panic!("{item:?}")
     };
     assert_eq!(new[1], Datum::Text(r#"a "type":" b"#.into()));
@@ -474,7 +476,7 @@ fn a_truncate_of_a_partitioned_table_has_no_table() {
     let row = br#"{"action":"T","schema":"s","table":"t"}"#;
     for (catalog, count) in [(&catalog, 0), (&Catalog::default(), 1)] {
         let item = Wal2jsonDecoder::default().decode(catalog, row).unwrap();
-        let Item::Change(Change::Truncate { relations }) = item else {
+        let DecodedRow::Change(Change::Truncate { relations }) = item else {
             panic!("{item:?}");
         };
         assert_eq!(relations.len(), count);

@@ -80,7 +80,7 @@ mod tests {
     use super::super::tests::{change, row};
     use super::*;
     use crate::catalog::{CatalogTable, RecentChanges};
-    use crate::change::{Change, ColumnCoverage, Item};
+    use crate::change::{Change, ColumnCoverage, DecodedRow};
 
     /// A null and a value of a row.
     const NULL: &str = "null";
@@ -223,7 +223,7 @@ mod tests {
             (&whole, ColumnCoverage::Whole),
         ] {
             let item = decoder.decode(&catalog, data).unwrap();
-            let Item::Change(Change::Insert { relation, .. }) = item else {
+            let DecodedRow::Change(Change::Insert { relation, .. }) = item else {
                 panic!("{item:?}");
             };
             assert_eq!(relation.coverage, expected);

@@ -1,8 +1,8 @@
 -- Records every change of a schema's tables, in tables that no slot sends.
-create schema truth;
+create schema recording;
 
 -- Definitions of tables, one for each description of their schema.
-create unlogged table truth.shape (
+create unlogged table recording.shape (
     id int generated always as identity primary key,
     generation int not null,
     relation oid not null,
@@ -11,10 +11,10 @@ create unlogged table truth.shape (
     -- SQL that selects the columns of a row variable.
     from_row text not null,
     document jsonb not null);
-create index on truth.shape (relation, id);
+create index on recording.shape (relation, id);
 
 -- op is i, u, d, t (truncate), or r (a row of the table at the capture).
-create unlogged table truth.change (
+create unlogged table recording.change (
     seq bigint generated always as identity primary key,
     op text not null,
     shape int not null,
@@ -22,12 +22,12 @@ create unlogged table truth.change (
     new_row jsonb);
 
 -- Descriptions of the schemas, in order.
-create unlogged table truth.generation (
+create unlogged table recording.generation (
     number int generated always as identity primary key,
     schema_name text not null);
 
 -- Base type of a domain; another type is its own base type.
-create function truth.base_type(type_id oid) returns oid language plpgsql stable as $$
+create function recording.base_type(type_id oid) returns oid language plpgsql stable as $$
 declare
     base oid := type_id;
 begin
@@ -37,33 +37,33 @@ begin
     return base;
 end $$;
 
-create function truth.row_change() returns trigger language plpgsql as $$
+create function recording.row_change() returns trigger language plpgsql as $$
 declare
-    shape truth.shape;
+    shape recording.shape;
     old_row jsonb;
     new_row jsonb;
 begin
-    select * into strict shape from truth.shape where relation = tg_relid order by id desc limit 1;
+    select * into strict shape from recording.shape where relation = tg_relid order by id desc limit 1;
     if tg_op <> 'INSERT' then
         execute format('select %s from (select %s) r', shape.body, shape.from_row) into old_row using old;
     end if;
     if tg_op <> 'DELETE' then
         execute format('select %s from (select %s) r', shape.body, shape.from_row) into new_row using new;
     end if;
-    insert into truth.change (op, shape, old_row, new_row)
+    insert into recording.change (op, shape, old_row, new_row)
     values (lower(left(tg_op, 1)), shape.id, old_row, new_row);
     return null;
 end $$;
 
-create function truth.truncated() returns trigger language plpgsql as $$
+create function recording.truncated() returns trigger language plpgsql as $$
 begin
-    insert into truth.change (op, shape)
-    select 't', id from truth.shape where relation = tg_relid order by id desc limit 1;
+    insert into recording.change (op, shape)
+    select 't', id from recording.shape where relation = tg_relid order by id desc limit 1;
     return null;
 end $$;
 
 -- Columns of an index in the order of the index. An index may name a column twice.
-create function truth.index_columns(index_id oid) returns jsonb language sql stable as $$
+create function recording.index_columns(index_id oid) returns jsonb language sql stable as $$
     select coalesce(jsonb_agg(c.attname order by c.place), '[]')
     from (
         select a.attname, min(k.place) as place
@@ -75,7 +75,7 @@ create function truth.index_columns(index_id oid) returns jsonb language sql sta
 $$;
 
 -- How the publications send a table: the name, the operations, and whether generated columns are sent.
-create function truth.publication(relation oid) returns jsonb language sql stable as $$
+create function recording.publication(relation oid) returns jsonb language sql stable as $$
     select jsonb_build_object(
                'name', t.tablename,
                'relation', c.oid::int8,
@@ -90,7 +90,7 @@ create function truth.publication(relation oid) returns jsonb language sql stabl
     limit 1
 $$;
 
-create function truth.columns(relation oid) returns jsonb language sql stable as $$
+create function recording.columns(relation oid) returns jsonb language sql stable as $$
     select coalesce(jsonb_agg(jsonb_build_object(
                'name', a.attname,
                'type', format_type(a.atttypid, a.atttypmod),
@@ -103,65 +103,67 @@ create function truth.columns(relation oid) returns jsonb language sql stable as
                'late', a.atthasmissing,
                'generated', a.attgenerated) order by a.attnum), '[]')
     from pg_attribute a
-    join pg_type b on b.oid = truth.base_type(a.atttypid)
+    join pg_type b on b.oid = recording.base_type(a.atttypid)
     left join pg_type e on b.typsubscript = 'array_subscript_handler'::regproc
-                       and e.oid = truth.base_type(b.typelem)
+                       and e.oid = recording.base_type(b.typelem)
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
 $$;
 
-create function truth.document(relation oid) returns jsonb language sql stable as $$
+create function recording.document(relation oid) returns jsonb language sql stable as $$
     select jsonb_build_object(
         'schema', n.nspname,
         'name', c.relname,
         'relation', c.oid::int8,
         'kind', c.relkind,
         'identity', c.relreplident,
-        'identity_key', coalesce((select truth.index_columns(indexrelid) from pg_index
+        'identity_key', coalesce((select recording.index_columns(indexrelid) from pg_index
             where indrelid = c.oid and indimmediate
               and case c.relreplident when 'd' then indisprimary when 'i' then indisreplident else false end),
             '[]'),
-        'key', coalesce((select truth.index_columns(indexrelid) from pg_index
+        'key', coalesce((select recording.index_columns(indexrelid) from pg_index
             where indrelid = c.oid and indimmediate
               and case c.relreplident when 'i' then indisreplident else indisprimary end), '[]'),
-        'unique_keys', (select coalesce(jsonb_agg(truth.index_columns(i.indexrelid)), '[]') from pg_index i
+        'unique_keys', (select coalesce(jsonb_agg(recording.index_columns(i.indexrelid)), '[]')
+                        from pg_index i
             where i.indrelid = c.oid and i.indisunique and i.indimmediate and i.indisvalid
               and i.indpred is null and i.indexprs is null
               and not exists (select from pg_attribute a where a.attrelid = c.oid
                               and a.attnum = any (i.indkey::int2[]) and not a.attnotnull)),
-        'publication', truth.publication(c.oid),
+        'publication', recording.publication(c.oid),
         -- It changes with each write to the catalog's rows of the table.
         'catalog', md5(concat_ws(' ', c.xmin,
             (select string_agg(xmin::text, ',' order by attnum) from pg_attribute where attrelid = c.oid),
             (select string_agg(xmin::text, ',' order by indexrelid) from pg_index where indrelid = c.oid))),
-        'columns', truth.columns(c.oid))
+        'columns', recording.columns(c.oid))
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.oid = relation
 $$;
 
 -- Records the definitions of a schema's tables, and creates missing triggers. Call it after each DDL.
-create function truth.describe(wanted text) returns void language plpgsql as $$
+create function recording.describe(wanted text) returns void language plpgsql as $$
 declare
     current_number int;
     leaf record;
 begin
-    insert into truth.generation (schema_name) values (wanted) returning number into current_number;
+    insert into recording.generation (schema_name) values (wanted) returning number into current_number;
     for leaf in
         select c.oid::regclass as name, c.relkind
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where n.nspname = wanted and c.relkind in ('r', 'p')
           and not exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgname = 'zz_truncated')
     loop
-        execute format('create trigger zz_truncated after truncate on %s execute function truth.truncated()',
+        execute format('create trigger zz_truncated after truncate on %s
+                        execute function recording.truncated()',
                        leaf.name);
         if leaf.relkind = 'r' then
             execute format('create trigger zz_changed after insert or update or delete on %s
-                            for each row execute function truth.row_change()', leaf.name);
+                            for each row execute function recording.row_change()', leaf.name);
         end if;
     end loop;
-    insert into truth.shape (generation, relation, body, from_row, document)
+    insert into recording.shape (generation, relation, body, from_row, document)
     select current_number, c.oid,
            'jsonb_build_object(' || coalesce(l.body, '') || ')', coalesce(l.from_row, ''),
-           truth.document(c.oid) || jsonb_build_object('generation', current_number)
+           recording.document(c.oid) || jsonb_build_object('generation', current_number)
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     cross join lateral (
@@ -180,19 +182,20 @@ begin
 end $$;
 
 -- Records the present rows of a schema as changes with op r.
-create function truth.capture(wanted text) returns void language plpgsql as $$
+create function recording.capture(wanted text) returns void language plpgsql as $$
 declare
     leaf record;
 begin
     for leaf in
         select distinct on (s.relation) s.id, s.body, s.relation::regclass as name
-        from truth.shape s
+        from recording.shape s
         join pg_class c on c.oid = s.relation
         join pg_namespace n on n.oid = c.relnamespace
         where n.nspname = wanted and c.relkind = 'r'
         order by s.relation, s.id desc
     loop
-        execute format('insert into truth.change (op, shape, new_row) select ''r'', %s, %s from only %s r',
+        execute format('insert into recording.change (op, shape, new_row)
+                        select ''r'', %s, %s from only %s r',
                        leaf.id, leaf.body, leaf.name);
     end loop;
 end $$;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::app::App;
-use super::pending_backfill::load;
+use super::load;
+use crate::actions::app::App;
 use crate::backfill::BackfillState;
 use crate::backfill::database_schema::RelationInfo;
 use crate::backfill::state::TableProgress;
@@ -21,7 +21,7 @@ use crate::postgres::connection::{Connector, Session};
 ///
 /// # Errors
 /// A query failed, or the stored state cannot be read.
-pub(super) async fn describe(
+pub(in crate::actions) async fn describe(
     app: &App,
     connector: &Connector,
     session: &Session,

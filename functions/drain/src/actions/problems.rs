@@ -2,13 +2,20 @@
 //!
 //! The answers of `setup` and `status` have them.
 
+pub(super) mod tables_no_longer_sent;
+
+mod publications;
+mod rules;
+mod table_streams;
+
 use super::app::App;
-use super::publications::publication_problems;
-use super::rule_problems::rule_problems;
-use super::table_streams::stream_problems;
 use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::postgres::connection::{Connector, Session};
+
+use publications::publication_problems;
+pub(super) use rules::rule_problems;
+use table_streams::stream_problems;
 
 /// One sentence for each setting that does not fit.
 ///

@@ -1,6 +1,6 @@
 //! Problems of the publications that pgoutput reads.
 
-use super::app::App;
+use crate::actions::app::App;
 use crate::config::Config;
 use crate::error::Error;
 use crate::plugin::Plugin;

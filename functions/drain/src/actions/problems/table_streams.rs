@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::app::App;
+use crate::actions::app::App;
 use crate::base::table_name::TableName;
 use crate::drain::{MAX_STREAMS, check_stream_name};
 use crate::error::Error;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::app::App;
+use crate::actions::app::App;
 use crate::drain::Settings;
 use crate::error::Error;
 use crate::plugin::Plugin;
@@ -19,9 +19,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Result of a check.
 #[derive(Debug, Default)]
-pub(super) struct TablesNoLongerSent {
+pub(in crate::actions) struct TablesNoLongerSent {
     /// A sentence for each table that is no longer sent.
-    pub(super) sentences: Vec<String>,
+    pub(in crate::actions) sentences: Vec<String>,
     /// The document to store, if it differs from the stored one.
     changed: Option<SentTables>,
 }
@@ -30,7 +30,7 @@ pub(super) struct TablesNoLongerSent {
 ///
 /// # Errors
 /// A request to PostgreSQL or SSM failed.
-pub(super) async fn check(
+pub(in crate::actions) async fn check(
     app: &App,
     connector: &Connector,
     session: &Session,
@@ -66,7 +66,12 @@ pub(super) async fn check(
 /// Stores the tables that are sent now. Returns the number of tables that are no longer sent.
 ///
 /// A failed check does not stop the drain. The next check follows after [`CHECK_INTERVAL`].
-pub(super) async fn warn(app: &App, connector: &Connector, session: &Session, settings: &Settings) -> u64 {
+pub(in crate::actions) async fn warn(
+    app: &App,
+    connector: &Connector,
+    session: &Session,
+    settings: &Settings,
+) -> u64 {
     if !app.is_check_due(CHECK_INTERVAL, Instant::now()) {
         return 0;
     }

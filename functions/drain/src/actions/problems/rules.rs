@@ -1,6 +1,6 @@
 //! Settings and publications that do not fit the database.
 
-use super::app::App;
+use crate::actions::app::App;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::checks::column_rules::column_rule_problems;
@@ -16,7 +16,7 @@ use crate::postgres::connection::{Connector, Session};
 ///
 /// # Errors
 /// A query failed.
-pub(super) async fn rule_problems(
+pub(in crate::actions) async fn rule_problems(
     app: &App,
     connector: &Connector,
     session: &Session,
