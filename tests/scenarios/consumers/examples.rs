@@ -1,16 +1,16 @@
 //! The consumers of `examples/consumers` end with the rows of PostgreSQL.
 //!
-//! Each stream contains all that a consumer must expect:
+//! The streams contain what a consumer must expect:
 //!
 //! - updates that change a key, and updates that leave a large value untouched;
 //! - a truncate;
 //! - rows of a backfill;
 //! - aggregated records, a reshard and duplicates;
-//! - an accepted gap and its repair;
+//! - an accepted gap and its repair, in some scenarios;
 //! - a record that Spillway did not write.
 //!
-//! The consumer fails at some records once. Some batches are sent to it again. KCL reads the stream while it
-//! is resharded, after its first worker was killed.
+//! The consumer fails once at some records. Some batches that succeeded are sent to it again. KCL reads the
+//! stream while it is resharded, after its first worker was killed.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -43,7 +43,7 @@ crate::long_scenarios![
     spark_has_the_rows_of_postgresql,
 ];
 
-/// Tables with rows before the slot. The last has no key.
+/// Tables, filled before the slot exists. The last, `log`, is empty and has no key.
 const TABLES: &str = r#"
     create table t (id int primary key, n int, body text, price numeric(24, 4), ratio float8, paid boolean,
         at timestamptz, tags text[]);
@@ -176,7 +176,7 @@ async fn consume(
     figures
 }
 
-/// Fixture with everything in its stream but a gap.
+/// Fixture whose stream has everything except a gap.
 ///
 /// The stream also has a record that is not from Spillway.
 async fn written(builder: FixtureBuilder) -> Fixture {
@@ -197,7 +197,7 @@ async fn put_foreign_record(fixture: &Fixture) {
     fixture.kinesis.put(&fixture.stream, "foreign", data).await;
 }
 
-/// Option of another order of shards, batches and failures.
+/// Option that changes the order of shards, batches and failures.
 fn seed(seed: u32) -> String {
     format!("--seed={seed}")
 }
@@ -216,7 +216,7 @@ async fn compare_in_duckdb(plugin: Plugin, aggregation: &str, fails: &str, seeds
         let figures = consume(&fixture, "lambda_duckdb", &options, &in_memory).await;
         assert!(figures.partial > 0 && figures.sent_again > 0, "{figures:?}");
     }
-    // A repair reads all rows again, and hides earlier faults of a consumer.
+    // Compared before this: a repair reads all rows again, and hides earlier faults of a consumer.
     lose_and_repair(&fixture).await;
     consume(&fixture, "lambda_duckdb", &[fails], &in_memory).await;
 }
@@ -279,8 +279,8 @@ async fn kcl_has_the_rows_of_postgresql_from_aggregates() {
 
 /// Compares the rows of KCL workers with those of PostgreSQL.
 ///
-/// One worker is killed while it reads. The stream is resharded under a second worker, which is stopped
-/// later.
+/// One worker is killed while it reads. A second worker reads while the stream is
+/// resharded, and is stopped later.
 async fn compare_in_kcl(aggregation: &str) {
     let builder = Fixture::builder(Plugin::Pgoutput).env("AGGREGATION", aggregation);
     let fixture = fixture_with_tables(builder.shards(3), TABLES).await;
@@ -312,7 +312,7 @@ async fn compare_in_kcl(aggregation: &str) {
     let warehouse = server.admin(&database).await;
     compare(&fixture, &fixture.slot, &kcl_rows(&warehouse).await).await;
 
-    // A repair reads all rows again, and hides earlier faults of a consumer.
+    // Compared before this: a repair reads all rows again, and hides earlier faults of a consumer.
     lose_and_repair(&fixture).await;
     wait_for_last_records(&resharded, &before, &fixture).await;
     resharded.stop().await;
@@ -379,7 +379,9 @@ async fn kcl_rows(warehouse: &Client) -> BTreeMap<String, RebuiltTables> {
     sources
 }
 
-/// Both databases lose changes and are repaired: a repair of one must not remove rows of the other.
+/// Two sources in one stream, both with a gap and a repair.
+///
+/// A repair of one must not remove rows of the other.
 async fn two_sources_with_the_same_tables_and_keys_stay_apart() {
     let one = Fixture::builder(Plugin::Wal2json)
         .shards(3)
@@ -416,7 +418,7 @@ async fn assert_apart(one: &Fixture, other: &Fixture, folder: &str) {
         ("DUCKDB_FILE".to_owned(), ":memory:".to_owned()),
         ("WAREHOUSE".to_owned(), warehouse.to_string_lossy().into_owned()),
     ];
-    // Each batch of Iceberg writes files again.
+    // With Iceberg, each batch writes files again, so batches are large.
     let mut example = ExampleConsumer::start(folder, &[&seed(1), "--batch=400"], &variables);
     example.send(&one.kinesis, &one.stream).await;
     let (_, sources) = example.finish().await;

@@ -1,7 +1,7 @@
 //! A value of any size passes with `OVERSIZE=omit`.
 //!
-//! The memory of the smallest function is enough. The event of the value lacks the column, and names it. A
-//! table that `TABLES` leaves out never stops the drain.
+//! A function of 128 MiB is enough; the backfills here have 256 MiB. The event lacks the column of the value,
+//! and lists its name. A table that `TABLES` leaves out never stops the drain.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ crate::scenarios![
     a_backfill_fails_a_table_with_a_huge_row_and_names_it,
 ];
 
-/// Fixture for the smallest function, with the table `big`.
+/// Fixture for the smallest function, with the tables `big` and `small`.
 async fn fixture(builder: FixtureBuilder) -> Fixture {
     small_function(
         builder,
@@ -120,7 +120,7 @@ async fn a_value_of_twenty_megabytes_is_omitted_on_18() {
     assert_omitted(pgoutput(18)).await;
 }
 
-/// Asserts that a function of 128 MiB omits 150 MB.
+/// Asserts that a small function omits a value of 150 MB.
 async fn assert_larger_than_memory_is_omitted(plugin: Plugin) {
     let fixture = fixture(Fixture::builder(plugin).env("OVERSIZE", "omit")).await;
     fixture
@@ -196,7 +196,7 @@ async fn the_advice_of_the_error_makes_the_next_tick_pass() {
 
 /// Large transaction that several invocations send.
 ///
-/// Each invocation has too little time for all rows. It continues after the last acknowledged section.
+/// No invocation has time for all rows. Each continues after the last acknowledged section.
 async fn a_transaction_of_huge_rows_is_resumed_inside() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(Fixture::builder(plugin).env("OVERSIZE", "omit")).await;

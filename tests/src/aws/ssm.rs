@@ -51,8 +51,8 @@ impl Ssm {
             client,
             secrets,
         };
-        // moto loads its SSM model with the first request. On a busy machine that exceeds the function's
-        // timeout.
+        // moto loads its SSM model with the first request. On a busy machine, that takes longer than
+        // the function's timeout.
         ssm.delete("/first").await;
         ssm
     }
@@ -93,7 +93,7 @@ impl Ssm {
         created.arn.unwrap_or_default()
     }
 
-    /// Deletes a parameter. A missing parameter is no error.
+    /// Deletes a parameter. Errors are ignored.
     pub async fn delete(&self, name: &str) {
         let _ = self.client.delete_parameter().name(name).send().await;
     }
@@ -106,7 +106,7 @@ fn program() -> PathBuf {
     let program = crate::project_path(".tools/venv/bin/moto_server");
     assert!(
         program.exists(),
-        "no {}: `make tools-demo` installs it, MOTO_SERVER names another one",
+        "no {}: `make tools-demo` installs it, or set MOTO_SERVER to another one",
         program.display()
     );
     program

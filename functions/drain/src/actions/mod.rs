@@ -1,4 +1,4 @@
-//! The actions, one file each, and the clients that they share.
+//! The actions, one file each, and what they share.
 
 pub mod app;
 pub(crate) mod backfill;

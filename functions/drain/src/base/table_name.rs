@@ -80,7 +80,7 @@ pub fn quoted(identifier: &str) -> String {
 /// An SQL identifier, in quotes unless it is plain.
 ///
 /// A plain identifier consists of lower-case ASCII letters, digits and underscores, and does not start with a
-/// digit. A reserved word gets no quotes, because it needs none after a period.
+/// digit. A reserved word gets no quotes. SQL needs them, except after a period.
 pub fn quoted_if_needed(identifier: &str) -> String {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let starts_with_digit = identifier.starts_with(|c: char| c.is_ascii_digit());

@@ -1,7 +1,7 @@
 //! Ports: the traits for PostgreSQL, Kinesis and SSM, and their errors.
 //!
-//! The loop and the actions reach these services only through the traits. Each trait has only the methods
-//! that its callers need. The edges implement the traits, and so do the fakes of the tests.
+//! The loop reaches these services only through the traits. Each trait has only the methods that its callers
+//! need. The edges implement the traits, and so do the fakes of the tests.
 
 mod error;
 mod lock_holder;

@@ -22,7 +22,7 @@ async fn the_slot_never_advances_past_the_last_marker() {
     assert!(marked > Lsn(500 * MIB));
 }
 
-/// Before the marker is written, and until it is readable.
+/// Once before the marker is written, then until it is readable.
 #[tokio::test]
 async fn the_positions_are_read_twice_for_a_window_with_a_new_marker() {
     let commits = vec![(Lsn(100 * MIB), "a".to_owned())];
@@ -94,7 +94,8 @@ async fn a_marker_that_does_not_return_stops_the_drain_before_it_stores_or_advan
         expected: expected.clone(),
         ..start(250, 250)
     };
-    // With a commit after the marker, and without any: an empty peek is no proof.
+    // With 265, the slot returns a later commit without the marker. With 501, it returns nothing, which is no
+    // proof either.
     for (start, blind_to) in [
         (same.clone(), 265),
         (same, 501),
@@ -124,11 +125,11 @@ async fn after_a_promotion_a_transaction_before_the_marker_is_not_sent_again() {
         (270, "c"),
         (500, "d"),
     ];
-    // The earlier invocation sent more than its marker covers, and died.
+    // The earlier invocation sent `c`, which is after its marker, and died.
     let (log, report, outcome) = run(&backlog, promoted(1, 270, Some(marker)), &[]).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.c", "public.d"]);
-    // The first window has only `a`. After it, the slot advances to the marker, so `b` is not read.
+    // The first window has only `a`, which is skipped. Then the slot advances to the marker, past `b`.
     assert_eq!((report.skipped, report.replayed), (1, 1));
 }
 
