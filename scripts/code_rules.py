@@ -45,7 +45,7 @@ FUNCTION = re.compile(r"(\s*)(?:pub(?:\([^)]*\))? )?(?:const )?(?:async )?(?:uns
 TYPE = re.compile(
     r"(?:\s*(?:pub(?:\([^)]*\))? )?(?:unsafe )?(?:struct|enum|union|trait)|(?:pub(?:\([^)]*\))? )?type) ([A-Z]\w*)"
 )
-RAW_STRING = re.compile(r"r#*\"")
+RAW_STRING = re.compile(r"(?<!\w)b?r#*\"")
 DOC = re.compile(r"\s*(//[/!])(?!/) ?(.*)")
 
 

@@ -7,8 +7,8 @@ from top to bottom. A module may import every module of the lines below. Modules
 Inside of a folder the order is not stated. There, two modules must not import each other, directly or through others. A
 module and the modules in its folder may import each other.
 
-The crate of the fuzz targets includes modules by path. It must also include the modules that these import. No other
-check builds that crate.
+The crate of the fuzz targets includes modules by path. It must also include the modules that these import, and depend
+on the crates that they use. No other check builds that crate.
 
 Unit tests (`tests.rs`, `mod tests`) are not checked. Aliases of a module, globs, and names that lib.rs re-exports are
 not followed.
@@ -17,10 +17,12 @@ not followed.
 import pathlib
 import re
 import sys
+import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "functions" / "drain" / "src"
-FUZZ_LIBRARY = ROOT / "functions" / "drain" / "fuzz" / "src" / "lib.rs"
+DRAIN = ROOT / "functions" / "drain"
+FUZZ_LIBRARY = DRAIN / "fuzz" / "src" / "lib.rs"
 
 USE = re.compile(r"^\s*(?:pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.M)
 
@@ -161,10 +163,25 @@ def missing_of_fuzz(library: str, texts: dict[Module, str]) -> list[str]:
     return [f"fuzz/src/lib.rs lacks {module}, which its modules import" for module in sorted(needed - included)]
 
 
+def crates(manifest: str) -> set[str]:
+    """The names by which code uses the dependencies of a manifest."""
+    names = {"md-5": "md5"}
+    return {names.get(crate, crate.replace("-", "_")) for crate in tomllib.loads(manifest)["dependencies"]}
+
+
+def missing_crates_of_fuzz(library: str, texts: dict[Module, str], of_drain: set[str], of_fuzz: set[str]) -> list[str]:
+    """A sentence for each crate that the fuzz library does not depend on, and that one of its modules uses."""
+    included = set(re.findall(r"^    (?:pub )?mod (\w+);", library, re.M))
+    used = {name for module, text in texts.items() if module[0] in included for name in re.findall(r"\b(\w+)::", text)}
+    return [f"fuzz/Cargo.toml lacks {name}, which its modules use" for name in sorted(used & of_drain - of_fuzz)]
+
+
 def main() -> int:
     texts = modules(SOURCE)
     wrong = problems(stated_order((ROOT / "ARCHITECTURE.md").read_text()), texts)
     wrong += missing_of_fuzz(FUZZ_LIBRARY.read_text(), texts)
+    of_drain, of_fuzz = (crates((folder / "Cargo.toml").read_text()) for folder in (DRAIN, DRAIN / "fuzz"))
+    wrong += missing_crates_of_fuzz(FUZZ_LIBRARY.read_text(), texts, of_drain, of_fuzz)
     for sentence in wrong:
         print(sentence, file=sys.stderr)
     if not wrong:

@@ -33,6 +33,7 @@ class CodeRules(unittest.TestCase):
         found = code_rules.problems("a.rs", "\n" * 500 + "x" * 111 + "\n")
         self.assertEqual(len(found), 2, found)
         self.assertEqual(code_rules.problems("a.rs", 'r#"' + "x" * 111 + '"#\n'), [])
+        self.assertEqual(len(code_rules.problems("a.rs", '"' + "x" * 111 + ' for"\n')), 1)
 
     def test_a_wide_line_of_sql_is_named(self):
         found = code_rules.wide_lines("a.sql", "select 1\n" + "é" * 110 + "\n" + 'r"' + "-" * 109 + "\n")

@@ -50,6 +50,13 @@ class ModuleOrder(unittest.TestCase):
             wrong = module_order.missing_of_fuzz(library, texts)
             self.assertEqual(wrong, [f"fuzz/src/lib.rs lacks {name}, which its modules import" for name in found])
 
+    def test_a_crate_that_the_fuzz_targets_lack_is_named(self):
+        texts = {("encode",): "use base64_simd::STANDARD;\nhex::encode(x)", ("drain",): "tokio::spawn(x)"}
+        of_drain, of_fuzz = {"base64_simd", "hex", "tokio"}, module_order.crates('[dependencies]\nhex = "0.4"\n')
+        wrong = module_order.missing_crates_of_fuzz("    mod encode;", texts, of_drain, of_fuzz)
+        self.assertEqual(wrong, ["fuzz/Cargo.toml lacks base64_simd, which its modules use"])
+        self.assertEqual(module_order.crates('[dependencies]\nmd-5 = "0.11"\n'), {"md5"})
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -15,8 +15,10 @@ const RECORD_BYTES: usize = br#"{"Data":"","PartitionKey":""},"#.len();
 /// Source: Kinesis API, `PutRecords`. `stream_field` is `StreamName` or `StreamARN`.
 pub(super) fn put_records_body(stream_field: &str, stream: &str, records: &[Record]) -> Vec<u8> {
     let bytes = |record: &Record| {
-        let data_bytes = record.bytes() - record.partition_key().len();
-        STANDARD.encoded_length(data_bytes) + record.partition_key().len() + RECORD_BYTES
+        let key_bytes = record.partition_key().len();
+        let data_bytes = record.bytes() - key_bytes;
+        // A key is usually JSON, so some of its bytes need an escape.
+        STANDARD.encoded_length(data_bytes) + 2 * key_bytes + RECORD_BYTES
     };
     let mut body = Vec::with_capacity(records.iter().map(bytes).sum::<usize>() + stream.len() + 40);
     body.extend_from_slice(br#"{"Records":["#);
@@ -89,6 +91,7 @@ mod tests {
     #[test]
     fn the_body_has_each_record_and_the_stream() {
         let records = records(&[("{\"id\":1}", b"\xff data"), ("k", b"")]);
+        assert_eq!(records.len(), 2);
         let body = put_records_body("StreamARN", "arn:aws:kinesis:s", &records);
         let expected = json!({
             "Records": [

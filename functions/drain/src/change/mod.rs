@@ -50,7 +50,7 @@ pub enum DecodedRow<'a> {
 }
 
 impl DecodedRow<'_> {
-    /// The same item with owned values.
+    /// The same row with owned values.
     pub fn into_owned(self) -> DecodedRow<'static> {
         match self {
             DecodedRow::Begin {

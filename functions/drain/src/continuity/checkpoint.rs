@@ -284,14 +284,14 @@ mod tests {
             most_ahead().bound(),
             most_ahead().marker().clone(),
         );
-        let with = stored.with_ack_ahead(&ahead.unwrap(), "rules");
-        assert!(matches!(with.ack_ahead("rules"), Some(Ok(_))));
+        let with = stored.with_ack_ahead(&ahead.unwrap(), "settings");
+        assert!(matches!(with.ack_ahead("settings"), Some(Ok(_))));
         // An older version does not know the field: it stores a new position with the old field.
         let moved = Checkpoint {
             commit_end: Lsn(0x16B_3750),
             ..with.clone()
         };
-        assert!(matches!(moved.ack_ahead("rules"), Some(Err(_))));
+        assert!(matches!(moved.ack_ahead("settings"), Some(Err(_))));
         // A later version may give the field another form.
         let text = with.to_text();
         let mut other: Value = serde_json::from_str(&text).unwrap();

@@ -27,7 +27,7 @@ const ROW_WITH_RULES: usize = 16 << 20;
 /// most a third of a page. So a larger value can be part of a key only if it is compressed.
 const MAX_KEY_VALUE_BYTES: usize = 8 << 10;
 
-/// Most bytes of a value that is never replaced: its mark is hardly shorter.
+/// Most bytes of a value that is never replaced: its placeholder is hardly shorter.
 const MAX_SMALL_VALUE_BYTES: usize = 256;
 
 /// Most bytes of the values that a shortened row keeps.
@@ -63,7 +63,7 @@ impl KeptBytes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MalformedRow;
 
-/// Function that appends the mark of a replaced value.
+/// Function that appends the placeholder of a replaced value.
 ///
 /// The number is the length of the value in bytes.
 pub(super) type WritePlaceholder = fn(&mut Vec<u8>, usize);
@@ -105,11 +105,11 @@ struct KeptValue {
     ///
     /// If the value has a header or quotes, it is the index of their first byte.
     start: usize,
-    /// Bytes that the mark replaces.
+    /// Bytes that the placeholder replaces.
     length: usize,
     /// Bytes of the value without its header.
     bytes: usize,
-    mark: WritePlaceholder,
+    placeholder: WritePlaceholder,
     is_old: bool,
 }
 
@@ -120,7 +120,7 @@ struct OpenValue {
     bytes: usize,
     most: usize,
     is_kept: bool,
-    mark: WritePlaceholder,
+    placeholder: WritePlaceholder,
 }
 
 impl ShortRow {
@@ -177,13 +177,13 @@ impl ShortRow {
     /// Begins a value. It is kept if it has at most `most` bytes.
     ///
     /// `header` precedes the bytes of a value that is kept.
-    pub(super) fn begin(&mut self, header: &[u8], most: usize, mark: WritePlaceholder) {
+    pub(super) fn begin(&mut self, header: &[u8], most: usize, placeholder: WritePlaceholder) {
         self.open = Some(OpenValue {
             start: self.bytes.len(),
             bytes: 0,
             most,
             is_kept: true,
-            mark,
+            placeholder,
         });
         self.bytes.extend_from_slice(header);
     }
@@ -203,14 +203,14 @@ impl ShortRow {
         }
     }
 
-    /// Ends the open value. Returns false if its mark replaced it.
+    /// Ends the open value. Returns false if its placeholder replaced it.
     ///
     /// A value is replaced at once if it exceeds its limit. A later value may still cause the replacement of
     /// a value that was kept.
     pub(super) fn end(&mut self) -> Result<bool, MalformedRow> {
         let open = self.open.take().ok_or(MalformedRow)?;
         if !open.is_kept {
-            (open.mark)(&mut self.bytes, open.bytes);
+            (open.placeholder)(&mut self.bytes, open.bytes);
             self.add_syntax(MAX_SMALL_VALUE_BYTES)?;
         } else if open.bytes <= MAX_SMALL_VALUE_BYTES {
             self.add_syntax(open.bytes)?;
@@ -220,7 +220,7 @@ impl ShortRow {
                 start: open.start,
                 length: self.bytes.len() - open.start,
                 bytes: open.bytes,
-                mark: open.mark,
+                placeholder: open.placeholder,
                 is_old: self.is_old,
             });
             while self.kept_bytes > self.limits.row {
@@ -238,7 +238,7 @@ impl ShortRow {
         }
     }
 
-    /// Replaces one kept value by its mark.
+    /// Replaces one kept value by its placeholder.
     ///
     /// It is the largest value of the old row, if that exceeds [`MAX_KEY_VALUE_BYTES`]. Otherwise it is the
     /// largest value of both rows. Of several largest values, the first is replaced.
@@ -256,11 +256,11 @@ impl ShortRow {
             start,
             length,
             bytes,
-            mark,
+            placeholder,
             ..
         } = self.kept.remove(index);
         let mut written = Vec::new();
-        mark(&mut written, bytes);
+        placeholder(&mut written, bytes);
         let shift = length.saturating_sub(written.len());
         self.bytes.splice(start..start + length, written);
         for later in self.kept.iter_mut().skip(index) {

@@ -348,7 +348,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 self.apply_watermark(lsn, &message.content, out);
             }
             DecodedRow::Change(change) => {
-                let change = messages::marked_change(change);
+                let change = messages::change_with_foreign_prefix(change);
                 if let Some(request) = self.row_request(&change, out.chunk.as_deref()) {
                     return Ok(Some((request, change.into_owned())));
                 }

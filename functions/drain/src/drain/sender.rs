@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::report::Report;
-use super::settings::{REQUEST_LIMITS, Settings};
+use super::settings::{FULL_AGGREGATES, REQUEST_LIMITS, Settings};
 use super::stream_routes::StreamOpener;
 use crate::base::error_kind::ErrorKind;
 use crate::continuity::checkpoint::AckPosition;
@@ -211,7 +211,10 @@ impl<K: Stream> Sender<K> {
 
     /// Whether a full request can be sent now.
     pub(super) fn can_send_full(&self) -> bool {
-        self.may_send() && self.lanes.has_full_request(REQUEST_LIMITS)
+        // Events that wait must not use up the memory: otherwise aggregates are sent that are not full.
+        let is_short = self.lanes.memory() > self.max_unacknowledged_bytes / 4 * 3;
+        let full_aggregates = if is_short { 1 } else { FULL_AGGREGATES };
+        self.may_send() && self.lanes.has_full_request(REQUEST_LIMITS, full_aggregates)
     }
 
     /// Whether a request should be sent while no row is available.

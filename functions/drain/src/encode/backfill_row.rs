@@ -36,5 +36,5 @@ pub struct BackfillRow<'r> {
     /// The values.
     pub values: &'r Tuple<'r>,
     /// The row's place among the rows of its table.
-    pub mark: SnapshotPlace,
+    pub place: SnapshotPlace,
 }

@@ -5,11 +5,14 @@ use super::Event;
 /// Largest capacity of a buffer that is used again.
 const MAX_BUFFER_BYTES: usize = 4 << 10;
 
-/// Most bytes of all spare buffers.
+/// Most bytes of the spare events of one list.
 ///
 /// The answers for several thousand events may arrive together. Their buffers are used again by the events
 /// after them, so the buffers and the queued events need no more memory than the most queued events before.
 const MAX_SPARE_BYTES: usize = 8 << 20;
+
+/// Largest capacity of a new buffer. A larger event grows its buffer.
+const MAX_NEW_BYTES: usize = 2 << 10;
 
 /// Events that were encoded, in order.
 ///
@@ -49,9 +52,9 @@ impl EncodedEvents {
     }
 
     /// Appends an event.
-    pub(super) fn push(&mut self, event: Event) {
+    pub fn push(&mut self, event: Event) {
         if !event.data.is_empty() {
-            self.usual_bytes = event.data.len().next_multiple_of(64).min(MAX_BUFFER_BYTES);
+            self.usual_bytes = event.data.len().next_multiple_of(64).min(MAX_NEW_BYTES);
         }
         self.events.push(event);
     }
@@ -61,7 +64,7 @@ impl EncodedEvents {
 #[derive(Debug, Default)]
 pub struct SpareEvents {
     events: Vec<Event>,
-    /// Capacity of their buffers.
+    /// Their memory.
     bytes: usize,
 }
 
@@ -70,8 +73,10 @@ impl SpareEvents {
     ///
     /// Drops it if its buffers are large, or if there are enough buffers.
     pub fn add(&mut self, event: Event) {
-        let bytes = capacity(&event);
-        if bytes <= MAX_BUFFER_BYTES && self.bytes + bytes <= MAX_SPARE_BYTES {
+        let is_small =
+            event.data.capacity() <= MAX_BUFFER_BYTES && event.partition_key.capacity() <= MAX_BUFFER_BYTES;
+        let bytes = memory(&event);
+        if is_small && self.bytes + bytes <= MAX_SPARE_BYTES {
             self.bytes += bytes;
             self.events.push(event);
         }
@@ -79,14 +84,14 @@ impl SpareEvents {
 
     fn pop(&mut self) -> Option<Event> {
         let event = self.events.pop()?;
-        self.bytes -= capacity(&event);
+        self.bytes -= memory(&event);
         Some(event)
     }
 }
 
-/// Bytes of an event's buffers.
-fn capacity(event: &Event) -> usize {
-    event.data.capacity() + event.partition_key.capacity()
+/// Bytes of an event and its buffers.
+fn memory(event: &Event) -> usize {
+    size_of::<Event>() + event.data.capacity() + event.partition_key.capacity()
 }
 
 #[cfg(test)]
@@ -116,10 +121,11 @@ mod tests {
         let mut spare = SpareEvents::default();
         spare.add(event(MAX_BUFFER_BYTES + 1));
         assert!(spare.pop().is_none());
-        for _ in 0..=MAX_SPARE_BYTES / MAX_BUFFER_BYTES {
+        let most = MAX_SPARE_BYTES / memory(&event(MAX_BUFFER_BYTES));
+        for _ in 0..=most {
             spare.add(event(MAX_BUFFER_BYTES));
         }
-        assert_eq!(spare.bytes, MAX_SPARE_BYTES);
+        assert_eq!(spare.events.len(), most);
         while spare.pop().is_some() {}
         assert_eq!(spare.bytes, 0);
     }
@@ -131,6 +137,6 @@ mod tests {
         encoded.push(event(0));
         assert_eq!(encoded.buffers().0.capacity(), 704);
         encoded.push(event(1 << 20));
-        assert_eq!(encoded.buffers().0.capacity(), MAX_BUFFER_BYTES);
+        assert_eq!(encoded.buffers().0.capacity(), MAX_NEW_BYTES);
     }
 }

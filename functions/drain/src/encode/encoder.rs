@@ -69,7 +69,7 @@ impl<'a> EventEncoder<'a> {
     /// Appends the events of a row that a backfill read. Returns how many of them lost columns.
     pub(super) fn push_backfill_row(&mut self, row: &BackfillRow<'_>) -> u64 {
         let head = EventHead {
-            snapshot: Some(row.mark),
+            snapshot: Some(row.place),
             ..self.next_head(row.relation)
         };
         self.push_row(&RowEvent {

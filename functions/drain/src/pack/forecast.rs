@@ -331,7 +331,7 @@ impl Packing {
         max_unacknowledged_bytes: usize,
     ) {
         self.lanes.push(event);
-        while self.lanes.has_full_request(limits) {
+        while self.lanes.has_full_request(limits, 1) {
             self.send(now, limits, true);
         }
         while self.lanes.memory() >= max_unacknowledged_bytes {

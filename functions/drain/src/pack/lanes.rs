@@ -24,7 +24,7 @@ use rustc_hash::FxHashMap;
 use super::lane::Lane;
 use super::outstanding::{OutstandingEvent, OutstandingEvents};
 use super::record::{Aggregation, LaneKey, QueuedEvent, Record, RequestLimits};
-use super::shard_pacing::{FULL_AGGREGATES, ShardPacing};
+use super::shard_pacing::ShardPacing;
 use super::shards::{HashKey, ShardMap};
 use super::stream_shards::{MAIN_STREAM, StreamShards};
 use crate::base::position::Position;
@@ -314,16 +314,16 @@ impl Lanes {
 
     /// Whether a request should be sent without waiting for more events.
     ///
-    /// Without aggregation, it must have as many records as allowed. With aggregation, [`FULL_AGGREGATES`] of
-    /// its records must be full, or all. A barrier makes any aggregate full: no event is added to it.
-    pub fn has_full_request(&self, limits: RequestLimits) -> bool {
+    /// Without aggregation, it must have as many records as allowed. With aggregation, `full_aggregates` must
+    /// be full, or as many as lanes can send. A barrier makes any aggregate full: no event is added to it.
+    pub fn has_full_request(&self, limits: RequestLimits, full_aggregates: usize) -> bool {
         match self.aggregation {
             Aggregation::None => {
                 self.sendable >= limits.records && self.next_stream(|_| limits.records).is_some()
             }
             Aggregation::Kpl { .. } if self.sendable == 0 => false,
             Aggregation::Kpl { .. } => {
-                self.has_barrier || self.full_aggregates >= self.sendable.min(FULL_AGGREGATES)
+                self.has_barrier || self.full_aggregates >= self.sendable.min(full_aggregates)
             }
         }
     }

@@ -29,11 +29,6 @@ const MAX_IN_FLIGHT: usize = 250;
 /// refusal, sending to the shard pauses.
 const LIMITED_AGGREGATE_BYTES: usize = 74_400;
 
-/// Full aggregates that are sent without waiting for more.
-///
-/// With fewer in a request, the function needs a few percent more CPU time.
-pub(super) const FULL_AGGREGATES: usize = 4;
-
 /// The pacing of one shard.
 #[derive(Debug)]
 pub(super) struct ShardPacing {

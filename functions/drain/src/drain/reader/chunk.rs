@@ -74,7 +74,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 let event = self
                     .envelope
                     .encode_control_message(progress, lsn, &message, self.now);
-                self.events.events.push(event);
+                self.events.push(event);
             }
             ChunkPayload::Rows { rows, first, more } => {
                 let Some(at) = rows.next_row(from) else {
@@ -83,7 +83,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 };
                 chunk.next_row = rows.next_row(at + 1);
                 let is_last = chunk.next_row.is_none() && !more;
-                let mark = snapshot_place(*first && chunk.rows_sent == 0, is_last);
+                let place = snapshot_place(*first && chunk.rows_sent == 0, is_last);
                 let mut encoder = RowEncoder {
                     envelope: self.envelope,
                     projections: &mut self.projections,
@@ -91,7 +91,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     now: self.now,
                     limit: self.settings.record_bytes,
                 };
-                match encoder.encode(progress, rows, at, mark, &mut self.events) {
+                match encoder.encode(progress, rows, at, place, &mut self.events) {
                     Ok(omitted) => {
                         out.report.omitted += omitted;
                         chunk.rows_sent += 1;
@@ -132,7 +132,7 @@ impl RowEncoder<'_, '_> {
         progress: &mut Progress,
         rows: &ChunkRows,
         at: usize,
-        mark: SnapshotPlace,
+        place: SnapshotPlace,
         events: &mut EncodedEvents,
     ) -> Result<u64, String> {
         let values = rows.row(at).map_err(|error| error.to_string())?;
@@ -145,7 +145,7 @@ impl RowEncoder<'_, '_> {
         let row = BackfillRow {
             relation,
             values,
-            mark,
+            place,
         };
         let omitted = self
             .envelope

@@ -28,7 +28,7 @@ pub(super) fn with_foreign_prefix(message: Message<'_>) -> Message<'_> {
 }
 
 /// The change of the log as it is sent; see [`with_foreign_prefix`].
-pub(super) fn marked_change(change: Change<'_>) -> Change<'_> {
+pub(super) fn change_with_foreign_prefix(change: Change<'_>) -> Change<'_> {
     match change {
         Change::Message(message) => Change::Message(with_foreign_prefix(message)),
         change => change,
@@ -80,7 +80,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     limit,
                 );
                 out.report.omitted += omitted;
-                self.events.events.push(event);
+                self.events.push(event);
                 self.queue_events(id, out)?;
             }
         }

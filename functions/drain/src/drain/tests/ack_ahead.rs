@@ -104,8 +104,8 @@ async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (V
         backfill: None,
     };
     let task = DrainTask {
-        ahead: stored.ack_ahead("rules").map(Result::unwrap),
-        settings_hash: "rules".to_owned(),
+        ahead: stored.ack_ahead("settings").map(Result::unwrap),
+        settings_hash: "settings".to_owned(),
         checkpoint: Checkpoint {
             ack_ahead: None,
             ..stored

@@ -137,7 +137,7 @@ fn a_backfill_row_that_exceeds_a_record_loses_columns() {
         &BackfillRow {
             relation: &relation(),
             values: &row,
-            mark: SnapshotPlace::First,
+            place: SnapshotPlace::First,
         },
         NOW,
         600,

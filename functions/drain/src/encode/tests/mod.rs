@@ -173,7 +173,7 @@ fn encode(envelope: &Envelope, changes: &[Change<'_>]) -> Vec<Event> {
 /// All rows have one watermark, which was logged at the LSN 16.
 fn encode_backfill(envelope: &Envelope, rows: &[(&str, SnapshotPlace)]) -> Vec<Event> {
     let (mut progress, mut out) = (progress(), EncodedEvents::default());
-    for (id, mark) in rows {
+    for (id, place) in rows {
         let row = row(&[Some(id), Some("x")]);
         envelope.encode_backfill_row(
             &mut progress,
@@ -181,7 +181,7 @@ fn encode_backfill(envelope: &Envelope, rows: &[(&str, SnapshotPlace)]) -> Vec<E
             &BackfillRow {
                 relation: &relation(),
                 values: &row,
-                mark: *mark,
+                place: *place,
             },
             NOW,
             usize::MAX,

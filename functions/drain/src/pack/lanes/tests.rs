@@ -184,14 +184,14 @@ fn a_barrier_waits_for_all_events_before_it_and_delays_all_after_it() {
             lanes.push(event(&mut acknowledgements, n, key, barrier));
         }
         for expected in 1..=5 {
-            assert!(lanes.has_full_request(LIMITS) || aggregation == Aggregation::None);
+            assert!(lanes.has_full_request(LIMITS, 4) || aggregation == Aggregation::None);
             let mut request = lanes.next_request(now, LIMITS, true, |_| 1);
             assert_eq!(request_numbers(&request), [expected]);
             assert!(lanes.next_request(now, LIMITS, true, |_| 1).is_empty());
             lanes.acknowledge(now, request.remove(0));
             if expected == 4 {
                 // No barrier is left, and the last event is small.
-                assert!(!lanes.has_full_request(LIMITS));
+                assert!(!lanes.has_full_request(LIMITS, 4));
                 let mut last = lanes.next_request(now, LIMITS, false, |_| 1);
                 assert_eq!(request_numbers(&last), [5]);
                 lanes.acknowledge(now, last.remove(0));
@@ -206,16 +206,18 @@ fn a_barrier_waits_for_all_events_before_it_and_delays_all_after_it() {
 }
 
 #[test]
-fn a_request_waits_for_four_full_aggregates_also_of_one_shard() {
-    let mut acknowledgements = Acknowledgements::new(Lsn(0).into());
-    let mut lanes = Lanes::new(KPL, ShardMap::even(8));
-    for n in 0..420 {
-        // Each event of the hot key has 13 bytes. The other events make each shard sendable.
-        let key = if n < 100 { format!("key {n}") } else { "hot".into() };
-        lanes.push(event(&mut acknowledgements, n, &key, false));
-        assert!(!lanes.has_full_request(LIMITS) || n > 380, "{n}");
+fn a_request_waits_for_full_aggregates_also_of_one_shard() {
+    // The first events make each shard sendable. Each later event has 13 bytes.
+    let key = |n: u64| if n < 100 { n.to_string() } else { "hot".into() };
+    for (shards, expected) in [(8, 380..420), (1, 60..85)] {
+        let (mut lanes, mut acknowledgements, _) = lanes(KPL);
+        lanes.reshard(0, ShardMap::even(shards));
+        let first_full = (0..420).find(|n| {
+            lanes.push(event(&mut acknowledgements, *n, &key(*n), false));
+            lanes.has_full_request(LIMITS, 4)
+        });
+        assert!(expected.contains(&first_full.unwrap()), "{first_full:?}");
     }
-    assert!(lanes.has_full_request(LIMITS));
 }
 
 #[test]
