@@ -29,8 +29,8 @@ fn array(element: u32, delimiter: u8) -> TypeForm {
 
 /// A catalog with types that are not built in.
 ///
-/// It has a domain of `numeric(12,2)`, the array of that domain, a domain of that array, and its array. It
-/// also has types without a known form, such as `Mood` and `geometry`.
+/// It has the domain `price` of `numeric(12,2)`, its array, the domain `Price list` of that array, and the
+/// array of `Price list`. It also has types of `TypeForm::Other`, such as `Mood` and `geometry`.
 fn catalog() -> Catalog {
     let mut catalog = Catalog::default();
     for (oid, name, printed, form) in [
@@ -115,7 +115,7 @@ fn the_search_ends_for_a_domain_that_contains_itself() {
 }
 
 #[test]
-fn a_name_means_the_declared_type_or_else_the_type_with_this_printed_name() {
+fn a_name_is_that_of_the_declared_type_or_else_a_printed_name() {
     let catalog = catalog();
     let past = catalog.past_table_named(&TableName::new("public", "t"));
     for (column, sent, expected) in [
@@ -268,7 +268,7 @@ fn a_partial_catalog_lacks_the_oids_that_were_not_read() {
 }
 
 #[test]
-fn a_name_is_that_of_a_table_before_it_is_that_of_a_view() {
+fn a_name_belongs_to_a_table_until_a_view_takes_it() {
     let view = TableName::new("public", "v");
     let mut catalog = Catalog::partial();
     catalog.insert_other_relation(view.clone(), Lsn(100));

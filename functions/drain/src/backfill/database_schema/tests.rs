@@ -121,7 +121,7 @@ fn each_table_that_cannot_be_read_is_refused_with_its_reason() {
 }
 
 #[test]
-fn a_partitioned_table_selects_its_partitions_unless_its_changes_have_its_own_name() {
+fn a_partitioned_table_selects_its_partitions_unless_changes_have_the_name_of_the_root() {
     let root = RelationInfo {
         kind: 'p',
         ..table_info("p", 1)

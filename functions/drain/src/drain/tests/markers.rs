@@ -22,7 +22,7 @@ async fn the_slot_never_advances_past_the_last_marker() {
     assert!(marked > Lsn(500 * MIB));
 }
 
-/// Once before the marker is written, then until it is readable.
+/// One read precedes the marker, the other shows that it is readable.
 #[tokio::test]
 async fn the_positions_are_read_twice_for_a_window_with_a_new_marker() {
     let commits = vec![(Lsn(100 * MIB), "a".to_owned())];
@@ -94,8 +94,8 @@ async fn a_marker_that_does_not_return_stops_the_drain_before_it_stores_or_advan
         expected: expected.clone(),
         ..start(250, 250)
     };
-    // With 265, the slot returns a later commit without the marker. With 501, it returns nothing, which is no
-    // proof either.
+    // With 265, the slot has lost the marker but returns later commits. With 501, it returns nothing: that is
+    // no proof of its history either.
     for (start, blind_to) in [
         (same.clone(), 265),
         (same, 501),
@@ -129,7 +129,8 @@ async fn after_a_promotion_a_transaction_before_the_marker_is_not_sent_again() {
     let (log, report, outcome) = run(&backlog, promoted(1, 270, Some(marker)), &[]).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.c", "public.d"]);
-    // The first window has only `a`, which is skipped. Then the slot advances to the marker, past `b`.
+    // The first window has only `a`, which is skipped. Then the slot advances to the marker, so no window has
+    // `b`.
     assert_eq!((report.skipped, report.replayed), (1, 1));
 }
 

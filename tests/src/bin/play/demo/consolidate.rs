@@ -6,9 +6,9 @@
 //! standby is promoted, and a function is killed. At the end a query joins the three in DuckDB. PostgreSQL
 //! answers the same query from the sources. The demo succeeds only when the answers and all rows are equal.
 //!
-//! `SEED` repeats the moments and the writes. `CHANGES=10000000` writes that many rows, a thousand at a time,
-//! in place of half a minute's small transactions. `DEMO_FAULT=drop` loses records on their way to the
-//! consumer, and nothing else fails: the answers must differ.
+//! `SEED` repeats the moments and the writes. `CHANGES=10000000` writes about that many rows: transactions of
+//! few and of a thousand rows alternate. Without it, small transactions run for half a minute.
+//! `DEMO_FAULT=drop` loses records on their way to the consumer, and kills nothing: the demo must fail.
 
 mod source;
 mod verdict;
@@ -33,9 +33,7 @@ const WRITE_TIME: Duration = Duration::from_secs(30);
 const FAULTY_WRITE_TIME: Duration = Duration::from_secs(8);
 /// First and last second of the faults, without `CHANGES`.
 const FAULT_SECONDS: std::ops::Range<f64> = 8.0..20.0;
-/// Rows per database that extend the time of faults by a second.
-///
-/// The last fault may happen one second later for each such number of rows.
+/// Rows of a database for which the faults get one more second.
 const ROWS_PER_SECOND: f64 = 4_000.0;
 /// Pause between two reads of the stream by the consumer.
 const READ_PAUSE: Duration = Duration::from_secs(1);
@@ -62,7 +60,9 @@ const PATH: &str = r"
             +----------------------- is the answer the same? ---------------------------------+
 ";
 
-/// Runs the demo; true when the answers are equal. With `loses_records` they must not be.
+/// Runs the demo; true if the answers and all rows are equal.
+///
+/// With `loses_records`, the result must be false.
 pub(super) async fn demo(screen: &DemoScreen, loses_records: bool) -> bool {
     screen.print(TextStyle::Faint, PATH.trim_start_matches('\n'));
     let seed = number("SEED", fastrand::u64(..1_000_000));
@@ -136,7 +136,7 @@ impl Consolidation<'_> {
         let mut options = vec![format!("--seed={}", self.seed)];
         options.extend(["--fails=0.05".to_owned(), "--batch=50".to_owned()]);
         if let WriterLoad::Rows(_) = self.load {
-            // It keeps the records that it sends again at the end.
+            // The mapping keeps the records that it sends again at the end. Of many rows, these must be few.
             options.extend(["--late=0.02".to_owned(), "--again=0.05".to_owned()]);
         }
         if self.loses_records {
@@ -176,7 +176,7 @@ impl Consolidation<'_> {
                 "the writers have ended; ticks until each slot is empty",
             );
         };
-        // One fault at a time: the verdict must be that of the lost records.
+        // With lost records, nothing is killed: the demo must fail because of these records only.
         match self.loses_records {
             true => write.await,
             false => drop(tokio::join!(write, self.inject_faults())),
