@@ -106,7 +106,7 @@ impl LoadServiceConfig for ServiceVariables {
 /// The SDK's default HTTP client, but with the crypto library ring.
 ///
 /// Like the default client, it uses the proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
-fn https_client() -> SharedHttpClient {
+pub(super) fn https_client() -> SharedHttpClient {
     let proxies = ProxyConfig::from_env();
     Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = ConnectorBuilder::default().tls_provider(Provider::Rustls(CryptoMode::Ring));

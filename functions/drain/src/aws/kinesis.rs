@@ -330,3 +330,138 @@ impl Kinesis {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::Credentials;
+    use aws_credential_types::provider::SharedCredentialsProvider;
+    use aws_sdk_kinesis::config::BehaviorVersion;
+    use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+    use aws_sigv4::sign::v4::SigningParams;
+    use aws_types::SdkConfig;
+    use aws_types::region::Region;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::aws::client;
+    use crate::aws::put_records_body::tests::records;
+    use crate::base::time::micros_of_timestamp;
+
+    const ANSWER: &str = r#"{"FailedRecordCount":0,"Records":[{"SequenceNumber":"1","ShardId":"shard"}]}"#;
+
+    /// Accepts one request, and answers it with [`ANSWER`]. Returns its headers and its body.
+    async fn one_request(listener: TcpListener) -> (Vec<(String, String)>, Vec<u8>) {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut received = Vec::new();
+        loop {
+            connection.read_buf(&mut received).await.unwrap();
+            let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
+                continue;
+            };
+            let head = String::from_utf8(received[..end].to_vec()).unwrap();
+            let headers: Vec<(String, String)> = head
+                .lines()
+                .filter_map(|line| line.split_once(": "))
+                .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+                .collect();
+            let body = received[end + 4..].to_vec();
+            if header(&headers, "content-length") == body.len().to_string() {
+                let length = ANSWER.len();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{ANSWER}");
+                connection.write_all(answer.as_bytes()).await.unwrap();
+                return (headers, body);
+            }
+        }
+    }
+
+    /// The only header with this name.
+    fn header<'h>(headers: &'h [(String, String)], name: &str) -> &'h str {
+        let mut found = headers.iter().filter(|(header, _)| header == name);
+        let (_, value) = found.next().expect(name);
+        assert!(found.next().is_none(), "{name} occurs twice");
+        value
+    }
+
+    /// The header `authorization` of a request with these headers and this body.
+    fn authorization(url: &str, headers: &[(String, String)], body: &[u8], identity: Credentials) -> String {
+        let date = header(headers, "x-amz-date");
+        let (day, time) = date.trim_end_matches('Z').split_once('T').unwrap();
+        let timestamp = format!(
+            "{}-{}-{} {}:{}:{}+00",
+            &day[..4],
+            &day[4..6],
+            &day[6..],
+            &time[..2],
+            &time[2..4],
+            &time[4..]
+        );
+        let micros = micros_of_timestamp(&timestamp).unwrap();
+        let given = header(headers, "authorization");
+        let signed = given
+            .split_once("SignedHeaders=")
+            .unwrap()
+            .1
+            .split(',')
+            .next()
+            .unwrap();
+        let is_given = |name: &&str| !["host", "x-amz-date"].contains(name);
+        let signed: Vec<_> = signed
+            .split(';')
+            .filter(is_given)
+            .map(|name| (name, header(headers, name)))
+            .collect();
+        let identity = identity.into();
+        let params = SigningParams::builder()
+            .identity(&identity)
+            .region("eu-central-1")
+            .name("kinesis")
+            .time(std::time::UNIX_EPOCH + Duration::from_micros(micros as u64))
+            .settings(SigningSettings::default())
+            .build()
+            .unwrap();
+        let body = SignableBody::Bytes(body);
+        let request = SignableRequest::new("POST", url, signed.into_iter(), body).unwrap();
+        let (instructions, _) = sign(request, &params.into()).unwrap().into_parts();
+        let mut headers = instructions.headers();
+        headers
+            .find(|(name, _)| *name == "authorization")
+            .unwrap()
+            .1
+            .to_owned()
+    }
+
+    #[tokio::test]
+    async fn the_body_that_is_sent_is_signed_and_has_its_length() {
+        let identity = || Credentials::new("id", "secret", None, None, "test");
+        for (stream, field) in [
+            ("s", "StreamName"),
+            ("arn:aws:kinesis:eu-central-1:1:stream/s", "StreamARN"),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap());
+            let config = SdkConfig::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new("eu-central-1"))
+                .credentials_provider(SharedCredentialsProvider::new(identity()))
+                .endpoint_url(&url)
+                .http_client(client::https_client())
+                .build();
+            let requirements = StreamRequirements {
+                aggregates: false,
+                allows_auto_distribution: false,
+            };
+            let kinesis = Kinesis::new(client::kinesis(&config), stream.to_owned(), requirements);
+            let server = tokio::spawn(one_request(listener));
+            let answer = kinesis.put(records(&[("{\"id\":1}", b"data")])).await;
+            let stored = RecordOutcome::Stored {
+                shard: "shard".to_owned(),
+            };
+            assert_eq!(answer.outcome.unwrap(), [stored]);
+            let (headers, body) = server.await.unwrap();
+            assert_eq!(body, put_records_body(field, stream, &answer.records));
+            let expected = authorization(&url, &headers, &body, identity());
+            assert_eq!(header(&headers, "authorization"), expected);
+        }
+    }
+}

@@ -47,7 +47,7 @@ fn write_text(body: &mut Vec<u8>, text: &str) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Instant;
 
     use serde_json::{Value, json};
@@ -61,7 +61,7 @@ mod tests {
     };
 
     /// Records with these partition keys and data.
-    fn records(events: &[(&str, &[u8])]) -> Vec<Record> {
+    pub(in crate::aws) fn records(events: &[(&str, &[u8])]) -> Vec<Record> {
         let mut lanes = Lanes::new(Aggregation::None, ShardMap::even(1));
         let mut acknowledgements = Acknowledgements::new(Lsn(0).into());
         let mut positions = PositionSequence::new(Lsn(9));
