@@ -49,18 +49,19 @@ impl ThirdPartyConsumer<'_> {
     /// # Panics
     /// The consumer rejects the stream. The message has its standard error.
     pub async fn read(self, kinesis: &Kinesis, stream: &str) -> Vec<String> {
+        self.read_all(kinesis, &[stream]).await
+    }
+
+    /// Reads several streams, one after the other, as [`ThirdPartyConsumer::read`] does.
+    ///
+    /// The consumer starts only once. A program in Java takes seconds to start.
+    ///
+    /// # Panics
+    /// The consumer rejects a stream.
+    pub async fn read_all(self, kinesis: &Kinesis, streams: &[&str]) -> Vec<String> {
         let mut records = String::new();
-        for shard in kinesis.shards(stream).await {
-            let range = shard.hash_key_range();
-            let start = range.map(|range| range.starting_hash_key());
-            let end = range.map(|range| range.ending_hash_key());
-            let each = |key: &str, data: &[u8]| {
-                let data = STANDARD.encode(data);
-                let record = json!({"shard": shard.shard_id(), "start": start, "end": end,
-                    "partition_key": key, "data": data});
-                records.push_str(&format!("{record}\n"));
-            };
-            kinesis.read_shard(stream, shard.shard_id(), each).await;
+        for stream in streams {
+            append_records(&mut records, kinesis, stream).await;
         }
         self.run(records).await
     }
@@ -100,6 +101,24 @@ impl ThirdPartyConsumer<'_> {
         );
         let text = String::from_utf8_lossy(&output.stdout);
         text.lines().map(str::to_owned).collect()
+    }
+}
+
+/// Appends the records of a stream, shard after shard.
+///
+/// They have the form that the programs of `tests/consumers` read.
+async fn append_records(records: &mut String, kinesis: &Kinesis, stream: &str) {
+    for shard in kinesis.shards(stream).await {
+        let range = shard.hash_key_range();
+        let start = range.map(|range| range.starting_hash_key());
+        let end = range.map(|range| range.ending_hash_key());
+        let each = |key: &str, data: &[u8]| {
+            let data = STANDARD.encode(data);
+            let record = json!({"shard": shard.shard_id(), "start": start, "end": end,
+                "partition_key": key, "data": data});
+            records.push_str(&format!("{record}\n"));
+        };
+        kinesis.read_shard(stream, shard.shard_id(), each).await;
     }
 }
 
