@@ -253,7 +253,7 @@ pub struct Relation {
     /// The log then identifies no row of the table, so PostgreSQL refuses to publish updates and deletes.
     /// False if the replica identity at that time is not known.
     pub is_insert_only: bool,
-    /// Whether an update may change the partition key: see [`Column::partition`].
+    /// Whether an update may change the partition key: see [`Column::in_partition_key`].
     ///
     /// True if `PARTITION_KEYS` lists a column that is not in the table's key, or that this relation lacks.
     pub partition_key_may_change: bool,
