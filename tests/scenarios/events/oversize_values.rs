@@ -1,7 +1,7 @@
 //! A value of any size passes with `OVERSIZE=omit`.
 //!
-//! A function of 128 MiB is enough; the backfills here have 256 MiB. The event lacks the column of the value,
-//! and lists its name. A table that `TABLES` leaves out never stops the drain.
+//! A drain needs only a function of 128 MiB. The backfills here have 256 MiB. The event omits the large
+//! value, and lists the name of its column. A table that `TABLES` leaves out never stops the drain.
 
 use std::time::Duration;
 

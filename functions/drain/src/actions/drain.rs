@@ -257,8 +257,9 @@ fn next_checkpoint(
 
 /// The control event of an accepted gap.
 ///
-/// It informs consumers that earlier changes may be missing. It is a logical message with the prefix
-/// [`message_prefix::GAP_ACCEPTED`]. Its content is JSON, with the source name and the positions of the gap.
+/// It informs consumers that earlier changes may be missing. It has the form of a logical message with the
+/// prefix [`message_prefix::GAP_ACCEPTED`]. The message's content is JSON: the source name, and the positions
+/// of the gap.
 fn gap_accepted(config: &Config, start: &StartPosition, stored: Option<&Checkpoint>) -> Event {
     let content = json!({
         "control": "gap_accepted",

@@ -12,7 +12,8 @@ const RECORD_BYTES: usize = br#"{"Data":"","PartitionKey":""},"#.len();
 
 /// The JSON of a request that puts `records` into `stream`.
 ///
-/// Source: Kinesis API, `PutRecords`. `stream_field` is `StreamName` or `StreamARN`.
+/// `stream_field` is the field that names the stream: `StreamName` or `StreamARN`. The form is that of the
+/// Kinesis API, `PutRecords`.
 pub(super) fn put_records_body(stream_field: &str, stream: &str, records: &[Record]) -> Vec<u8> {
     let bytes = |record: &Record| {
         let key_bytes = record.partition_key().len();

@@ -129,8 +129,8 @@ async fn after_a_promotion_a_transaction_before_the_marker_is_not_sent_again() {
     let (log, report, outcome) = run(&backlog, promoted(1, 270, Some(marker)), &[]).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.c", "public.d"]);
-    // The first window has only `a`, which is skipped. Then the slot advances to the marker, so no window has
-    // `b`.
+    // The first window has only `a`, which is skipped. Then the slot advances to the marker. `b` is before
+    // the marker, so it is never read.
     assert_eq!((report.skipped, report.replayed), (1, 1));
 }
 

@@ -8,11 +8,14 @@
 //!
 //! The view's row in `pg_type` has the id of the naming transaction as its `xmin`. `refresh` does not change
 //! that row. A rename, a move to another schema and a new owner change it. A rename of the schema changes the
-//! schema's row in `pg_namespace`. A grant on the schema changes that row, too. So if the schema has no
-//! grants, each change of its row is taken as a rename. If it has grants, a change of its row is taken as a
-//! rename only if another schema may have had this name before. That other schema must have a relation with
-//! the view's name. A transaction that is not older than `catalog_xmin` must have changed its row, too. Rows
-//! from before a rename, a move or a new owner are sent, because the catalog does not show whether they
+//! schema's row in `pg_namespace`. A grant on the schema changes that row, too.
+//!
+//! - If the schema has no grants, each change of its row counts as a rename.
+//! - If it has grants, a change counts as a rename only if another schema may have had this name before. Such
+//!   a schema has a relation with the view's name, and a transaction that is not older than `catalog_xmin`
+//!   changed its row.
+//!
+//! Rows from before a rename, a move or a new owner are sent, because the catalog does not show whether they
 //! belong to the view.
 
 use std::time::{Duration, Instant};

@@ -6,8 +6,9 @@
 //! standby is promoted, and a function is killed. At the end a query joins the three in DuckDB. PostgreSQL
 //! answers the same query from the sources. The demo succeeds only when the answers and all rows are equal.
 //!
-//! `SEED` repeats the moments and the writes. `CHANGES=10000000` writes about that many rows: transactions of
-//! few and of a thousand rows alternate. Without it, small transactions run for half a minute.
+//! With the same `SEED`, the writes and the moments of the faults are the same. Without `CHANGES`, small
+//! transactions run for half a minute. `CHANGES=10000000` writes about that many rows: then transactions of
+//! few rows and of a thousand rows alternate.
 //! `DEMO_FAULT=drop` loses records on their way to the consumer, and kills nothing: the demo must fail.
 
 mod source;
