@@ -98,14 +98,14 @@ pub(super) async fn drain_opened(
     log_first_start(name, &start);
     let checkpoint_age = stored.as_ref().and_then(|stored| age_seconds(&stored.updated_at));
     warn_of_rule_problems(app, connector, &settings, &slot).await;
-    let tables_left = tables_no_longer_sent::warn(app, connector, slot.lock_session(), &settings).await;
-    let envelope = &app.config.envelope;
+    let checked = tables_no_longer_sent::check_and_store(app, connector, slot.lock_session(), &settings);
+    let tables_left = checked.await;
     let settings_hash = hash_of_settings(&app.config, &server, &settings);
     let ahead = stored.as_ref().filter(|_| accept_gap.is_none());
     let ahead = ahead.and_then(|stored| ack_ahead(stored, &settings_hash));
     let task = DrainTask {
         settings: &settings,
-        envelope,
+        envelope: &app.config.envelope,
         start: &start,
         first_event: accept_gap.map(|_| gap_accepted(&app.config, &start, stored.as_ref())),
         checkpoint: next_checkpoint(name, &server, &start, stored, accept_gap.is_some()),

@@ -167,7 +167,7 @@ fn positions(
 /// Tables that were sent, and are not any more. A failed check is a problem, too.
 async fn table_problems(app: &App, connector: &Connector, session: &Session, plugin: Plugin) -> Vec<String> {
     match tables_no_longer_sent::check(app, connector, session, plugin).await {
-        Ok(left) => left.sentences,
+        Ok(checked) => checked.no_longer_sent.sentences,
         Err(error) => vec![error.chain()],
     }
 }
@@ -182,7 +182,7 @@ fn stalling_problem(standby_slot: &str) -> String {
 fn standby_problem(standby_ack: StandbyAck, standbys: &StandbyInfo) -> Option<String> {
     match (standby_ack, standbys.acknowledged(standby_ack == StandbyAck::Required)) {
         (StandbyAck::Off, _) => None,
-        (_, Err((why, _))) => Some(format!("STANDBY_ACK=required, and {why}")),
+        (_, Err(unseen)) => Some(format!("STANDBY_ACK=required, and {}", unseen.why)),
         (_, Ok(Some(Lsn::ZERO))) => Some(
             "synchronous_standby_names is set, and no such standby has acknowledged any log: the drain sends \
              nothing until one does"

@@ -86,13 +86,11 @@ impl SentTables {
         stored_document::to_text(self)
     }
 
-    /// A sentence for each table that is no longer sent.
+    /// The tables of this document that are no longer sent.
     ///
     /// `states` must have all tables of the database, with the partitions: a stored table may be a partition
     /// now, and is still sent.
-    ///
-    /// Only hashes are stored. So one sentence has the number of tables that no longer exist, without names.
-    pub fn no_longer_sent(&self, states: &[TableState]) -> Vec<String> {
+    pub fn no_longer_sent(&self, states: &[TableState]) -> TablesNoLongerSent {
         let bytes = STANDARD.decode_to_vec(&self.hashes).unwrap_or_default();
         let (sent, _) = bytes.as_chunks::<HASH_BYTES>();
         let mut sentences = Vec::new();
@@ -103,13 +101,26 @@ impl SentTables {
                 sentences.extend(sentence(state));
             }
         }
-        match sent.len().saturating_sub(found) {
+        let gone = sent.len().saturating_sub(found);
+        let count = sentences.len() + gone;
+        match gone {
             0 => {}
             1 => sentences.push("a table that was sent was dropped or renamed".to_owned()),
-            gone => sentences.push(format!("{gone} tables that were sent were dropped or renamed")),
+            _ => sentences.push(format!("{gone} tables that were sent were dropped or renamed")),
         }
-        sentences
+        TablesNoLongerSent { count, sentences }
     }
+}
+
+/// Tables that were sent, and are not any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TablesNoLongerSent {
+    /// The number of these tables.
+    pub count: usize,
+    /// A sentence for each of them that still exists.
+    ///
+    /// One more sentence has the number of those that do not. Only hashes are stored, so it has no names.
+    pub sentences: Vec<String>,
 }
 
 fn sentence(state: &TableState) -> Option<String> {
@@ -161,7 +172,7 @@ mod tests {
         ]);
         let stored = SentTables::of(&before).unwrap();
         let stored = SentTables::parse(&stored.to_text()).unwrap();
-        assert_eq!(stored.no_longer_sent(&before), Vec::<String>::new());
+        assert_eq!(stored.no_longer_sent(&before), TablesNoLongerSent::default());
         let now = states(&[
             ("a", Sent),
             ("b", Unpublished),
@@ -169,8 +180,11 @@ mod tests {
             ("e", Unpublished),
             ("f", Sent),
         ]);
-        let left = stored.no_longer_sent(&now);
-        assert_eq!(left.len(), 3, "{left:?}");
+        let TablesNoLongerSent {
+            count,
+            sentences: left,
+        } = stored.no_longer_sent(&now);
+        assert_eq!((count, left.len()), (3, 3), "{left:?}");
         assert!(
             left[0].starts_with("table public.b is no longer sent: none of PUBLICATIONS"),
             "{left:?}"
@@ -181,6 +195,13 @@ mod tests {
         );
         assert_eq!(left[2], "a table that was sent was dropped or renamed");
         assert_ne!(SentTables::of(&now).unwrap(), stored);
+        // `a`, `c` and `d` no longer exist.
+        let left = stored.no_longer_sent(&now[1..2]);
+        assert_eq!((left.count, left.sentences.len()), (4, 2), "{left:?}");
+        assert_eq!(
+            left.sentences[1],
+            "3 tables that were sent were dropped or renamed"
+        );
     }
 
     #[test]
@@ -188,11 +209,11 @@ mod tests {
         let mut now = states(&[("a", SendState::Sent), ("b", SendState::Sent)]);
         let stored = SentTables::of(&now).unwrap();
         now[1].is_partition = true;
-        assert_eq!(stored.no_longer_sent(&now), Vec::<String>::new());
+        assert_eq!(stored.no_longer_sent(&now), TablesNoLongerSent::default());
         let next = SentTables::of(&now).unwrap();
         assert_eq!(next, SentTables::of(&now[..1]).unwrap());
         now[1].sending = SendState::Unpublished;
-        assert_eq!(stored.no_longer_sent(&now).len(), 1);
+        assert_eq!(stored.no_longer_sent(&now).count, 1);
     }
 
     #[test]

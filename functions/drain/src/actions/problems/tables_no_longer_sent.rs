@@ -10,7 +10,7 @@ use crate::ports::StateStore as _;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::server;
 use crate::postgres::tables::table_states::table_states;
-use crate::rules::sent_tables::SentTables;
+use crate::rules::sent_tables::{SentTables, TablesNoLongerSent};
 
 /// Least time between two checks of one sandbox.
 ///
@@ -19,9 +19,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Result of a check.
 #[derive(Debug, Default)]
-pub(in crate::actions) struct TablesNoLongerSent {
-    /// A sentence for each table that is no longer sent.
-    pub(in crate::actions) sentences: Vec<String>,
+pub(in crate::actions) struct SentTablesCheck {
+    pub(in crate::actions) no_longer_sent: TablesNoLongerSent,
     /// The document to store, if it differs from the stored one.
     changed: Option<SentTables>,
 }
@@ -35,7 +34,7 @@ pub(in crate::actions) async fn check(
     connector: &Connector,
     session: &Session,
     plugin: Plugin,
-) -> Result<TablesNoLongerSent, Error> {
+) -> Result<SentTablesCheck, Error> {
     let (publications, patterns) = (&app.config.publications, &app.config.tables);
     // The missing publication is reported elsewhere. Otherwise each of its tables would be reported here.
     if plugin.reads_publications()
@@ -43,17 +42,17 @@ pub(in crate::actions) async fn check(
             .await?
             .is_empty()
     {
-        return Ok(TablesNoLongerSent::default());
+        return Ok(SentTablesCheck::default());
     }
     let states = table_states(connector, session, plugin, publications, patterns).await?;
     let stored = app.sent_tables.text().await?;
     // Only this comparison uses the document. So an unreadable one counts as missing, and is replaced.
     let stored = stored.and_then(|text| SentTables::parse(&text).ok());
     let Some(now) = SentTables::of(&states) else {
-        return Ok(TablesNoLongerSent::default());
+        return Ok(SentTablesCheck::default());
     };
-    Ok(TablesNoLongerSent {
-        sentences: stored
+    Ok(SentTablesCheck {
+        no_longer_sent: stored
             .as_ref()
             .map(|stored| stored.no_longer_sent(&states))
             .unwrap_or_default(),
@@ -61,12 +60,13 @@ pub(in crate::actions) async fn check(
     })
 }
 
-/// Warns once of each table that is no longer sent.
+/// Warns of the tables that are no longer sent.
 ///
-/// Stores the tables that are sent now. Returns the number of tables that are no longer sent.
+/// Stores the tables that are sent now. So a later check does not warn of the same tables again.
 ///
-/// A failed check does not stop the drain. The next check follows after [`CHECK_INTERVAL`].
-pub(in crate::actions) async fn warn(
+/// Returns the number of tables that are no longer sent. Does nothing if the last check of this sandbox was
+/// less than [`CHECK_INTERVAL`] ago. A failed check does not stop the drain.
+pub(in crate::actions) async fn check_and_store(
     app: &App,
     connector: &Connector,
     session: &Session,
@@ -76,19 +76,18 @@ pub(in crate::actions) async fn warn(
         return 0;
     }
     let checked = async {
-        let TablesNoLongerSent { sentences, changed } =
-            check(app, connector, session, settings.plugin).await?;
-        if let Some(changed) = changed {
+        let checked = check(app, connector, session, settings.plugin).await?;
+        if let Some(changed) = checked.changed {
             app.sent_tables.store(changed.to_text()).await?;
         }
-        Ok::<_, Error>(sentences)
+        Ok::<_, Error>(checked.no_longer_sent)
     };
     match checked.await {
-        Ok(sentences) => {
-            for sentence in &sentences {
+        Ok(TablesNoLongerSent { count, sentences }) => {
+            for sentence in sentences {
                 tracing::warn!(slot = settings.slot, "{sentence}");
             }
-            sentences.len() as u64
+            count as u64
         }
         Err(error) => {
             let error = error.chain();
