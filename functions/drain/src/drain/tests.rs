@@ -12,6 +12,7 @@ use crate::backfill::database_schema::DatabaseSchema;
 use crate::backfill::database_schema::tests::{request, table_info};
 use crate::backfill::{BackfillState, BackfillTable, RowLookup, RowRequest, Snapshot};
 use crate::base::budget::Budget;
+use crate::base::error_kind::ErrorKind;
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::base::window::Window;
@@ -39,98 +40,107 @@ mod streams;
 
 use fakes::*;
 
-async fn run(
-    commits: &[(u64, &str)],
+/// A drain of a backlog, with fakes in place of its ports.
+///
+/// The fields are the causes that a test varies.
+struct TestDrain {
     start: StartPosition,
-    throttled: &[&str],
-) -> (Log, Report, Result<(), Error>) {
-    let stream = (Aggregation::None, ShardMap::even(1), 0);
-    run_with(commits, start, throttled, None, stream).await
+    aggregation: Aggregation,
+    /// The shards of the stream. The sender's map has one shard.
+    shards: ShardMap,
+    /// Number of ListShards requests that return the sender's map.
+    stale_lists: u32,
+    /// Partition keys whose next record is throttled, once for each entry.
+    throttled: Vec<&'static str>,
+    first_event: Option<Event>,
+    faults: Faults,
+    backfill: Option<BackfillState>,
+}
+
+/// Result of a [`TestDrain`].
+struct TestOutcome {
+    log: Log,
+    report: Report,
+    outcome: Result<(), Error>,
+}
+
+impl TestDrain {
+    /// A drain without faults, into one shard.
+    fn new(start: StartPosition) -> Self {
+        TestDrain {
+            start,
+            aggregation: Aggregation::None,
+            shards: ShardMap::even(1),
+            stale_lists: 0,
+            throttled: Vec::new(),
+            first_event: None,
+            faults: Faults::default(),
+            backfill: None,
+        }
+    }
+
+    /// A drain with a pending backfill of `public.t`.
+    fn with_backfill(start: StartPosition) -> Self {
+        let state = BackfillState::new("s", "7", request(&["public.t"]), start.acknowledged, "");
+        TestDrain {
+            backfill: Some(state),
+            ..Self::new(start)
+        }
+    }
+
+    /// Drains `commits`: the end of each in MiB, and its table.
+    async fn run(self, commits: &[(u64, &str)]) -> TestOutcome {
+        let log = Log::default();
+        let commits: Vec<_> = commits
+            .iter()
+            .map(|(mib, table)| (Lsn(mib * MIB), (*table).to_owned()))
+            .collect();
+        let throttled = self.throttled.iter().map(|key| (*key).to_owned()).collect();
+        let mut slot = FakeSlot {
+            faults: self.faults,
+            ..FakeSlot::new(&log, commits, self.start.confirmed)
+        };
+        let ports = DrainPorts {
+            slot: &mut slot,
+            stream: FakeStream {
+                throttles: Arc::new(Mutex::new(throttled)),
+                shards: self.shards,
+                stale_lists: Arc::new(Mutex::new(self.stale_lists)),
+                ..FakeStream::new(&log)
+            },
+            checkpoint_store: FakeStateStore(log.clone()),
+            sizing: &Mutex::default(),
+            backfill: self
+                .backfill
+                .map(|state| BackfillRunner::new(FakeStateStore(log.clone()), state)),
+        };
+        let settings = settings(self.aggregation);
+        let envelope = envelope();
+        let task = DrainTask {
+            first_event: self.first_event,
+            ..task(&settings, &envelope, &self.start, 60)
+        };
+        let drained = Box::pin(drain(ports, task)).await;
+        TestOutcome {
+            log,
+            report: drained.report,
+            outcome: drained.result,
+        }
+    }
+}
+
+/// Drains without faults, into one shard.
+async fn run(commits: &[(u64, &str)], start: StartPosition) -> TestOutcome {
+    TestDrain::new(start).run(commits).await
 }
 
 /// Drains a slot that has faults.
-async fn run_faulty(
-    commits: &[(u64, &str)],
-    start: StartPosition,
-    faults: Faults,
-) -> (Log, Report, Result<(), Error>) {
-    let stream = (Aggregation::None, ShardMap::even(1), 0);
-    run_on(commits, start, &[], None, stream, faults, None).await
-}
-
-/// Drains with a pending backfill of `public.t`.
-async fn run_with_backfill(
-    commits: &[(u64, &str)],
-    start: StartPosition,
-) -> (Log, Report, Result<(), Error>) {
-    let stream = (Aggregation::None, ShardMap::even(1), 0);
-    let state = BackfillState::new("s", "7", request(&["public.t"]), start.acknowledged, "");
-    run_on(commits, start, &[], None, stream, Faults::default(), Some(state)).await
-}
-
-/// Drains into a stream with these shards.
-///
-/// The sender's map has one shard. The first ListShards requests return this map, too.
-async fn run_with(
-    commits: &[(u64, &str)],
-    start: StartPosition,
-    throttled: &[&str],
-    first_event: Option<Event>,
-    stream: (Aggregation, ShardMap, u32),
-) -> (Log, Report, Result<(), Error>) {
-    run_on(
-        commits,
-        start,
-        throttled,
-        first_event,
-        stream,
-        Faults::default(),
-        None,
-    )
-    .await
-}
-
-async fn run_on(
-    commits: &[(u64, &str)],
-    start: StartPosition,
-    throttled: &[&str],
-    first_event: Option<Event>,
-    (aggregation, shards, stale_lists): (Aggregation, ShardMap, u32),
-    faults: Faults,
-    backfill: Option<BackfillState>,
-) -> (Log, Report, Result<(), Error>) {
-    let log = Log::default();
-    let commits: Vec<_> = commits
-        .iter()
-        .map(|(mib, table)| (Lsn(mib * MIB), (*table).to_owned()))
-        .collect();
-    let throttles = Arc::new(Mutex::new(
-        throttled.iter().map(|key| (*key).to_owned()).collect(),
-    ));
-    let mut slot = FakeSlot {
+async fn run_faulty(commits: &[(u64, &str)], start: StartPosition, faults: Faults) -> TestOutcome {
+    let drain = TestDrain {
         faults,
-        ..FakeSlot::new(&log, commits, start.confirmed)
+        ..TestDrain::new(start)
     };
-    let ports = DrainPorts {
-        slot: &mut slot,
-        stream: FakeStream {
-            throttles,
-            shards,
-            stale_lists: Arc::new(Mutex::new(stale_lists)),
-            ..FakeStream::new(&log)
-        },
-        checkpoint_store: FakeStateStore(log.clone()),
-        sizing: &Mutex::default(),
-        backfill: backfill.map(|state| BackfillRunner::new(FakeStateStore(log.clone()), state)),
-    };
-    let settings = settings(aggregation);
-    let envelope = envelope();
-    let task = DrainTask {
-        first_event,
-        ..task(&settings, &envelope, &start, 60)
-    };
-    let drained = Box::pin(drain(ports, task)).await;
-    (log, drained.report, drained.result)
+    drain.run(commits).await
 }
 
 /// A task without earlier changes. The drain has `seconds` seconds.
@@ -221,7 +231,11 @@ const BACKLOG: &[(u64, &str)] = &[(100, "a"), (200, "b"), (300, "c"), (400, "d")
 
 #[tokio::test]
 async fn the_slot_advances_after_the_checkpoint_and_the_checkpoint_follows_the_acknowledgement() {
-    let (log, report, outcome) = run(BACKLOG, start(1, 1), &["public.b", "public.b", "public.d"]).await;
+    let drain = TestDrain {
+        throttled: vec!["public.b", "public.b", "public.d"],
+        ..TestDrain::new(start(1, 1))
+    };
+    let TestOutcome { log, report, outcome } = drain.run(BACKLOG).await;
     outcome.unwrap();
     assert_eq!((report.changes, report.records, report.retried), (5, 5, 3));
     let (mut arrived, mut stored) = (Vec::new(), Lsn(MIB));
@@ -251,7 +265,7 @@ async fn the_slot_advances_after_the_checkpoint_and_the_checkpoint_follows_the_a
 
 #[tokio::test]
 async fn a_transaction_before_the_checkpoint_is_not_sent_again() {
-    let (log, report, outcome) = run(BACKLOG, start(1, 300), &[]).await;
+    let TestOutcome { log, report, outcome } = run(BACKLOG, start(1, 300)).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.d", "public.e"]);
     assert_eq!((report.changes, report.replayed), (2, 0));
@@ -259,7 +273,7 @@ async fn a_transaction_before_the_checkpoint_is_not_sent_again() {
 
 #[tokio::test]
 async fn after_a_promotion_without_a_marker_every_transaction_of_the_slot_is_sent_again() {
-    let (log, report, outcome) = run(BACKLOG, promoted(1, 300, None), &[]).await;
+    let TestOutcome { log, report, outcome } = run(BACKLOG, promoted(1, 300, None)).await;
     outcome.unwrap();
     assert_eq!(
         log.arrived(),
@@ -271,7 +285,7 @@ async fn after_a_promotion_without_a_marker_every_transaction_of_the_slot_is_sen
 #[tokio::test]
 async fn an_undecodable_row_stops_the_drain_and_earlier_transactions_are_confirmed() {
     let backlog = [(100, "a"), (101, "b"), (102, "poison"), (103, "c")];
-    let (log, _, outcome) = run(&backlog, start(1, 1), &[]).await;
+    let TestOutcome { log, outcome, .. } = run(&backlog, start(1, 1)).await;
     assert_eq!(outcome.unwrap_err().name(), "Undecodable");
     assert_eq!(log.arrived(), ["public.a", "public.b"]);
     assert_eq!(log.entries().last(), Some(&LogEntry::Advanced(Lsn(101 * MIB))));
@@ -298,14 +312,12 @@ async fn an_accepted_gap_is_stored_only_after_its_control_event_is_acknowledged(
         row_hash: None,
     };
     // The event is refused for more than a second. After that time, a paced store would be due.
-    let (log, _, outcome) = run_with(
-        BACKLOG,
-        start,
-        &["control"; 5],
-        Some(control),
-        (Aggregation::None, ShardMap::even(1), 0),
-    )
-    .await;
+    let drain = TestDrain {
+        throttled: vec!["control"; 5],
+        first_event: Some(control),
+        ..TestDrain::new(start)
+    };
+    let TestOutcome { log, outcome, .. } = drain.run(BACKLOG).await;
     outcome.unwrap();
     assert_eq!(
         log.entries()[..2],
@@ -318,9 +330,13 @@ async fn an_aggregate_in_the_wrong_shard_is_sent_again() {
     // The events are in one window, so they are one aggregate while the sender's map has one shard.
     let tables = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let backlog: Vec<_> = (100..).zip(tables).collect();
-    let kpl = Aggregation::Kpl { bytes: 1 << 16 };
-    let (log, report, outcome) =
-        run_with(&backlog, start(99, 99), &[], None, (kpl, ShardMap::even(3), 2)).await;
+    let drain = TestDrain {
+        aggregation: Aggregation::Kpl { bytes: 1 << 16 },
+        shards: ShardMap::even(3),
+        stale_lists: 2,
+        ..TestDrain::new(start(99, 99))
+    };
+    let TestOutcome { log, report, outcome } = drain.run(&backlog).await;
     outcome.unwrap();
     let mut arrived = log.arrived();
     arrived.sort();
@@ -333,16 +349,14 @@ async fn an_aggregate_in_the_wrong_shard_is_sent_again() {
 /// This happens after a merge or a split.
 #[tokio::test]
 async fn an_aggregate_in_another_shard_that_has_all_its_keys_is_not_sent_again() {
-    let kpl = Aggregation::Kpl { bytes: 1 << 16 };
-    let stream = (kpl, ShardMap::even(3), 2);
-    let (log, report, outcome) = run_with(
-        &[(100, "a"), (101, "a"), (102, "a")],
-        start(99, 99),
-        &[],
-        None,
-        stream,
-    )
-    .await;
+    let drain = TestDrain {
+        aggregation: Aggregation::Kpl { bytes: 1 << 16 },
+        shards: ShardMap::even(3),
+        stale_lists: 2,
+        ..TestDrain::new(start(99, 99))
+    };
+    let drained = drain.run(&[(100, "a"), (101, "a"), (102, "a")]).await;
+    let TestOutcome { log, report, outcome } = drained;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.a"; 3]);
     assert_eq!((report.records, report.retried), (1, 0));
@@ -350,14 +364,12 @@ async fn an_aggregate_in_another_shard_that_has_all_its_keys_is_not_sent_again()
 
 #[tokio::test]
 async fn a_single_event_in_another_shard_is_not_sent_again() {
-    let (log, report, outcome) = run_with(
-        BACKLOG,
-        start(1, 1),
-        &[],
-        None,
-        (Aggregation::None, ShardMap::even(3), 2),
-    )
-    .await;
+    let drain = TestDrain {
+        shards: ShardMap::even(3),
+        stale_lists: 2,
+        ..TestDrain::new(start(1, 1))
+    };
+    let TestOutcome { log, report, outcome } = drain.run(BACKLOG).await;
     outcome.unwrap();
     assert_eq!(log.arrived().len(), BACKLOG.len());
     assert_eq!((report.records, report.retried), (5, 0));
@@ -367,8 +379,13 @@ async fn a_single_event_in_another_shard_is_not_sent_again() {
 async fn a_drain_does_not_wait_for_list_shards_when_everything_is_acknowledged() {
     let one = [(100, "a")];
     for aggregation in [Aggregation::None, Aggregation::Kpl { bytes: 1 << 16 }] {
-        let stream = (aggregation, ShardMap::even(64), u32::MAX);
-        let (log, report, outcome) = run_with(&one, start(99, 99), &[], None, stream).await;
+        let drain = TestDrain {
+            aggregation,
+            shards: ShardMap::even(64),
+            stale_lists: u32::MAX,
+            ..TestDrain::new(start(99, 99))
+        };
+        let TestOutcome { log, report, outcome } = drain.run(&one).await;
         outcome.unwrap();
         assert_eq!((log.arrived().len(), report.stopped), (1, StopReason::Empty));
         let listed = log
@@ -386,7 +403,7 @@ async fn a_drainer_that_lost_the_lock_stores_nothing() {
         lock_lost: true,
         ..Faults::default()
     };
-    let (log, _, outcome) = run_faulty(BACKLOG, start(1, 1), faults).await;
+    let TestOutcome { log, outcome, .. } = run_faulty(BACKLOG, start(1, 1), faults).await;
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), crate::base::error_kind::ErrorKind::Transient);
     assert!(
@@ -409,7 +426,8 @@ async fn a_transaction_that_no_standby_has_is_neither_sent_nor_confirmed() {
             readable: Some(Lsn(readable)),
             ..Faults::default()
         };
-        let (log, report, outcome) = run_faulty(&[(99, "a"), (100, "b")], start(1, 1), faults).await;
+        let TestOutcome { log, report, outcome } =
+            run_faulty(&[(99, "a"), (100, "b")], start(1, 1), faults).await;
         outcome.unwrap();
         assert_eq!(
             log.arrived().contains(&"public.b".to_owned()),
@@ -427,7 +445,7 @@ async fn a_transaction_that_no_standby_has_is_neither_sent_nor_confirmed() {
 
 #[tokio::test]
 async fn a_chunk_is_not_begun_while_much_of_the_log_is_unread() {
-    let (log, _, outcome) = run_with_backfill(BACKLOG, start(1, 1)).await;
+    let TestOutcome { log, outcome, .. } = TestDrain::with_backfill(start(1, 1)).run(BACKLOG).await;
     outcome.unwrap();
     let reads = log.entries().into_iter().filter_map(|entry| match entry {
         LogEntry::ChunkRead(lag) => Some(lag),
@@ -441,14 +459,14 @@ async fn a_chunk_is_not_begun_while_much_of_the_log_is_unread() {
 
 #[tokio::test]
 async fn a_drain_with_a_backfill_ends_if_the_backlog_waits_for_a_standby() {
-    let stream = (Aggregation::None, ShardMap::even(1), 0);
-    let state = BackfillState::new("s", "7", request(&["public.t"]), Lsn(MIB), "");
-    let faults = Faults {
-        commits_wait: true,
-        ..Faults::default()
+    let drain = TestDrain {
+        faults: Faults {
+            commits_wait: true,
+            ..Faults::default()
+        },
+        ..TestDrain::with_backfill(start(1, 1))
     };
-    let drained = run_on(BACKLOG, start(1, 1), &[], None, stream, faults, Some(state)).await;
-    let (log, report, outcome) = drained;
+    let TestOutcome { log, report, outcome } = drain.run(BACKLOG).await;
     outcome.unwrap();
     assert_eq!(report.stopped, StopReason::Empty);
     let has_read = |entry: &LogEntry| matches!(entry, LogEntry::ChunkRead(_));

@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test]
 async fn the_slot_never_advances_past_the_last_marker() {
-    let (log, _, outcome) = run(BACKLOG, start(1, 1), &[]).await;
+    let TestOutcome { log, outcome, .. } = run(BACKLOG, start(1, 1)).await;
     outcome.unwrap();
     let mut marked = Lsn::ZERO;
     for entry in log.entries() {
@@ -41,7 +41,7 @@ async fn log_that_no_standby_has_is_left_to_a_later_tick() {
         commits_wait: true,
         ..Faults::default()
     };
-    let (log, report, outcome) = run_faulty(BACKLOG, start(1, 1), faults).await;
+    let TestOutcome { log, report, outcome } = run_faulty(BACKLOG, start(1, 1), faults).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), Vec::<String>::new());
     assert!(
@@ -59,7 +59,7 @@ async fn log_that_no_standby_has_is_left_to_a_later_tick() {
 /// A drain of a log with a marker.
 ///
 /// The last commit before the marker ends at 250 MiB. The marker ends at 260 MiB. Later commits are new.
-async fn with_marker(start: StartPosition, blind_to: u64) -> (Log, Report, Result<(), Error>) {
+async fn with_marker(start: StartPosition, blind_to: u64) -> TestOutcome {
     let (_, content) = marker(7, 260);
     let backlog = [
         (100, "a"),
@@ -82,7 +82,7 @@ async fn a_marker_that_returns_is_not_sent_and_the_drain_continues() {
         expected,
         ..start(1, 250)
     };
-    let (log, _, outcome) = with_marker(start, 0).await;
+    let TestOutcome { log, outcome, .. } = with_marker(start, 0).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.c", "public.d"]);
 }
@@ -102,7 +102,7 @@ async fn a_marker_that_does_not_return_stops_the_drain_before_it_stores_or_advan
         (promoted(1, 250, expected.clone()), 265),
         (promoted(1, 250, expected), 501),
     ] {
-        let (log, _, outcome) = with_marker(start, blind_to).await;
+        let TestOutcome { log, outcome, .. } = with_marker(start, blind_to).await;
         let error = outcome.unwrap_err();
         assert_eq!(error.name(), "MarkerMissing");
         assert_eq!(error.kind(), crate::base::error_kind::ErrorKind::Definite);
@@ -126,7 +126,7 @@ async fn after_a_promotion_a_transaction_before_the_marker_is_not_sent_again() {
         (500, "d"),
     ];
     // The earlier invocation sent `c`, which is after its marker, and died.
-    let (log, report, outcome) = run(&backlog, promoted(1, 270, Some(marker)), &[]).await;
+    let TestOutcome { log, report, outcome } = run(&backlog, promoted(1, 270, Some(marker))).await;
     outcome.unwrap();
     assert_eq!(log.arrived(), ["public.c", "public.d"]);
     // The first window has only `a`, which is skipped. Then the slot advances to the marker. `b` is before
@@ -149,7 +149,7 @@ async fn a_marker_of_another_history_is_not_the_marker() {
             ..start(1, 100)
         },
     ] {
-        let (log, _, outcome) = run(&backlog, start, &[]).await;
+        let TestOutcome { log, outcome, .. } = run(&backlog, start).await;
         assert_eq!(outcome.unwrap_err().name(), "MarkerMissing");
         // No position after the marker is confirmed.
         let place = Lsn(260 * MIB - 8);

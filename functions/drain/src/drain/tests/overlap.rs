@@ -24,7 +24,7 @@ impl StateStore for SlowStore {
 }
 
 /// Drains `commits`. The stream needs 5 ms for each record of a table.
-async fn drain_slowly(commits: Vec<(Lsn, String)>, faults: Faults) -> (Log, Report, Result<(), Error>) {
+async fn drain_slowly(commits: Vec<(Lsn, String)>, faults: Faults) -> TestOutcome {
     let log = Log::default();
     let mut slot = FakeSlot {
         faults,
@@ -43,7 +43,11 @@ async fn drain_slowly(commits: Vec<(Lsn, String)>, faults: Faults) -> (Log, Repo
     let (settings, envelope, start) = (settings(Aggregation::None), envelope(), start(99, 99));
     let task = task(&settings, &envelope, &start, 60);
     let drained = Box::pin(drain(ports, task)).await;
-    (log, drained.report, drained.result)
+    TestOutcome {
+        log,
+        report: drained.report,
+        outcome: drained.result,
+    }
 }
 
 /// Number of events that had arrived when each peek began.
@@ -88,7 +92,7 @@ fn check_advances(log: &Log, commits: &[(Lsn, String)]) -> Lsn {
 #[tokio::test]
 async fn the_next_window_begins_before_all_events_of_a_slow_stream_are_acknowledged() {
     let commits = commits(300, |_| "a");
-    let (log, report, outcome) = drain_slowly(commits.clone(), Faults::default()).await;
+    let TestOutcome { log, report, outcome } = drain_slowly(commits.clone(), Faults::default()).await;
     outcome.unwrap();
     let at_peeks = arrived_at_peeks(&log);
     assert!(
@@ -104,7 +108,7 @@ async fn the_next_window_begins_before_all_events_of_a_slow_stream_are_acknowled
 #[tokio::test]
 async fn events_of_the_window_before_are_confirmed_although_the_next_window_fails() {
     let backlog = commits(300, |n| if n == 200 { "poison" } else { "a" });
-    let (log, _, outcome) = drain_slowly(backlog.clone(), Faults::default()).await;
+    let TestOutcome { log, outcome, .. } = drain_slowly(backlog.clone(), Faults::default()).await;
     assert_eq!(outcome.unwrap_err().name(), "Undecodable");
     assert_eq!(log.arrived().len(), 200);
     assert_eq!(check_advances(&log, &backlog), Lsn(299 * MIB));
@@ -114,7 +118,7 @@ async fn events_of_the_window_before_are_confirmed_although_the_next_window_fail
         ..Faults::default()
     };
     let backlog = commits(300, |_| "a");
-    let (log, report, outcome) = drain_slowly(backlog.clone(), faults).await;
+    let TestOutcome { log, report, outcome } = drain_slowly(backlog.clone(), faults).await;
     assert_eq!(outcome.unwrap_err().name(), "PostgresFailed");
     let sent = log.arrived().len() as u64;
     assert!((100..=128).contains(&sent), "{sent}");
@@ -130,7 +134,7 @@ async fn a_changed_key_waits_for_the_events_of_the_window_before() {
         key_is_added: true,
         ..Faults::default()
     };
-    let (log, _, outcome) = drain_slowly(commits, faults).await;
+    let TestOutcome { log, outcome, .. } = drain_slowly(commits, faults).await;
     outcome.unwrap();
     assert!(arrived_at_peeks(&log)[1] < 127);
     let arrived = log.arrived();
