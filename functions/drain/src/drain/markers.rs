@@ -42,7 +42,9 @@ pub(super) struct Markers {
     ///
     /// The variable `STANDBY_ACK` decides this.
     waits_for_standbys: bool,
-    /// The marker that the current window or a later one must contain. The reader has it during a window.
+    /// The marker that the current window or a later one must contain.
+    ///
+    /// `None` once the slot has returned it.
     expected: Option<Marker>,
     /// The last marker that was written. The next window ends there or earlier.
     last_written: Option<Marker>,
@@ -104,19 +106,14 @@ impl Markers {
         self.last_written.as_ref()
     }
 
-    /// The marker that the next window or a later one must contain.
+    /// The marker that the current window or a later one must contain.
     pub(super) fn expected(&self) -> Option<&Marker> {
         self.expected.as_ref()
     }
 
-    /// Takes the expected marker, for the reader of a window.
-    pub(super) fn take_expected(&mut self) -> Option<Marker> {
-        self.expected.take()
-    }
-
-    /// Sets the expected marker after a window: `None` if the slot returned it.
-    pub(super) fn set_expected(&mut self, expected: Option<Marker>) {
-        self.expected = expected;
+    /// Records that the slot returned the expected marker.
+    pub(super) fn clear_expected(&mut self) {
+        self.expected = None;
     }
 
     /// The expected marker, if its commit ends at or before `upto`.
@@ -143,7 +140,7 @@ impl Markers {
     /// detected. This holds while markers are written.
     ///
     /// # Errors
-    /// The server cannot be asked.
+    /// A query failed.
     pub(super) async fn next_window<S: Slot>(
         &mut self,
         slot: &mut S,
@@ -251,7 +248,7 @@ impl Markers {
     /// promotion, transactions after the marker are sent again.
     ///
     /// # Errors
-    /// The slot does not return the marker, or the server cannot be asked.
+    /// The slot does not return the marker, or a query failed.
     pub(super) async fn check_history<S: Slot>(
         &self,
         slot: &mut S,
@@ -291,7 +288,7 @@ impl Markers {
     /// Whether the slot returns a marker.
     ///
     /// # Errors
-    /// The server cannot be asked, or does not answer within a quarter of the reading time that is left.
+    /// A query failed, or the server does not answer within a quarter of the reading time that is left.
     pub(super) async fn is_in_log<S: Slot>(
         &self,
         slot: &mut S,

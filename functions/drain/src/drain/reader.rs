@@ -113,7 +113,7 @@ pub(crate) struct SentHistory {
     ///
     /// The stream has the part before this point.
     pub(crate) resume: Option<ResumePoint>,
-    /// The marker that the slot must return.
+    /// The marker that the slot must return; `None` once it did.
     pub(crate) expected: Option<Marker>,
     /// Acknowledged changes after the acknowledged position.
     ///
@@ -163,9 +163,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         }
     }
 
-    /// Takes the expected marker; `None` if the slot returned it.
-    pub(crate) fn take_expected(&mut self) -> Option<Marker> {
-        self.history.expected.take()
+    /// Whether the slot must still return the expected marker.
+    pub(crate) fn expects_marker(&self) -> bool {
+        self.history.expected.is_some()
     }
 
     /// Takes former events to reuse their buffers, unless some are left.

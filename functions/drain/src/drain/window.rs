@@ -209,7 +209,7 @@ where
             true => Catalog::default(),
             false => self.slot.catalog().await?,
         };
-        let history = self.take_history(readable);
+        let history = self.history(readable);
         let mut reader = WindowReader::new(self.settings, self.envelope, catalog, history, now);
         reader.add_first_commits(rows.take_first_commits());
         let mut peek = OpenPeek {
@@ -227,7 +227,6 @@ where
         if failure.is_none() {
             reader.end_section(&mut self.sender.acknowledgements, context(&self.backfill));
         }
-        self.confirmer.markers.set_expected(reader.take_expected());
         let has_left_out = reader.has_left_out();
         // The connection runs another statement only after the rows are dropped.
         drop(rows);
@@ -243,14 +242,14 @@ where
         self.close(end, failure).await
     }
 
-    /// The history for the reader of the next window. The reader gets the expected marker.
-    fn take_history(&mut self, readable: Lsn) -> SentHistory {
+    /// The history for the reader of the next window.
+    fn history(&self, readable: Lsn) -> SentHistory {
         SentHistory {
             settled: self.settled,
             sent_by_this_drain: self.confirmer.sent_unconfirmed(),
             acknowledged: self.start.acknowledged,
             resume: self.resume_point().cloned(),
-            expected: self.confirmer.markers.take_expected(),
+            expected: self.confirmer.markers.expected().cloned(),
             ahead: self.confirmer.known_ahead(),
             readable,
         }
@@ -378,6 +377,9 @@ where
                 chunk: self.backfill.as_mut().map(|backfill| &mut backfill.context),
             };
             let next = reader.next(&mut out);
+            if !reader.expects_marker() {
+                self.confirmer.markers.clear_expected();
+            }
             if let Some(backfill) = &mut self.backfill
                 && let Some(why) = backfill.context.take_restart_reason()
             {
