@@ -8,3 +8,13 @@ pub enum ErrorKind {
     /// No attempt succeeds until the operator acts.
     Definite,
 }
+
+impl ErrorKind {
+    /// The kind of an error that is transient in one case.
+    pub fn transient_if(is_transient: bool) -> Self {
+        match is_transient {
+            true => ErrorKind::Transient,
+            false => ErrorKind::Definite,
+        }
+    }
+}

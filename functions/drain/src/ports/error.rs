@@ -129,13 +129,13 @@ pub enum SlotError {
     StandbyUnseen {
         slot: String,
         why: &'static str,
-        transient: bool,
+        kind: ErrorKind,
     },
     #[error("{doing} failed on {host}")]
     Failed {
         host: String,
         doing: &'static str,
-        transient: bool,
+        kind: ErrorKind,
         source: BoxError,
     },
 }
@@ -175,9 +175,7 @@ impl SlotError {
             | SlotError::CreationWaits { .. }
             | SlotError::TwoServers
             | SlotError::Starting { .. }
-            | SlotError::NotAdvanced { .. }
-            | SlotError::StandbyUnseen { transient: true, .. }
-            | SlotError::Failed { transient: true, .. } => ErrorKind::Transient,
+            | SlotError::NotAdvanced { .. } => ErrorKind::Transient,
             SlotError::Authentication { .. }
             | SlotError::Tls { .. }
             | SlotError::RootCertificates { .. }
@@ -187,9 +185,8 @@ impl SlotError {
             | SlotError::PluginNotAllowed { .. }
             | SlotError::PublicationMissing { .. }
             | SlotError::PublicationSkipped { .. }
-            | SlotError::RowOverServerLimit { .. }
-            | SlotError::StandbyUnseen { transient: false, .. }
-            | SlotError::Failed { transient: false, .. } => ErrorKind::Definite,
+            | SlotError::RowOverServerLimit { .. } => ErrorKind::Definite,
+            SlotError::StandbyUnseen { kind, .. } | SlotError::Failed { kind, .. } => *kind,
         }
     }
 
@@ -415,7 +412,7 @@ pub enum StateStoreError {
     )]
     Unavailable { parameter: String, source: BoxError },
     #[error(
-        "the checkpoint parameter {parameter} cannot be read: deploy the version that wrote it, or accept \
+        "the checkpoint parameter {parameter} cannot be read: deploy the release that wrote it, or accept \
          the gap at the slot's confirmed_flush_lsn and run a repair"
     )]
     Invalid {

@@ -12,6 +12,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::sql_state::{cause, is_outage, is_transient};
 use crate::base::causes::BoxError;
+use crate::base::error_kind::ErrorKind;
 use crate::config::{Auth, Config, Database, Password, SslMode};
 use crate::ports::SlotError;
 
@@ -246,11 +247,10 @@ impl Connector {
 
     /// The error of a statement that failed. `doing` names the step.
     pub(crate) fn failed(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
-        let transient = is_transient(&error);
         SlotError::Failed {
             host: self.database.host.clone(),
             doing,
-            transient,
+            kind: ErrorKind::transient_if(is_transient(&error)),
             source: cause(error),
         }
     }
@@ -325,7 +325,7 @@ impl Connector {
             _ => SlotError::Failed {
                 host,
                 doing: "connecting",
-                transient: is_outage(state),
+                kind: ErrorKind::transient_if(is_outage(state)),
                 source,
             },
         }

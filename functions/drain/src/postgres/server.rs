@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::connection::{Connector, Session};
 use super::rows;
 use crate::base::causes::BoxError;
+use crate::base::error_kind::ErrorKind;
 use crate::base::lsn::Lsn;
 use crate::continuity::{ServerInfo, SlotState};
 use crate::ports::{EmittedMessage, LockHolder, Retention, SlotError, SlotFigures};
@@ -61,7 +62,7 @@ pub(crate) async fn inspect(
     let undecodable = |source: BoxError| SlotError::Failed {
         host: connector.host().to_owned(),
         doing: DOING,
-        transient: false,
+        kind: ErrorKind::Definite,
         source,
     };
     let slot = row
@@ -97,6 +98,9 @@ const INSPECTION: &str = "
            current_setting('server_encoding') as encoding,
            (select to_jsonb(s)::text from pg_replication_slots s where s.slot_name = $1) as slot";
 
+/// The key of a slot's advisory lock. Parameter `$1` is the slot's name.
+const LOCK_KEY: &str = "hashtextextended('spillway:' || $1, 0)";
+
 /// Longest pause between two attempts to acquire the lock.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -118,7 +122,7 @@ pub(crate) async fn lock(
         let row = session
             .client
             .query_one(
-                "select pg_try_advisory_lock(hashtextextended('spillway:' || $1, 0)) as is_locked",
+                &format!("select pg_try_advisory_lock({LOCK_KEY}) as is_locked"),
                 &[&slot],
             )
             .await
@@ -166,7 +170,7 @@ pub(crate) async fn check_lock(connector: &Connector, session: &Session) -> Resu
         Err(elapsed) => Err(SlotError::Failed {
             host: connector.host().to_owned(),
             doing: DOING,
-            transient: true,
+            kind: ErrorKind::Transient,
             source: Box::new(elapsed),
         }),
     }
@@ -184,12 +188,15 @@ pub(crate) async fn lock_holder(
     let row = session
         .client
         .query_opt(
-            "select l.pid as pid, extract(epoch from clock_timestamp() - a.backend_start)::int8 as age_seconds
-             from pg_locks l left join pg_stat_activity a using (pid)
-             where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-               and l.database = (select oid from pg_database where datname = current_database())
-               and (l.classid::int8 << 32 | l.objid::int8) = hashtextextended('spillway:' || $1, 0)
-             limit 1",
+            &format!(
+                "select l.pid as pid,
+                        extract(epoch from clock_timestamp() - a.backend_start)::int8 as age_seconds
+                 from pg_locks l left join pg_stat_activity a using (pid)
+                 where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+                   and l.database = (select oid from pg_database where datname = current_database())
+                   and (l.classid::int8 << 32 | l.objid::int8) = {LOCK_KEY}
+                 limit 1"
+            ),
             &[&slot],
         )
         .await
@@ -215,6 +222,14 @@ pub(crate) struct StandbyInfo {
     pub(crate) synchronous: bool,
 }
 
+/// The position of the standbys is required and not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnseenStandby {
+    pub(crate) why: &'static str,
+    /// Transient if a standby may connect later.
+    pub(crate) kind: ErrorKind,
+}
+
 impl StandbyInfo {
     /// Position up to which a standby has the log.
     ///
@@ -223,15 +238,18 @@ impl StandbyInfo {
     /// acknowledged a position, and either commits wait for standbys or a position is `required`.
     ///
     /// # Errors
-    /// The position is `required` and unknown: the reason, and whether the error is transient.
-    pub(crate) fn acknowledged(&self, required: bool) -> Result<Option<Lsn>, (&'static str, bool)> {
+    /// The position is `required` and unknown.
+    pub(crate) fn acknowledged(&self, required: bool) -> Result<Option<Lsn>, UnseenStandby> {
         match (self.visible, self.flushed) {
             (true, Some(lsn)) => Ok(Some(lsn)),
-            _ if required && self.count == 0 => Err(("no standby is connected", true)),
-            (false, _) if required => Err((
-                "the role may not read the positions of the standbys: grant pg_monitor to it",
-                false,
-            )),
+            _ if required && self.count == 0 => Err(UnseenStandby {
+                why: "no standby is connected",
+                kind: ErrorKind::Transient,
+            }),
+            (false, _) if required => Err(UnseenStandby {
+                why: "the role may not read the positions of the standbys: grant pg_monitor to it",
+                kind: ErrorKind::Definite,
+            }),
             // No standby has acknowledged any position. So no part of the log is known to survive.
             (true, None) if required || self.synchronous => Ok(Some(Lsn::ZERO)),
             (false, _) if self.synchronous && self.count == 0 => Ok(Some(Lsn::ZERO)),

@@ -20,7 +20,7 @@ use tokio_postgres::error::SqlState;
 use super::catalog::{self, CatalogHorizon, UntrackedKind, UntrackedRelation};
 use super::connection::{Connector, Session};
 use super::rows;
-use super::server::{self, CommitWait};
+use super::server::{self, CommitWait, UnseenStandby};
 use super::sql_error::SlotContext;
 use super::sql_state::is_cancelled;
 use crate::base::lsn::Lsn;
@@ -281,11 +281,12 @@ impl Slot for PgSlot<'_> {
         if self.standby_ack != StandbyAck::Off {
             let standbys = server::standbys(self.connector, &self.lock_session).await?;
             let acknowledged = standbys.acknowledged(self.standby_ack == StandbyAck::Required);
-            let acknowledged = acknowledged.map_err(|(why, transient)| SlotError::StandbyUnseen {
-                slot: self.slot.clone(),
-                why,
-                transient,
-            })?;
+            let acknowledged =
+                acknowledged.map_err(|UnseenStandby { why, kind }| SlotError::StandbyUnseen {
+                    slot: self.slot.clone(),
+                    why,
+                    kind,
+                })?;
             readable = acknowledged.map_or(flush, |lsn| lsn.min(flush));
         }
         // Reading after this position would make the server wait for its standbys, without a limit.

@@ -6,6 +6,7 @@ use super::connection::{Connector, Session};
 use super::rows;
 use super::sql_state::{is_cancelled, is_outage, message};
 use crate::base::causes::BoxError;
+use crate::base::error_kind::ErrorKind;
 use crate::base::lsn::Lsn;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
@@ -28,7 +29,10 @@ pub(super) fn table_refusal(
         Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED | &SqlState::UNDEFINED_FILE)
     );
     match connector.failed("reading a table", error) {
-        SlotError::Failed { transient: false, .. } => Ok(message),
+        SlotError::Failed {
+            kind: ErrorKind::Definite,
+            ..
+        } => Ok(message),
         SlotError::Failed { .. } if is_of_table => Ok(message),
         error => Err(error),
     }

@@ -17,6 +17,7 @@ use super::sql_state::{is_cancelled, is_lock_timeout};
 use super::tables::schema::SchemaSource;
 use crate::backfill::database_schema::DatabaseSchema;
 use crate::backfill::{BackfillTable, ChunkRows, RowLookup, RowRequest, Snapshot, query};
+use crate::base::error_kind::ErrorKind;
 use crate::base::table_name::TableName;
 use crate::change::message_prefix;
 use crate::ports::{ChunkBounds, ChunkRead, SlotError, TableSource};
@@ -422,7 +423,7 @@ async fn snapshot(connector: &Connector, session: &Session) -> Result<Snapshot, 
     text.parse().map_err(|()| SlotError::Failed {
         host: connector.host().to_owned(),
         doing: DOING,
-        transient: false,
+        kind: ErrorKind::Definite,
         source: "PostgreSQL returned it in an unknown format".into(),
     })
 }

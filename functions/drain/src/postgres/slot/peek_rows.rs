@@ -6,6 +6,7 @@ use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
 use futures_util::stream::{Fuse, LocalBoxStream};
 
+use crate::base::error_kind::ErrorKind;
 use crate::base::lsn::Lsn;
 use crate::decode::{KeptBytes, RowShortener};
 use crate::plugin::Plugin;
@@ -151,7 +152,7 @@ impl PgPeekRows {
         SlotError::Failed {
             host: self.host.clone(),
             doing: "reading a row",
-            transient: false,
+            kind: ErrorKind::Definite,
             source: "the server sent no row of a binary copy with four columns".into(),
         }
     }
@@ -168,7 +169,7 @@ impl PgPeekRows {
         SlotError::Failed {
             host: self.host.clone(),
             doing: DOING,
-            transient: true,
+            kind: ErrorKind::Transient,
             source: cause(error),
         }
     }
