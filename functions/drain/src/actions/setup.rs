@@ -30,8 +30,9 @@ use crate::postgres::server::{self, CommitWait, Inspection};
 /// The answer has problems: a stream or a salt that a drain cannot use, and settings that do not fit.
 ///
 /// # Errors
-/// The role may not use replication slots, or the slot cannot be read. Another drainer still has the lock at
-/// the deadline, or a request to PostgreSQL or AWS failed.
+/// The server is a standby, or the role may not use replication slots. The slot cannot be read, or it has
+/// another plugin than `given`. Another drainer still has the lock at the deadline. Or a request to
+/// PostgreSQL or AWS failed.
 pub(crate) async fn run(
     app: &App,
     connector: &Connector,
@@ -146,9 +147,9 @@ async fn store_first_checkpoint(
     Ok(())
 }
 
-/// The marker after a new slot's first position.
+/// The first marker, written when the first checkpoint is stored.
 ///
-/// If the slot returns it, no change after that position was lost.
+/// If the slot returns it, the slot lost no change between its position and the marker.
 async fn first_marker(
     app: &App,
     connector: &Connector,

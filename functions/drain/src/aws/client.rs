@@ -25,10 +25,11 @@ type Lookup = fn(&str) -> Option<String>;
 
 /// Settings of the clients, from the variables of Lambda and AWS's SDKs.
 ///
-/// They are `AWS_REGION` or `AWS_DEFAULT_REGION`, the credentials, `AWS_ENDPOINT_URL` for all services and
-/// `AWS_ENDPOINT_URL_<SERVICE>` for one, `AWS_USE_FIPS_ENDPOINT` and `AWS_USE_DUALSTACK_ENDPOINT`. Profiles,
-/// metadata servers and STS are not used: Lambda sets the variables when it starts the process. All clients
-/// share one HTTP client, and later invocations reuse its connections.
+/// The variables are `AWS_REGION` or `AWS_DEFAULT_REGION`, the credentials, `AWS_ENDPOINT_URL` for all
+/// services and `AWS_ENDPOINT_URL_<SERVICE>` for one, `AWS_USE_FIPS_ENDPOINT`, `AWS_USE_DUALSTACK_ENDPOINT`,
+/// and those of [`https_client`]. Lambda sets the region and the credentials when it starts the process. So
+/// profiles, metadata servers and STS are not used. All clients share one HTTP client, and later invocations
+/// reuse its connections.
 pub(crate) fn config() -> SdkConfig {
     config_of(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
 }
@@ -119,7 +120,7 @@ pub(super) fn https_client() -> SharedHttpClient {
 
 /// A Kinesis client that sends each request once.
 ///
-/// Only the sender sends failed records again, because it preserves the order of events.
+/// A retry by the SDK could change the order of events. So only the sender sends failed records again.
 pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
     let once = aws_sdk_kinesis::config::Builder::from(config).retry_config(RetryConfig::disabled());
     aws_sdk_kinesis::Client::from_conf(once.build())
@@ -127,8 +128,8 @@ pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
 
 /// Class of a failed request.
 ///
-/// It follows from the service's error code, if the status is below 500. Without such a code, the class is
-/// `Unavailable`, or `Other` if the environment lacks credentials.
+/// If the status is below 500 and the answer has an error code, the code determines the class. Otherwise the
+/// class is `Other` if the environment lacks credentials, and else `Unavailable`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureClass {
     /// The service does not authorize the request.
@@ -145,7 +146,8 @@ pub(crate) enum FailureClass {
     NotFound,
     /// The service returned no usable answer, or the request was not sent.
     ///
-    /// This class also covers Kinesis's answer while it creates, updates or deletes the stream.
+    /// Without credentials, the class is `Other`. This class also covers Kinesis's answer while it creates,
+    /// updates or deletes the stream.
     Unavailable,
     /// Any other failure.
     Other,

@@ -21,7 +21,7 @@ use crate::ports::{PutAnswer, RecordOutcome, Stream, StreamError, StreamInfo};
 /// Most bytes of a record, if the stream's description has no limit.
 ///
 /// Source: Kinesis API, `MaxRecordSizeInKiB`.
-const RECORD_BYTES: usize = 1 << 20;
+const DEFAULT_RECORD_BYTES: usize = 1 << 20;
 
 /// Time for which a stream's description is reused.
 ///
@@ -204,7 +204,7 @@ impl Kinesis {
             .max_record_size_in_kib
             .and_then(|kib| usize::try_from(kib).ok());
         let info = StreamInfo {
-            record_bytes: kib.map_or(RECORD_BYTES, |kib| kib << 10),
+            record_bytes: kib.map_or(DEFAULT_RECORD_BYTES, |kib| kib << 10),
             key_decides_shard: summary.record_distribution_strategy != Some(RecordDistributionStrategy::Auto),
             shards: self.list_shards().await?,
         };

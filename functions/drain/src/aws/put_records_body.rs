@@ -8,7 +8,7 @@ use base64_simd::STANDARD;
 use crate::pack::Record;
 
 /// Bytes of a record in the body, without its values.
-const RECORD_BYTES: usize = br#"{"Data":"","PartitionKey":""},"#.len();
+const EMPTY_RECORD_BYTES: usize = br#"{"Data":"","PartitionKey":""},"#.len();
 
 /// The JSON of a request that puts `records` into `stream`.
 ///
@@ -19,7 +19,7 @@ pub(super) fn put_records_body(stream_field: &str, stream: &str, records: &[Reco
         let key_bytes = record.partition_key().len();
         let data_bytes = record.bytes() - key_bytes;
         // A key is usually JSON, so some of its bytes need an escape.
-        STANDARD.encoded_length(data_bytes) + 2 * key_bytes + RECORD_BYTES
+        STANDARD.encoded_length(data_bytes) + 2 * key_bytes + EMPTY_RECORD_BYTES
     };
     let mut body = Vec::with_capacity(records.iter().map(bytes).sum::<usize>() + stream.len() + 40);
     body.extend_from_slice(br#"{"Records":["#);

@@ -23,9 +23,9 @@ const UNKNOWN_ROW: &str = "a change does not name its row";
 
 /// Reason why a chunk is invalid: an update lacks values of its row.
 ///
-/// A chunk drops a row that an update changed. Here only the dropped row may have these values, so they would
-/// never be sent: see [`lacks_columns`].
-const LACKS_COLUMNS: &str = "an update lacks columns of its table, which is being altered";
+/// An update drops its row from the chunk. If the update lacks a column, only the dropped row had its value.
+/// So the chunk is read again: see [`lacks_columns`].
+const LACKS_COLUMNS: &str = "an update lacks columns that were altered after it";
 
 /// The rows of a chunk, in the order of their keys.
 #[derive(Debug)]
@@ -50,14 +50,14 @@ struct ChunkRow {
     is_dropped: bool,
 }
 
-/// A line that is not a row of the table.
+/// A row that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
     /// Its columns differ, or it has an escape that `COPY` never writes.
-    #[error("it is not a row of this table")]
+    #[error("PostgreSQL returned a row that does not have the columns of the table")]
     Malformed,
     /// A text is not UTF-8. Only a database with the encoding SQL_ASCII can store one.
-    #[error("a row of it has a text that is not UTF-8")]
+    #[error("a row has a text that is not UTF-8")]
     NotText,
 }
 
@@ -340,7 +340,7 @@ pub(super) fn changes_key(table: &BackfillTable, change: &Change<'_>) -> bool {
 
 /// The values of a row in the format of `COPY`.
 ///
-/// The first field is not a column: see [`OmittedFields`]. A column that the backfill does not read is
+/// The first field is not a column: see [`OversizeColumns`]. A column that the backfill does not select is
 /// absent.
 ///
 /// # Errors
@@ -350,7 +350,7 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
     let mut fields = line.split(|byte| *byte == b'\t');
     let omitted = fields
         .next()
-        .and_then(OmittedFields::parse)
+        .and_then(OversizeColumns::parse)
         .ok_or(RowError::Malformed)?;
     let columns = table.relation.columns.len();
     let mut tuple = Vec::with_capacity(columns);
@@ -369,18 +369,17 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
     }
 }
 
-/// A row's size, and its columns that were not read.
+/// A row's size, and its columns that were too large to read.
 ///
-/// They are the first field of the row's line.
-///
-/// The query does not read the largest columns of a row that no record can hold: see `query`.
-struct OmittedFields {
+/// The first field of the row's line has both. The query does not read the largest columns of a row that no
+/// record can hold: see `query`.
+struct OversizeColumns {
     indexes: Vec<usize>,
     /// Size that each of them is taken to have, in bytes: the row's size divided by their number.
     bytes_each: usize,
 }
 
-impl OmittedFields {
+impl OversizeColumns {
     /// Parses `20000000:1,3`: the size of the row and the indexes of the columns.
     fn parse(field: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(field).ok()?;
@@ -388,7 +387,7 @@ impl OmittedFields {
         let indexes = indexes.split(',').filter(|index| !index.is_empty());
         let indexes: Vec<usize> = indexes.map(|index| index.parse().ok()).collect::<Option<_>>()?;
         let bytes: usize = bytes.parse().ok()?;
-        Some(OmittedFields {
+        Some(OversizeColumns {
             bytes_each: (bytes / indexes.len().max(1)).max(1),
             indexes,
         })

@@ -22,8 +22,8 @@ pub enum InvalidDocument {
     ///
     /// In another version, a field of the same name may have another meaning.
     #[error(
-        "it has format version {found}, and this Spillway reads version {expected}: \
-         deploy the version that wrote it, or a later one"
+        "it has format version {found}, and this release of Spillway reads format version {expected}: deploy \
+         a release that reads format version {found}"
     )]
     Version {
         /// The version of the document.

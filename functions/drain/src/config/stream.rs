@@ -11,8 +11,9 @@ use crate::rules::stream_pattern::{MAX_NAME_BYTES, StreamPattern, is_accepted};
 pub(super) fn read(variables: &Variables<'_>) -> Result<(String, Option<StreamPattern>), ConfigError> {
     let value = variables.required("STREAM_NAME", "the name or the ARN of the Kinesis data stream")?;
     let pattern = StreamPattern::new(&value);
-    // The shortest name: each placeholder becomes one character.
-    let name = value.replace("{schema}", "s").replace("{table}", "t");
+    let name = pattern
+        .as_ref()
+        .map_or_else(|| value.clone(), StreamPattern::shortest_name);
     checked(variables, "STREAM_NAME", name, &value)?;
     let messages = variables.get("MESSAGE_STREAM_NAME");
     match (pattern, messages) {

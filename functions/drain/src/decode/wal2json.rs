@@ -105,15 +105,19 @@ impl Wal2jsonDecoder {
 
     fn decode_json<'a>(&mut self, catalog: &Catalog, data: &'a [u8]) -> Result<DecodedRow<'a>, DecodeError> {
         let row = JsonRow::parse(data)?;
-        self.item(catalog, row)
+        self.decoded_row(catalog, row)
             .map_err(|expected| decode_error(data, 0, expected))
     }
 
-    /// The item of a row.
+    /// The change, begin, commit or message of a row.
     ///
     /// # Errors
     /// The syntax that the decoder expected instead.
-    fn item<'a>(&mut self, catalog: &Catalog, mut row: JsonRow<'a>) -> Result<DecodedRow<'a>, &'static str> {
+    fn decoded_row<'a>(
+        &mut self,
+        catalog: &Catalog,
+        mut row: JsonRow<'a>,
+    ) -> Result<DecodedRow<'a>, &'static str> {
         match &*row.action {
             "B" => Ok(DecodedRow::Begin {
                 xid: row.xid.ok_or("an xid in B")?,

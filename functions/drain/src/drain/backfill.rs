@@ -159,7 +159,7 @@ impl<C: StateStore> BackfillRunner<C> {
     /// part to this part. Its event then needs all values of the row.
     ///
     /// # Errors
-    /// The server cannot be asked, or the state cannot be stored.
+    /// A query failed, or the state cannot be stored.
     pub(super) async fn watch_resumed_table<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
@@ -182,7 +182,7 @@ impl<C: StateStore> BackfillRunner<C> {
     /// Reads the current snapshot for the next window.
     ///
     /// # Errors
-    /// The server cannot be asked.
+    /// A query failed.
     pub(super) async fn refresh_visible<S: TableSource>(&mut self, slot: &mut S) -> Result<(), Error> {
         self.context.visible = match self.is_running() {
             true => Some(slot.current_snapshot().await?),
@@ -196,7 +196,7 @@ impl<C: StateStore> BackfillRunner<C> {
     /// If that is not possible now, the returned step has the reason.
     ///
     /// # Errors
-    /// The server cannot be asked, or the state cannot be stored.
+    /// A query failed, or the state cannot be stored.
     pub(super) async fn next_chunk<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
@@ -420,7 +420,7 @@ impl<C: StateStore> BackfillRunner<C> {
     /// Adds the result to the chunk's context.
     ///
     /// # Errors
-    /// The server cannot be asked, or the state cannot be stored.
+    /// A query failed, or the state cannot be stored.
     pub(super) async fn look_up<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,

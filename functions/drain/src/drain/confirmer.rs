@@ -266,7 +266,7 @@ impl<C: StateStore> Confirmer<C> {
     /// Starts a checkpoint store, if this drainer still has the lock.
     ///
     /// # Errors
-    /// The lock is lost, or the server cannot be asked.
+    /// The lock is lost, or a query failed.
     pub(super) async fn start_store<S: Slot, K: Stream>(
         &mut self,
         slot: &mut S,

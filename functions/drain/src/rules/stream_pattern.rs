@@ -26,6 +26,11 @@ impl StreamPattern {
         has_placeholder.then(|| StreamPattern(text.to_owned()))
     }
 
+    /// The shortest name of a stream: each placeholder is one character.
+    pub fn shortest_name(&self) -> String {
+        self.0.replace(SCHEMA, "s").replace(TABLE, "t")
+    }
+
     /// The stream of a table.
     ///
     /// Kinesis accepts ASCII letters, ASCII digits and `_-.` in a name. An underscore replaces each other

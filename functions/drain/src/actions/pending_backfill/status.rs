@@ -74,7 +74,7 @@ fn state_problems(app: &App, server: &ServerInfo, state: &BackfillState) -> Vec<
 fn describe_table(state: &BackfillState, info: Option<&RelationInfo>, name: &TableName) -> Value {
     let estimate = info.and_then(|info| info.estimate);
     let failed = state.failed.iter().find(|table| table.name == *name);
-    let (phase, rows, ms) = table_progress(state, name);
+    let TableStatus { phase, rows, ms } = table_status(state, name);
     let rate = rows
         .filter(|_| ms > 0)
         .map(|rows| rows as f64 * 1000.0 / ms as f64);
@@ -94,25 +94,31 @@ fn describe_table(state: &BackfillState, info: Option<&RelationInfo>, name: &Tab
     })
 }
 
-/// Progress of one table.
-///
-/// Returns the table's state, its acknowledged rows, and the time of its chunks in milliseconds. The rows are
-/// `None` if they are not known.
-fn table_progress(state: &BackfillState, name: &TableName) -> (&'static str, Option<u64>, u64) {
+/// What the state of a backfill has of one table.
+struct TableStatus {
+    phase: &'static str,
+    /// Acknowledged rows; `None` if they are not known.
+    rows: Option<u64>,
+    /// Time of the table's chunks in milliseconds.
+    ms: u64,
+}
+
+fn table_status(state: &BackfillState, name: &TableName) -> TableStatus {
+    let status = |phase, rows, ms| TableStatus { phase, rows, ms };
     if let Some(TableProgress { rows, ms, .. }) = state.table.as_ref().filter(|table| table.name == *name) {
-        return ("reading", Some(*rows), *ms);
+        return status("reading", Some(*rows), *ms);
     }
     if let Some(finished) = state.finished.iter().find(|table| table.name == *name) {
-        return ("done", Some(finished.rows), finished.ms);
+        return status("done", Some(finished.rows), finished.ms);
     }
     if state.failed.iter().any(|table| table.name == *name) {
-        return ("failed", None, 0);
+        return status("failed", None, 0);
     }
     match state.is_over(name) {
-        false => ("queued", Some(0), 0),
+        false => status("queued", Some(0), 0),
         // The state had room neither for this table's figures nor for every failure. So it is not known
         // whether the table failed.
-        true if state.failures > state.failed.len() as u64 => ("over", None, 0),
-        true => ("done", None, 0),
+        true if state.failures > state.failed.len() as u64 => status("over", None, 0),
+        true => status("done", None, 0),
     }
 }

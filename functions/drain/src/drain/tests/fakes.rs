@@ -311,7 +311,7 @@ fn lost_session(doing: &'static str) -> SlotError {
     SlotError::Failed {
         host: "h".into(),
         doing,
-        transient: true,
+        kind: ErrorKind::Transient,
         source: "the session is gone".into(),
     }
 }

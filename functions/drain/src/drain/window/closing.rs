@@ -14,11 +14,12 @@ use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
 pub(in crate::drain) enum WindowOutcome {
     /// Every row up to the LSN bound was read.
     ///
-    /// Every event was acknowledged.
+    /// Each event is acknowledged, or the next window confirms it: see [`WindowRunner::overlap`].
     Whole,
-    /// Reading ended before the LSN bound, and every event was acknowledged.
+    /// Reading ended before the LSN bound.
     ///
-    /// The row bound was reached, or an unconfirmed window sent a section of a large transaction.
+    /// The row bound was reached, or an unconfirmed window sent a section of a large transaction. For the
+    /// events, the same holds as for `Whole`.
     Partial,
     /// The server exceeded the window's time.
     TooSlow,
@@ -40,11 +41,11 @@ pub(super) struct WindowEnd {
 }
 
 impl WindowEnd {
-    /// Whether the window was read up to its LSN bound.
+    /// Whether every transaction up to the LSN bound was read.
     ///
-    /// The commit record of a transaction that was left out may begin before that bound. The server never
-    /// sends such a transaction again after the slot has advanced to the bound.
-    pub(super) fn is_whole(self) -> bool {
+    /// A transaction that was left out ends after the bound, but its commit record may begin before it. The
+    /// server does not send such a transaction again after the slot has advanced to the bound.
+    pub(super) fn reached_bound(self) -> bool {
         self.read == ReadOutcome::Whole && !self.has_left_out
     }
 }
@@ -55,9 +56,10 @@ where
 {
     /// Waits for the window's acknowledgements, then confirms the acknowledged position.
     ///
-    /// There are three exceptions. If all events of an unconfirmed window are acknowledged, a later window
+    /// There are four exceptions. If all events of an unconfirmed window are acknowledged, a later window
     /// confirms them. If the next window overlaps this one, that window confirms its last events: see
-    /// [`WindowRunner::overlap`]. After a discontinuity, nothing is confirmed.
+    /// [`WindowRunner::overlap`]. After a discontinuity, nothing is confirmed. If unconfirmed windows passed
+    /// the last marker, nothing is confirmed either: see [`super::Confirmer::confirm`].
     ///
     /// After any other failure, the position is confirmed, too: the next window then does not send these
     /// events again. `failure` is the error that ended reading.
@@ -69,10 +71,10 @@ where
         let began = Instant::now();
         let WindowEnd { window, read, .. } = end;
         let mut failure = failure;
-        if end.is_whole() && failure.is_none() {
+        if end.reached_bound() && failure.is_none() {
             failure = self.overdue_marker(window);
         }
-        if end.is_whole() && failure.is_none() {
+        if end.reached_bound() && failure.is_none() {
             self.sender.acknowledgements.complete_window(window.upto);
         }
         if failure.is_none() {
@@ -89,7 +91,8 @@ where
             (Some(Error::NotResumed { .. }), sending @ Some(_)) => sending,
             (failure, sending) => failure.or(sending),
         };
-        // The open transaction resumes where its last section ended.
+        // Reading stopped inside of a transaction. A later window reads it again from the end of its last
+        // acknowledged section.
         if is_all_sent && failure.is_none() && !read.is_complete() {
             self.sender.acknowledgements.discard_unfinished();
         }
@@ -123,8 +126,8 @@ where
 
     /// Ends an unconfirmed window whose events were acknowledged.
     ///
-    /// A window that was not read to its end is not confirmed either. Otherwise the slot would pass the last
-    /// marker before a window has checked it, and no later window could check it.
+    /// A window whose reading ended before its LSN bound is not confirmed either. Otherwise the slot could
+    /// pass the last marker before a window has checked it, and no later window could check it.
     fn leave_unconfirmed(&mut self, read: ReadOutcome) -> WindowOutcome {
         let sent = self.sender.acknowledgements.position().commit_end;
         self.confirmer.add_unconfirmed(sent);
@@ -172,7 +175,9 @@ where
         );
     }
 
-    /// The error if a complete window lacks the expected marker.
+    /// The error if the expected marker is missing.
+    ///
+    /// The window was read to its LSN bound.
     fn overdue_marker(&self, window: Window) -> Option<Error> {
         let markers = &self.confirmer.markers;
         let overdue = markers.overdue_at(window.upto)?;
@@ -180,11 +185,11 @@ where
     }
 
     /// Closes the chunk of the backfill at the end of a window.
-    async fn close_chunk(&mut self, is_whole: bool) -> Result<(), Error> {
+    async fn close_chunk(&mut self, is_acknowledged: bool) -> Result<(), Error> {
         let acknowledged = self.sender.acknowledgements.acknowledged();
         match &mut self.backfill {
             Some(backfill) => {
-                let closed = backfill.close_chunk(self.slot, is_whole, acknowledged, self.budget);
+                let closed = backfill.close_chunk(self.slot, is_acknowledged, acknowledged, self.budget);
                 closed.await
             }
             None => Ok(()),

@@ -18,7 +18,7 @@ where
     /// acknowledged ahead.
     ///
     /// # Errors
-    /// The history differs, the stream or the store refuses, or the server cannot be asked.
+    /// The history differs, the stream or the store refuses, or a query failed.
     pub(in crate::drain) async fn start(
         &mut self,
         first_event: Option<Event>,
