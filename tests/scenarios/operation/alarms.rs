@@ -15,19 +15,19 @@ use serde_json::{Value, json};
 use crate::support::backfill::{fixture_with_tables, start_event};
 
 crate::scenarios![
-    an_open_transaction_rings_before_the_lag_moves,
-    a_slot_in_danger_of_invalidation_rings,
-    a_backlog_rings,
-    busy_ticks_do_not_silence_a_backlog,
-    log_rings_that_a_slot_retains_which_cannot_be_opened,
-    a_forgotten_prepared_transaction_rings,
-    a_slot_that_vanished_rings_at_once,
-    slow_failures_ring_and_a_single_one_does_not,
-    nothing_rings_before_setup_and_silence_rings_after_it,
-    a_failed_table_of_a_backfill_rings,
+    an_open_transaction_fires_an_alarm_before_the_lag_grows,
+    a_slot_in_danger_of_invalidation_fires_an_alarm,
+    a_backlog_fires_an_alarm,
+    busy_ticks_do_not_stop_the_alarm_of_a_backlog,
+    log_that_an_unopenable_slot_retains_fires_an_alarm,
+    a_forgotten_prepared_transaction_fires_an_alarm,
+    a_dropped_slot_fires_an_alarm_at_once,
+    several_slow_failures_fire_an_alarm_and_a_single_one_does_not,
+    no_alarm_fires_before_setup_and_silence_fires_one_after_it,
+    a_failed_table_of_a_backfill_fires_an_alarm,
     commands_of_a_backfill_do_not_end_a_silence,
-    a_wrong_identifier_of_the_cluster_rings,
-    metrics_of_aws_ring_beyond_their_thresholds,
+    a_wrong_identifier_of_the_cluster_fires_an_alarm,
+    metrics_of_aws_fire_alarms_beyond_their_thresholds,
     each_alarm_and_each_error_is_documented,
 ];
 
@@ -111,10 +111,10 @@ impl AlarmFixture {
     }
 
     /// Names of the alarms that fire now.
-    fn ringing(&self, parameters: &[&str]) -> Vec<String> {
+    fn firing(&self, parameters: &[&str]) -> Vec<String> {
         let alarms = alarms(parameters).into_iter();
-        let ringing = alarms.filter(|(_, alarm)| alarm.fires(&self.metrics, self.now));
-        ringing.map(|(name, _)| name).collect()
+        let firing = alarms.filter(|(_, alarm)| alarm.fires(&self.metrics, self.now));
+        firing.map(|(name, _)| name).collect()
     }
 }
 
@@ -134,7 +134,7 @@ const TABLES: &str = "
     drop publication if exists spillway;
     create publication spillway for table t";
 
-async fn an_open_transaction_rings_before_the_lag_moves() {
+async fn an_open_transaction_fires_an_alarm_before_the_lag_grows() {
     let parameters = [
         "AlarmRetainedBytes=8388608",
         "AlarmLagBytes=8388608",
@@ -145,7 +145,7 @@ async fn an_open_transaction_rings_before_the_lag_moves() {
     fixture.sql(&format!("grant pg_monitor to {}", REPLUSER.0)).await;
     let mut watched = AlarmFixture::new(fixture);
     watched.tick().await;
-    assert_eq!(watched.ringing(&parameters), Vec::<String>::new());
+    assert_eq!(watched.firing(&parameters), Vec::<String>::new());
     let open = watched.fixture.postgres.admin(&watched.fixture.database).await;
     let begin = "begin; insert into t values (1)";
     open.batch_execute(begin).await.expect("a transaction begins");
@@ -175,7 +175,7 @@ async fn an_open_transaction_rings_before_the_lag_moves() {
         watched.tick().await;
     }
     assert_eq!(
-        watched.ringing(&parameters),
+        watched.firing(&parameters),
         ["OldTransactionAlarm", "RetainedAlarm"]
     );
     open.batch_execute("rollback").await.expect("it ends");
@@ -188,26 +188,26 @@ async fn an_open_transaction_rings_before_the_lag_moves() {
             .await;
         watched.tick().await;
     }
-    assert_eq!(watched.ringing(&parameters), Vec::<String>::new());
+    assert_eq!(watched.firing(&parameters), Vec::<String>::new());
 }
 
-async fn a_slot_in_danger_of_invalidation_rings() {
+async fn a_slot_in_danger_of_invalidation_fires_an_alarm() {
     let parameters = ["AlarmSafeWalBytes=67108864"];
     let mut watched =
         AlarmFixture::on_server_with("max_slot_wal_keep_size = '96MB'\nmax_wal_size = '64MB'\n").await;
     let report = watched.tick().await;
     assert!(report["safe_wal_size"].as_i64() > Some(67_108_864), "{report}");
-    assert_eq!(watched.ringing(&parameters), Vec::<String>::new());
+    assert_eq!(watched.firing(&parameters), Vec::<String>::new());
     let open = watched.fixture.postgres.admin(&watched.fixture.database).await;
     let begin = "begin; insert into t values (1)";
     open.batch_execute(begin).await.expect("a transaction begins");
     write_log(&watched.fixture, 60).await;
     let report = watched.tick().await;
     assert!(report["safe_wal_size"].as_i64() < Some(67_108_864), "{report}");
-    assert_eq!(watched.ringing(&parameters), ["SafeWalAlarm"]);
+    assert_eq!(watched.firing(&parameters), ["SafeWalAlarm"]);
 }
 
-async fn a_backlog_rings() {
+async fn a_backlog_fires_an_alarm() {
     let parameters = ["AlarmLagBytes=1048576"];
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .env("STANDBY_ACK", "required")
@@ -223,7 +223,7 @@ async fn a_backlog_rings() {
         watched.metrics.add(second, "Drains", 1.0);
         watched.now += MINUTE;
     }
-    assert_eq!(watched.ringing(&parameters), ["LagAlarm"]);
+    assert_eq!(watched.firing(&parameters), ["LagAlarm"]);
     // A drain that fails reports its lag, too.
     write_log(&watched.fixture, 2).await;
     let (kind, _) = watched.invoke(json!({})).await.error();
@@ -232,7 +232,7 @@ async fn a_backlog_rings() {
     assert!(lag.last() > Some(&1e6), "{lag:?}");
 }
 
-async fn busy_ticks_do_not_silence_a_backlog() {
+async fn busy_ticks_do_not_stop_the_alarm_of_a_backlog() {
     let parameters = ["AlarmLagBytes=1048576"];
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture.sql(TABLES).await;
@@ -248,11 +248,11 @@ async fn busy_ticks_do_not_silence_a_backlog() {
         assert_eq!(report["stopped"], "busy", "{report}");
         assert!(report["lag_bytes"].as_u64() > Some(1 << 20), "{report}");
     }
-    let ringing = watched.ringing(&parameters);
-    assert!(ringing.contains(&"LagAlarm".to_owned()), "{ringing:?}");
+    let firing = watched.firing(&parameters);
+    assert!(firing.contains(&"LagAlarm".to_owned()), "{firing:?}");
 }
 
-async fn log_rings_that_a_slot_retains_which_cannot_be_opened() {
+async fn log_that_an_unopenable_slot_retains_fires_an_alarm() {
     let parameters = ["AlarmRetainedBytes=8388608"];
     let fixture = Fixture::new(Plugin::Pgoutput).await;
     fixture.sql(TABLES).await;
@@ -266,11 +266,11 @@ async fn log_rings_that_a_slot_retains_which_cannot_be_opened() {
         let (kind, _) = watched.invoke(json!({})).await.error();
         assert_eq!(kind, "StreamMissing");
     }
-    let ringing = watched.ringing(&parameters);
-    assert!(ringing.contains(&"RetainedAlarm".to_owned()), "{ringing:?}");
+    let firing = watched.firing(&parameters);
+    assert!(firing.contains(&"RetainedAlarm".to_owned()), "{firing:?}");
 }
 
-async fn a_forgotten_prepared_transaction_rings() {
+async fn a_forgotten_prepared_transaction_fires_an_alarm() {
     let parameters = ["AlarmTransactionSeconds=5"];
     let mut watched = AlarmFixture::on_server_with("max_prepared_transactions = 2\n").await;
     watched.tick().await;
@@ -284,11 +284,11 @@ async fn a_forgotten_prepared_transaction_rings() {
     for _ in 0..6 {
         watched.tick().await;
     }
-    assert_eq!(watched.ringing(&parameters), ["OldTransactionAlarm"]);
+    assert_eq!(watched.firing(&parameters), ["OldTransactionAlarm"]);
     watched.fixture.sql("rollback prepared 'forgotten'").await;
 }
 
-async fn a_slot_that_vanished_rings_at_once() {
+async fn a_dropped_slot_fires_an_alarm_at_once() {
     let mut watched = AlarmFixture::new(Fixture::new(Plugin::Pgoutput).await);
     watched.fixture.sql(TABLES).await;
     watched.tick().await;
@@ -297,16 +297,16 @@ async fn a_slot_that_vanished_rings_at_once() {
         .fixture
         .sql(&format!("select pg_drop_replication_slot('{slot}')"))
         .await;
-    assert_eq!(watched.ringing(&[]), Vec::<String>::new());
+    assert_eq!(watched.firing(&[]), Vec::<String>::new());
     let (kind, _) = watched.invoke(json!({})).await.error();
     assert_eq!(kind, "SlotMissing");
-    assert_eq!(watched.ringing(&[]), ["DiscontinuityAlarm"]);
+    assert_eq!(watched.firing(&[]), ["DiscontinuityAlarm"]);
     // The next tick may take minutes.
     watched.now += 5 * MINUTE;
-    assert_eq!(watched.ringing(&[]), ["DiscontinuityAlarm"]);
+    assert_eq!(watched.firing(&[]), ["DiscontinuityAlarm"]);
 }
 
-async fn slow_failures_ring_and_a_single_one_does_not() {
+async fn several_slow_failures_fire_an_alarm_and_a_single_one_does_not() {
     let mut watched = AlarmFixture::new(Fixture::new(Plugin::Pgoutput).await);
     watched.fixture.sql(TABLES).await;
     watched.tick().await;
@@ -316,20 +316,20 @@ async fn slow_failures_ring_and_a_single_one_does_not() {
         .set("STREAM_NAME", "no_such_stream")
         .await;
     watched.lines = watched.fixture.function.log().len();
-    let mut rang = Vec::new();
+    let mut has_fired = Vec::new();
     for _ in 0..3 {
         let (kind, _) = watched.invoke(json!({})).await.error();
         assert_eq!(kind, "StreamMissing");
         // Each invocation fails after five minutes. Its datapoint has the time of its start.
         watched.now += 4 * MINUTE;
         watched.now += 2 * MINUTE;
-        rang.push(watched.ringing(&[]).contains(&"ErrorsAlarm".to_owned()));
+        has_fired.push(watched.firing(&[]).contains(&"ErrorsAlarm".to_owned()));
         watched.now -= 2 * MINUTE;
     }
-    assert_eq!(rang, [false, false, true]);
+    assert_eq!(has_fired, [false, false, true]);
 }
 
-async fn nothing_rings_before_setup_and_silence_rings_after_it() {
+async fn no_alarm_fires_before_setup_and_silence_fires_one_after_it() {
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     let mut watched = AlarmFixture::new(fixture);
     for _ in 0..12 {
@@ -340,23 +340,23 @@ async fn nothing_rings_before_setup_and_silence_rings_after_it() {
             "{report}"
         );
     }
-    assert_eq!(watched.ringing(&[]), Vec::<String>::new());
+    assert_eq!(watched.firing(&[]), Vec::<String>::new());
     watched.now += 11 * MINUTE;
-    assert_eq!(watched.ringing(&[]), ["SilenceAlarm"]);
+    assert_eq!(watched.firing(&[]), ["SilenceAlarm"]);
 }
 
-async fn a_failed_table_of_a_backfill_rings() {
+async fn a_failed_table_of_a_backfill_fires_an_alarm() {
     let sql = "create table t (id int primary key); insert into t select generate_series(1, 9)";
     let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), sql).await;
     let mut watched = AlarmFixture::new(fixture);
     watched.tick().await;
-    assert_eq!(watched.ringing(&[]), Vec::<String>::new());
+    assert_eq!(watched.firing(&[]), Vec::<String>::new());
     let mut event = start_event(&["public.t"], 2);
     // The fifth row divides by zero.
     event["where"] = json!("1 / (id - 5) < 9");
     let report = watched.invoke(event).await.answer();
     assert_eq!(report["backfill"]["tables"]["failed"], 1, "{report}");
-    assert_eq!(watched.ringing(&[]), ["BackfillAlarm"]);
+    assert_eq!(watched.firing(&[]), ["BackfillAlarm"]);
 }
 
 async fn commands_of_a_backfill_do_not_end_a_silence() {
@@ -380,16 +380,16 @@ async fn commands_of_a_backfill_do_not_end_a_silence() {
 }
 
 /// RDS writes no metric for a name that no cluster has.
-async fn a_wrong_identifier_of_the_cluster_rings() {
+async fn a_wrong_identifier_of_the_cluster_fires_an_alarm() {
     let without_metric = Metrics::default();
     assert!(alarms(&[CLUSTER])["StorageAlarm"].fires(&without_metric, 7_200));
     assert!(!alarms(&[]).contains_key("StorageAlarm"));
 }
 
 /// RDS and Kinesis write these metrics, so the scenario writes them here.
-async fn metrics_of_aws_ring_beyond_their_thresholds() {
+async fn metrics_of_aws_fire_alarms_beyond_their_thresholds() {
     let day = 24.0 * 3_600_000.0;
-    for (alarm, metric, quiet, ringing) in [
+    for (alarm, metric, accepted, alarming) in [
         ("StorageAlarm", "FreeStorageSpace", 21e9 * 1.1, 5e9),
         (
             "LateConsumersAlarm",
@@ -399,14 +399,14 @@ async fn metrics_of_aws_ring_beyond_their_thresholds() {
         ),
     ] {
         let all = alarms(&[CLUSTER]);
-        for (value, rings) in [(quiet, false), (ringing, true)] {
+        for (value, fires) in [(accepted, false), (alarming, true)] {
             let mut metrics = Metrics::default();
             for minute in 0..20 {
                 metrics.add(7_200 + minute * MINUTE, metric, value);
             }
             assert_eq!(
                 all[alarm].fires(&metrics, 7_200 + 20 * MINUTE),
-                rings,
+                fires,
                 "{alarm} at {value}"
             );
         }
