@@ -16,7 +16,7 @@ crate::scenarios![
     a_dropped_and_a_renamed_table_fail,
     a_table_that_leaves_the_publication_fails,
     a_new_table_does_not_restart_another_table,
-    a_table_that_takes_another_name_is_read_from_its_start,
+    a_table_with_the_name_of_a_renamed_one_is_read_from_its_start,
     a_chunk_waits_for_a_column_drop,
     row_security_enabled_during_a_chunk_fails_the_table,
     an_oversize_row_that_moves_fails_the_table,
@@ -134,7 +134,7 @@ async fn a_new_table_does_not_restart_another_table() {
     .await;
 }
 
-async fn a_table_that_takes_another_name_is_read_from_its_start() {
+async fn a_table_with_the_name_of_a_renamed_one_is_read_from_its_start() {
     Plugin::each(|plugin| async move {
         let fixture = paused_fixture(plugin, "", json!(["public.t"])).await;
         fixture

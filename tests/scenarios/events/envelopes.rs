@@ -18,7 +18,7 @@ crate::scenarios![
     decimal_and_time_modes_match_debezium,
     table_definitions_precede_their_changes,
     partition_keys_follow_partition_by,
-    each_envelope_carries_messages,
+    each_envelope_contains_messages,
 ];
 
 /// Envelopes other than that of Debezium, which all other scenarios use.
@@ -378,7 +378,7 @@ async fn partition_keys_follow_partition_by() {
     }
 }
 
-async fn each_envelope_carries_messages() {
+async fn each_envelope_contains_messages() {
     for envelope in OTHERS {
         Plugin::each(move |plugin| async move {
             let fixture = builder(plugin, envelope).build().await;

@@ -1,7 +1,7 @@
 //! Placeholders in `STREAM_NAME` choose the stream of a table.
 //!
 //! The schema and the name of the table determine its stream. Order and continuity are the same as with one
-//! stream. Messages and control events go to `MESSAGE_STREAM_NAME`.
+//! stream. Messages and control events are sent to `MESSAGE_STREAM_NAME`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,11 +21,11 @@ use crate::support::positions::{SlotPositions, wait_until_sessions_end};
 use crate::support::reshard::reshard;
 
 crate::scenarios![
-    each_change_goes_to_the_stream_of_its_schema,
+    each_change_is_sent_to_the_stream_of_its_schema,
     a_table_without_its_stream_stops_the_drain_until_the_stream_exists,
     order_holds_in_every_stream_despite_failures_kills_and_a_reshard,
     a_drain_writes_to_at_most_fifty_streams,
-    control_events_go_to_the_stream_of_messages,
+    control_events_are_sent_to_the_stream_of_messages,
     setup_and_status_name_missing_streams,
     a_plan_forecasts_the_records_of_each_stream,
 ];
@@ -92,7 +92,7 @@ fn counts(delivery: &Delivery) -> Vec<(String, usize)> {
     delivery.counts().into_iter().collect()
 }
 
-async fn each_change_goes_to_the_stream_of_its_schema() {
+async fn each_change_is_sent_to_the_stream_of_its_schema() {
     Plugin::each(|plugin| async move {
         for aggregation in ["none", "kpl"] {
             let fixture = fixture(plugin, 2, aggregation).await;
@@ -240,7 +240,7 @@ async fn a_drain_writes_to_at_most_fifty_streams() {
     assert_eq!(reports[0]["changes"], 1, "{reports:?}");
 }
 
-async fn control_events_go_to_the_stream_of_messages() {
+async fn control_events_are_sent_to_the_stream_of_messages() {
     let fixture = fixture(Plugin::Pgoutput, 1, "none").await;
     fixture
         .sql("insert into t select i, 0 from generate_series(1, 20) i")

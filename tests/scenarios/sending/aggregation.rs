@@ -14,7 +14,7 @@ use crate::support::reshard::reshard;
 
 crate::scenarios![
     every_event_arrives_in_aggregates,
-    aggregates_carry_every_envelope,
+    aggregates_contain_every_envelope,
     failed_aggregates_keep_the_order_of_each_key,
     a_reshard_during_a_drain_loses_no_event,
     a_truncate_is_a_barrier_for_aggregates_too,
@@ -46,7 +46,7 @@ async fn every_event_arrives_in_aggregates() {
     .await;
 }
 
-async fn aggregates_carry_every_envelope() {
+async fn aggregates_contain_every_envelope() {
     for (envelope, tombstones) in [("debezium", "true"), ("dms", "false"), ("wal2json", "false")] {
         let fixture = Fixture::builder(Plugin::Pgoutput)
             .shards(3)

@@ -23,7 +23,7 @@ use crate::support::reports::sum;
 crate::scenarios![
     after_a_kill_only_unacknowledged_changes_are_sent,
     a_deadline_behind_a_slow_lane_leaves_nothing_to_send_again,
-    a_deadline_is_answered_although_the_server_is_slow_to_tell_its_state,
+    a_deadline_is_answered_although_the_server_is_slow_to_report_its_state,
     a_restored_server_sends_every_change_although_the_checkpoint_remembers_others,
     a_restored_server_beyond_a_checkpoint_inside_of_a_window_lacks_the_marker,
 ];
@@ -158,7 +158,7 @@ async fn a_deadline_behind_a_slow_lane_leaves_nothing_to_send_again() {
 /// Deadline while the server is slow to report its state.
 ///
 /// The function reports before its deadline, if necessary without the state of the server.
-async fn a_deadline_is_answered_although_the_server_is_slow_to_tell_its_state() {
+async fn a_deadline_is_answered_although_the_server_is_slow_to_report_its_state() {
     let fixture = fixture(Plugin::Pgoutput).await;
     // `lock table` would lock the tables of the view, too, and with them each login.
     let locker = fixture.connect().await;

@@ -16,7 +16,7 @@ crate::version_scenarios![
     a_partition_with_another_identity_has_rows_without_a_key,
     a_whole_root_has_no_false_nulls_of_its_partitions,
     partitions_with_other_column_orders_have_the_values_of_their_columns,
-    partitions_come_and_go_between_write_and_drain,
+    partitions_are_attached_and_detached_between_write_and_drain,
     partitions_with_different_keys_have_no_common_key,
     a_whole_old_row_with_nulls_does_not_have_the_key_of_another_partition,
     a_key_that_is_unique_in_its_partition_only_is_none,
@@ -178,7 +178,7 @@ async fn partitions_with_other_column_orders_have_the_values_of_their_columns(ve
     );
 }
 
-async fn partitions_come_and_go_between_write_and_drain(version: u32) {
+async fn partitions_are_attached_and_detached_between_write_and_drain(version: u32) {
     let fixture = published(
         pgoutput(version),
         "create table p (id int not null, v text) partition by range (id);

@@ -20,7 +20,7 @@ crate::version_scenarios![
     with_two_tables_of_one_name_each_row_has_its_own_key,
     a_schema_with_the_name_of_another_leaves_the_rows_of_its_tables,
     an_untouched_large_value_is_not_null_after_the_identity_changed,
-    columns_that_come_and_go_leave_the_values_of_earlier_rows,
+    added_and_dropped_columns_leave_the_values_of_earlier_rows,
 ];
 
 crate::scenarios![
@@ -293,7 +293,7 @@ async fn an_untouched_large_value_is_not_null_after_the_identity_changed(version
     .await;
 }
 
-async fn columns_that_come_and_go_leave_the_values_of_earlier_rows(version: u32) {
+async fn added_and_dropped_columns_leave_the_values_of_earlier_rows(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
         execute_for_each_identity(

@@ -11,12 +11,12 @@ use crate::support::versions::with_each_plugin;
 crate::scenarios![
     a_truncate_sends_one_event_of_its_table,
     a_truncate_separates_earlier_and_later_events,
-    rows_of_one_transaction_keep_their_side_of_a_truncate,
+    rows_of_one_transaction_stay_before_or_after_a_truncate,
     a_truncate_of_several_tables_sends_one_event_each,
     a_truncate_of_a_partitioned_table_is_one_of_each_partition,
     an_excluded_table_sends_no_truncate,
     a_truncate_empties_a_table_without_a_key,
-    rows_without_a_key_keep_their_side_of_a_truncate,
+    rows_without_a_key_stay_before_or_after_a_truncate,
 ];
 
 crate::version_scenarios![a_truncate_is_an_event];
@@ -109,7 +109,7 @@ async fn a_truncate_separates_earlier_and_later_events() {
     .await;
 }
 
-async fn rows_of_one_transaction_keep_their_side_of_a_truncate() {
+async fn rows_of_one_transaction_stay_before_or_after_a_truncate() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         fixture
@@ -209,7 +209,7 @@ async fn an_excluded_table_sends_no_truncate() {
 }
 
 /// The rows have no order among each other, unlike a truncate.
-async fn rows_without_a_key_keep_their_side_of_a_truncate() {
+async fn rows_without_a_key_stay_before_or_after_a_truncate() {
     let fixture = Fixture::builder(Plugin::Pgoutput).shards(4).build().await;
     fixture.sql("create table log (n int)").await;
     for side in 0..3 {

@@ -268,7 +268,7 @@ fn a_partial_catalog_lacks_the_oids_that_were_not_read() {
 }
 
 #[test]
-fn a_name_belongs_to_a_table_until_a_view_takes_it() {
+fn a_name_belongs_to_a_table_until_a_view_has_it() {
     let view = TableName::new("public", "v");
     let mut catalog = Catalog::partial();
     catalog.insert_other_relation(view.clone(), Lsn(100));
