@@ -34,7 +34,7 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// KillMoment of a kill.
+/// Moment of a kill.
 #[derive(Debug)]
 enum KillMoment {
     /// This time after the invocation.
