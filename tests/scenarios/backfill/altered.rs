@@ -8,7 +8,7 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkLock, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok, read_events,
+    ChunkLock, command_event, create_table_sql, fixture_with_tables, invoke_ok, read_events, reported_state,
     run_backfill, start_event_with_lock, start_within,
 };
 
@@ -53,7 +53,7 @@ async fn paused_fixture(plugin: Plugin, more_sql: &str, tables: Value) -> Fixtur
 /// Resumes the backfill and ticks until it ends; returns the last report.
 async fn resume_until_end(fixture: &Fixture) -> Value {
     let mut report = fixture.invoke(command_event("resume")).await.answer();
-    while ["running", "waiting"].contains(&backfill_state(&report)) {
+    while ["running", "waiting"].contains(&reported_state(&report)) {
         report = fixture.tick().await;
     }
     fixture.drain().await;
@@ -81,7 +81,7 @@ async fn a_dropped_and_a_renamed_table_fail() {
     .await;
     fixture.sql("drop table t; alter table u rename to a").await;
     let report = resume_until_end(&fixture).await;
-    assert_eq!(backfill_state(&report), "failed", "{report}");
+    assert_eq!(reported_state(&report), "failed", "{report}");
     for table in ["public.t", "public.u"] {
         let (state, reason) = table_status(&fixture, table).await;
         assert!(
@@ -103,7 +103,7 @@ async fn a_table_that_leaves_the_publication_fails() {
         .await;
     let report = resume_until_end(&fixture).await;
     assert_eq!(
-        (backfill_state(&report), &report["backfill"]["tables"]),
+        (reported_state(&report), &report["backfill"]["tables"]),
         ("failed", &json!({"done": 1, "failed": 1, "left": 0})),
         "{report}"
     );
@@ -123,7 +123,7 @@ async fn a_new_table_does_not_restart_another_table() {
             ))
             .await;
         let report = resume_until_end(&fixture).await;
-        assert_eq!(backfill_state(&report), "finished", "{report}");
+        assert_eq!(reported_state(&report), "finished", "{report}");
         let delivery = fixture.compare(&["t", "a"]).await;
         assert_eq!(
             read_events(&delivery, "public.t").len() as u64,
@@ -147,7 +147,7 @@ async fn a_table_with_the_name_of_a_renamed_one_is_read_from_its_start() {
             ))
             .await;
         let report = resume_until_end(&fixture).await;
-        assert_eq!(backfill_state(&report), "finished", "{report}");
+        assert_eq!(reported_state(&report), "finished", "{report}");
         let read: Vec<Value> = read_events(&fixture.consume().await, "public.t")
             .into_iter()
             .filter(|event| event["after"]["n"].as_i64() < Some(0))
@@ -180,7 +180,7 @@ async fn alter_during_chunk(fixture: &Fixture, alter: &str) -> Vec<Value> {
         client.batch_execute("commit").await.unwrap();
     });
     let mut reports = vec![first];
-    while ["running", "waiting"].contains(&backfill_state(&reports[reports.len() - 1])) {
+    while ["running", "waiting"].contains(&reported_state(&reports[reports.len() - 1])) {
         reports.push(fixture.tick().await);
     }
     fixture.drain().await;
@@ -192,7 +192,7 @@ async fn a_chunk_waits_for_a_column_drop() {
         let fixture = fixture_with_tables(Fixture::builder(plugin), &create_table_sql(ROWS as usize)).await;
         let reports = alter_during_chunk(&fixture, "alter table t drop column body").await;
         let last = &reports[reports.len() - 1];
-        assert_eq!(backfill_state(last), "finished", "{last}");
+        assert_eq!(reported_state(last), "finished", "{last}");
         let read = read_events(&fixture.consume().await, "public.t");
         assert_eq!(read.len() as u64, ROWS);
         assert!(read[read.len() - 1]["after"].get("body").is_none());
@@ -208,7 +208,7 @@ async fn row_security_enabled_during_a_chunk_fails_the_table() {
     .await;
     let reports = alter_during_chunk(&fixture, "alter table t enable row level security").await;
     let last = &reports[reports.len() - 1];
-    assert_eq!(backfill_state(last), "failed", "{last}");
+    assert_eq!(reported_state(last), "failed", "{last}");
     let (_, reason) = table_status(&fixture, "public.t").await;
     assert!(
         reason.contains("row security") || reason.contains("row-level security"),
@@ -235,7 +235,7 @@ async fn an_oversize_row_that_moves_fails_the_table() {
             .sql(&format!("update t set id = -1 where id = {ROWS}"))
             .await;
         let report = resume_until_end(&fixture).await;
-        assert_eq!(backfill_state(&report), "failed", "{report}");
+        assert_eq!(reported_state(&report), "failed", "{report}");
         let (_, reason) = table_status(&fixture, "public.t").await;
         assert!(reason.contains("a record may have"), "{reason}");
         // A smaller value can be read.

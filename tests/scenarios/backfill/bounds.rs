@@ -10,9 +10,9 @@ use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkLock, backfill_state, command_event, create_table_sql, fixture_with_tables, invoke_ok,
-    invoke_within, read_events, run_backfill, slow_condition, start_event, start_event_with_lock,
-    tick_until_finished, wait_until_chunk_is_read,
+    ChunkLock, command_event, create_table_sql, fixture_with_tables, invoke_ok, invoke_within, read_events,
+    reported_state, run_backfill, slow_condition, start_event, start_event_with_lock, tick_until_finished,
+    wait_until_chunk_is_read,
 };
 use crate::support::expected_errors::assert_invocation_fails;
 use crate::support::gap::{accept_gap, advance_slot};
@@ -115,11 +115,11 @@ async fn a_failed_table_does_not_stop_other_tables() {
         let lock = ChunkLock::at_row(&fixture, 5).await;
         let alter = fixture.sql("drop table b; alter table c drop constraint c_pkey");
         let (mut report, ()) = tokio::join!(invoke_ok(&fixture, event), lock.release_after(&fixture, alter));
-        while backfill_state(&report) == "running" {
+        while reported_state(&report) == "running" {
             report = fixture.tick().await;
         }
         assert_eq!(
-            (backfill_state(&report), &report["backfill"]["tables"]),
+            (reported_state(&report), &report["backfill"]["tables"]),
             ("failed", &json!({"done": 1, "failed": 3, "left": 0})),
             "{report}"
         );
@@ -167,7 +167,7 @@ async fn a_pending_backfill_restarts_after_a_gap() {
         let first = invoke_within(&fixture, start_event(&["public.t"], 50), deadline).await;
         // On a slow machine, the time may be too short for the first chunk.
         assert!(
-            ["running", "waiting"].contains(&backfill_state(&first)),
+            ["running", "waiting"].contains(&reported_state(&first)),
             "{first}"
         );
         fixture.kinesis_proxy.clear();
@@ -231,7 +231,7 @@ async fn a_teardown_ends_a_pending_backfill() {
     let first = invoke_within(&fixture, event, Duration::from_secs(3)).await;
     // It waits for a longer `Timeout` where the machine is slow.
     assert!(
-        ["running", "waiting"].contains(&backfill_state(&first)),
+        ["running", "waiting"].contains(&reported_state(&first)),
         "{first}"
     );
     fixture.invoke(json!({"action": "teardown"})).await.answer();

@@ -16,8 +16,8 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkLock, backfill_state, change_rows_until, create_table_sql, fixture_with_tables, invoke_ok,
-    invoke_within, read_events, run_backfill, run_beside_writer, start_event, start_event_with_lock,
+    ChunkLock, change_rows_until, create_table_sql, fixture_with_tables, invoke_ok, invoke_within,
+    read_events, reported_state, run_backfill, run_beside_writer, start_event, start_event_with_lock,
     tick_until_finished,
 };
 use crate::support::cluster::start_cluster;
@@ -128,7 +128,7 @@ async fn a_single_row_is_the_last_and_an_empty_table_sends_no_event() {
                    create table none (id int primary key)";
         let fixture = fixture_with_tables(Fixture::builder(plugin), sql).await;
         let reports = run_backfill(&fixture, json!({"action": "backfill", "tables": "all"})).await;
-        let done = reports.iter().find(|report| backfill_state(report) == "finished");
+        let done = reports.iter().find(|report| reported_state(report) == "finished");
         assert_eq!(
             done.map(|report| report["backfill"]["tables"]["done"].clone()),
             Some(json!(2))
@@ -209,7 +209,7 @@ async fn a_backfill_reads_tables_one_after_another() {
         let reports = run_backfill(&fixture, start_event(&["audit.*", "public.c"], 20)).await;
         let done = reports
             .iter()
-            .find(|report| backfill_state(report) == "finished")
+            .find(|report| reported_state(report) == "finished")
             .unwrap();
         assert_eq!(
             done["backfill"]["tables"],
@@ -299,7 +299,7 @@ const SHORT: Duration = Duration::from_secs(5);
 async fn reports_and_lag(fixture: &Fixture) -> (Vec<Value>, u64) {
     let mut reports = vec![invoke_within(fixture, start_event(&["public.t"], 250), SHORT).await];
     let mut lag_bytes = 0;
-    while backfill_state(&reports[reports.len() - 1]) != "finished" {
+    while reported_state(&reports[reports.len() - 1]) != "finished" {
         assert!(
             reports.len() < 20,
             "the ticks do not finish the backfill: {}",

@@ -4,7 +4,7 @@ use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkLock, backfill_state, fixture_with_tables, invoke_ok, read_events, run_backfill, start_event,
+    ChunkLock, fixture_with_tables, invoke_ok, read_events, reported_state, run_backfill, start_event,
     start_event_with_lock,
 };
 use crate::support::expected_errors::assert_invocation_fails;
@@ -141,10 +141,10 @@ async fn a_partition_with_another_identity_fails_its_root_and_is_refused() {
         invoke_ok(&fixture, event.clone()),
         lock.release_after(&fixture, alter)
     );
-    while ["running", "waiting"].contains(&backfill_state(&report)) {
+    while ["running", "waiting"].contains(&reported_state(&report)) {
         report = fixture.tick().await;
     }
-    assert_eq!(backfill_state(&report), "failed", "{report}");
+    assert_eq!(reported_state(&report), "failed", "{report}");
     let reason = "the replica identity of partition public.p1";
     let status = fixture.status().await;
     assert!(status["backfill"].to_string().contains(reason), "{status}");

@@ -8,7 +8,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    backfill_state, create_table_sql, fixture_with_tables, read_events, run_backfill, run_beside_writer,
+    create_table_sql, fixture_with_tables, read_events, reported_state, run_backfill, run_beside_writer,
 };
 use crate::support::gap::{accept_gap, advance_slot};
 
@@ -78,7 +78,7 @@ async fn a_repair_restores_lost_changes_and_removes_deleted_rows() {
             let reports = run_backfill(&fixture, json!({"action": "backfill", "repair": true})).await;
             let done = reports
                 .iter()
-                .find(|report| backfill_state(report) == "finished")
+                .find(|report| reported_state(report) == "finished")
                 .unwrap();
             assert_eq!(done["backfill"]["tables"]["done"], 2, "{done}");
             let sql = "update t set n = 8 where id in (31, 106); delete from t where id = 32;
@@ -198,10 +198,10 @@ async fn a_repair_with_a_failed_table_sends_no_control_event() {
         .invoke(json!({"action": "backfill", "wait": true, "repair": true}))
         .await
         .answer();
-    while backfill_state(&report) == "running" {
+    while reported_state(&report) == "running" {
         report = fixture.tick().await;
     }
-    assert_eq!(backfill_state(&report), "failed", "{report}");
+    assert_eq!(reported_state(&report), "failed", "{report}");
     assert!(repair_events(&fixture.consume().await).is_empty());
     // After the row is deleted, the same repair sends the control event.
     fixture.sql("delete from t where id = 5000").await;

@@ -7,8 +7,8 @@ use scenarios::fixture::{Fixture, Plugin};
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    backfill_state, backfilled_rows, command_event, create_table_sql, fixture_with_tables, invoke_within,
-    read_events, run_backfill, start_event, start_within, tick_until_finished,
+    backfilled_rows, command_event, create_table_sql, fixture_with_tables, invoke_within, read_events,
+    reported_state, run_backfill, start_event, start_within, tick_until_finished,
 };
 use crate::support::expected_errors::assert_invocation_fails;
 
@@ -89,7 +89,7 @@ async fn ticks_continue_a_backfill_and_status_reports_its_progress() {
         assert_eq!(first["backfill"]["table"], "public.t");
         let status = fixture.status().await;
         assert_progress(&status["backfill"], backfilled_rows(&first));
-        while backfill_state(&reports[reports.len() - 1]) != "finished" {
+        while reported_state(&reports[reports.len() - 1]) != "finished" {
             let report = invoke_short(&fixture, json!({})).await;
             assert_eq!(report["action"], "drain", "{report}");
             // On a busy machine a tick may have no time for a chunk. No tick loses progress.
@@ -136,7 +136,7 @@ async fn a_backfill_is_answered_once_it_is_registered() {
             _ => json!({"action": "backfill", command: true}),
         };
         let answer = fixture.invoke(event).await.answer();
-        assert_eq!(backfill_state(&answer), state, "{answer}");
+        assert_eq!(reported_state(&answer), state, "{answer}");
         assert_eq!(answer["backfill"]["rows"], 0, "{answer}");
     }
     assert_eq!(fixture.kinesis_proxy.requests("PutRecords"), puts);
@@ -151,14 +151,14 @@ async fn a_backfill_can_be_paused_resumed_and_cancelled() {
     let started = &reports[reports.len() - 1];
     let paused = fixture.invoke(command_event("pause")).await.answer();
     assert_eq!(
-        (&paused["action"], backfill_state(&paused)),
+        (&paused["action"], reported_state(&paused)),
         (&json!("backfill"), "paused"),
         "{paused}"
     );
     fixture.sql("update t set n = -1 where id = 1200").await;
     let tick = fixture.tick().await;
     assert_eq!(
-        (backfill_state(&tick), backfilled_rows(&tick), &tick["changes"]),
+        (reported_state(&tick), backfilled_rows(&tick), &tick["changes"]),
         ("paused", backfilled_rows(started), &json!(1)),
         "{tick}"
     );
@@ -175,12 +175,12 @@ async fn a_backfill_can_be_paused_resumed_and_cancelled() {
     );
     let cancelled = fixture.invoke(command_event("cancel")).await.answer();
     assert_eq!(
-        (&cancelled["action"], backfill_state(&cancelled)),
+        (&cancelled["action"], reported_state(&cancelled)),
         (&json!("backfill"), "cancelled"),
         "{cancelled}"
     );
     let tick = fixture.tick().await;
-    assert_eq!(backfill_state(&tick), "none", "{tick}");
+    assert_eq!(reported_state(&tick), "none", "{tick}");
     let read = read_events(&fixture.consume().await, "public.t").len();
     fixture.kinesis_proxy.clear();
     fixture.drain().await;

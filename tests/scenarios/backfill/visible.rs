@@ -14,7 +14,7 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
-    ChunkLock, backfill_state, fixture_with_tables, invoke_ok, invoke_within, read_events, run_backfill,
+    ChunkLock, fixture_with_tables, invoke_ok, invoke_within, read_events, reported_state, run_backfill,
     start_event, start_event_with_lock, start_within, tick_until_finished, wait_until_chunk_is_read,
 };
 use crate::support::cluster::start_cluster;
@@ -133,7 +133,7 @@ async fn assert_waits_for_delivered_change(kill: bool) {
             first["backfill"]["waits_for"].is_string(),
             "the report does not name the wait: {first}"
         );
-        assert_eq!(backfill_state(&first), "waiting", "{first}");
+        assert_eq!(reported_state(&first), "waiting", "{first}");
         fixture.cluster().replication_proxy().clear();
         first
     });
@@ -177,7 +177,7 @@ async fn a_hanging_commit_during_a_chunk_keeps_its_new_values() {
         }
     );
     committed.unwrap();
-    assert_eq!(backfill_state(&first), "waiting", "{first}");
+    assert_eq!(reported_state(&first), "waiting", "{first}");
     tick_until_finished(&fixture, first).await;
     fixture.drain().await;
     let delivery = compare_complete(&fixture).await;

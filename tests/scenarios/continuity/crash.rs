@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::support::backlog;
 use crate::support::positions::{SlotPositions, commit_end, expect_lsn, wait_until_sessions_end};
-use crate::support::reports::sum;
+use crate::support::reports::reported_sum;
 
 crate::scenarios![
     a_kill_before_the_checkpoint_is_read_sends_nothing,
@@ -68,7 +68,7 @@ async fn recover(fixture: &Fixture) -> Recovery {
     let positions = SlotPositions::read(fixture).await;
     let before = Delivery::read(&fixture.kinesis, &fixture.stream).await;
     let reports = fixture.drain().await;
-    let skipped = sum(&reports, "skipped");
+    let skipped = reported_sum(&reports, "skipped");
     SlotPositions::read(fixture).await;
     let after = backlog::compare(fixture).await;
     let covered = |delivery: &Delivery| {

@@ -1,18 +1,15 @@
 //! docs/hazards.md names scenarios and mutants that exist.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use scenarios::project_path;
+
+use crate::support::project_files::read_project_file;
 
 crate::scenarios![
     the_page_of_hazards_names_scenarios_that_exist,
     the_page_of_hazards_names_every_mutant_with_its_scenario,
 ];
-
-fn read(file: &Path) -> String {
-    std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
-}
 
 /// The texts between backticks in a section.
 fn quoted(section: &str) -> BTreeSet<&str> {
@@ -29,7 +26,7 @@ fn sections(page: &str) -> Vec<(u32, &str)> {
 }
 
 async fn the_page_of_hazards_names_scenarios_that_exist() {
-    let page = read(&project_path("docs/hazards.md"));
+    let page = read_project_file("docs/hazards.md");
     let known = crate::names();
     let sections = sections(&page);
     let numbers: Vec<u32> = sections.iter().map(|(number, _)| *number).collect();
@@ -50,7 +47,7 @@ async fn the_page_of_hazards_names_scenarios_that_exist() {
 }
 
 async fn the_page_of_hazards_names_every_mutant_with_its_scenario() {
-    let page = read(&project_path("docs/hazards.md"));
+    let page = read_project_file("docs/hazards.md");
     let sections = sections(&page);
     let files = std::fs::read_dir(project_path("tests/mutants")).expect("there are mutants");
     let mut found = BTreeSet::new();
@@ -61,7 +58,7 @@ async fn the_page_of_hazards_names_every_mutant_with_its_scenario() {
             .and_then(|name| name.to_str())
             .unwrap_or_default()
             .to_owned();
-        let patch = read(&file);
+        let patch = read_project_file(&format!("tests/mutants/{name}.patch"));
         let field = |name: &str| {
             let line = patch.lines().find_map(|line| line.strip_prefix(name));
             line.unwrap_or_else(|| panic!("{}: no {name}", file.display()))

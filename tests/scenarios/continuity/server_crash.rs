@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::support::backlog;
 use crate::support::positions::SlotPositions;
-use crate::support::reports::sum;
+use crate::support::reports::reported_sum;
 
 crate::scenarios![
     a_slot_moved_back_by_a_crash_skips_sent_changes,
@@ -66,7 +66,7 @@ async fn finish(fixture: &Fixture) -> (usize, usize) {
     let reports = fixture.drain().await;
     SlotPositions::read(fixture).await;
     let delivery = backlog::compare(fixture).await;
-    (sum(&reports, "skipped"), delivery.duplicates())
+    (reported_sum(&reports, "skipped"), delivery.duplicates())
 }
 
 async fn a_slot_moved_back_by_a_crash_skips_sent_changes() {

@@ -41,7 +41,7 @@ async fn set_back(others: u32) -> (Fixture, String) {
     fixture.postgres.copy_data();
     fixture.postgres.restart().await;
     backlog::write(&fixture, 2, 2_000, 20).await;
-    write_others(&fixture, others).await;
+    write_unpublished(&fixture, others).await;
     fixture.drain().await;
     let checkpoint = checkpoint_lsn(&fixture).await;
     fixture.postgres.crash().await;
@@ -50,7 +50,8 @@ async fn set_back(others: u32) -> (Fixture, String) {
     (fixture, checkpoint)
 }
 
-async fn write_others(fixture: &Fixture, megabytes: u32) {
+/// Writes this many megabytes into a table that is not published.
+async fn write_unpublished(fixture: &Fixture, megabytes: u32) {
     fixture
         .sql(&format!(
             "insert into others select repeat('x', 1000000) from generate_series(1, {megabytes})"
@@ -87,7 +88,7 @@ async fn an_older_restored_server_beyond_the_checkpoint_lacks_the_marker() {
 async fn assert_marker_missing(others: u32) {
     let (fixture, checkpoint) = set_back(others).await;
     backlog::write(&fixture, 3, 4_000, 20).await;
-    write_others(&fixture, others).await;
+    write_unpublished(&fixture, others).await;
     let beyond = format!("select pg_current_wal_flush_lsn() > '{checkpoint}'");
     assert_eq!(
         fixture.value(&beyond).await.as_deref(),

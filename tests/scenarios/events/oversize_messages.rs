@@ -6,7 +6,7 @@ use scenarios::consumer::event::UNAVAILABLE;
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use serde_json::{Value, json};
 
-use crate::support::reports::sum;
+use crate::support::reports::reported_sum;
 use crate::support::small_function::{assert_memory, small_function};
 use crate::support::versions::pgoutput;
 
@@ -66,7 +66,7 @@ async fn assert_messages_pass(builder: FixtureBuilder) {
         .await;
     fixture.sql("insert into t values (3)").await;
     let reports = fixture.drain().await;
-    assert_eq!(sum(&reports, "omitted"), 6, "{reports:?}");
+    assert_eq!(reported_sum(&reports, "omitted"), 6, "{reports:?}");
     let large = |prefix: &str| (json!(prefix), json!(UNAVAILABLE), json!(["content"]));
     assert_eq!(
         messages(&fixture).await,

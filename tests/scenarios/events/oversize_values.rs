@@ -11,9 +11,9 @@ use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
 use serde_json::{Value, json};
 
-use crate::support::backfill::{LATE, backfill_state, fixture_with_tables, run_backfill, start_event};
+use crate::support::backfill::{LATE, fixture_with_tables, reported_state, run_backfill, start_event};
 use crate::support::positions::wait_until_sessions_end;
-use crate::support::reports::sum;
+use crate::support::reports::reported_sum;
 use crate::support::small_function::{assert_memory, small_function};
 use crate::support::versions::pgoutput;
 
@@ -89,7 +89,7 @@ async fn assert_omitted(builder: FixtureBuilder) {
         .await;
     fixture.sql("delete from big where id = 3").await;
     let reports = fixture.drain().await;
-    assert_eq!(sum(&reports, "omitted"), 6, "{reports:?}");
+    assert_eq!(reported_sum(&reports, "omitted"), 6, "{reports:?}");
     let large = json!(["large"]);
     let (none, both) = (Value::Null, json!(["large", "other"]));
     assert_eq!(
@@ -303,10 +303,10 @@ async fn a_backfill_fails_a_table_with_a_huge_row_and_names_it() {
         "action": "backfill", "wait": true, "tables": ["public.small", "public.doc"], "where": "id <> 1",
     });
     let mut report = fixture.invoke(event).await.answer();
-    while backfill_state(&report) == "running" {
+    while reported_state(&report) == "running" {
         report = fixture.tick().await;
     }
-    assert_eq!(backfill_state(&report), "failed", "{report}");
+    assert_eq!(reported_state(&report), "failed", "{report}");
     let status = fixture.status().await;
     let tables = status["backfill"]["tables"].to_string();
     assert!(

@@ -13,6 +13,7 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{fixture_with_tables, start_event};
+use crate::support::project_files::read_project_file;
 
 crate::scenarios![
     an_open_transaction_fires_an_alarm_before_the_lag_grows,
@@ -413,14 +414,8 @@ async fn metrics_of_aws_fire_alarms_beyond_their_thresholds() {
     }
 }
 
-/// A file of the project.
-fn read_file(path: &str) -> String {
-    let file = scenarios::project_path(path);
-    std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
-}
-
 async fn each_alarm_and_each_error_is_documented() {
-    let runbook = read_file("docs/runbook.md").to_lowercase();
+    let runbook = read_project_file("docs/runbook.md").to_lowercase();
     for name in alarms(&[CLUSTER]).keys() {
         // `OldTransactionAlarm` has the section "Old transaction".
         let words = name.trim_end_matches("Alarm").chars();
@@ -431,10 +426,10 @@ async fn each_alarm_and_each_error_is_documented() {
         let heading = heading.trim_end_matches(" wal");
         assert!(runbook.contains(heading), "docs/runbook.md lacks {heading}");
     }
-    let errors = read_file("docs/errors.md");
+    let errors = read_project_file("docs/errors.md");
     let mut count = 0;
     for path in ["error.rs", "ports/error.rs", "continuity/error.rs"] {
-        let source = read_file(&format!("functions/drain/src/{path}"));
+        let source = read_project_file(&format!("functions/drain/src/{path}"));
         // The arms of `name()`, such as `Error::OutOfTime => "OutOfTime",`.
         let names = source
             .split("=> \"")

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::backfill::{fixture_with_tables, start_event};
 use crate::support::positions::wait_until_sessions_end;
+use crate::support::project_files::read_project_file;
 
 crate::scenarios![
     each_line_has_the_fields_of_its_invocation,
@@ -185,8 +186,7 @@ async fn the_saved_queries_find_their_lines() {
     found(&query("ThroughputQuery"), &lines);
     found(&query("BackfillQuery"), &lines);
 
-    let guide = scenarios::project_path("docs/operating.md");
-    let guide = std::fs::read_to_string(guide).expect("docs/operating.md can be read");
+    let guide = read_project_file("docs/operating.md");
     let (_, text) = guide
         .split_once("\n```\nfields @timestamp")
         .expect("the page has a query");

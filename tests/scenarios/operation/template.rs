@@ -1,9 +1,10 @@
 //! The template: its policy allows the calls that the code makes, and no others; its filter keeps the log.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use scenarios::aws::template::properties;
+
+use crate::support::project_files::read_project_file;
 
 crate::scenarios![
     each_call_of_the_sdk_is_allowed_and_no_other,
@@ -12,10 +13,6 @@ crate::scenarios![
     lambdas_filter_keeps_debug_lines_and_the_summary,
     the_rule_on_authorities_lists_the_regions_that_are_included,
 ];
-
-fn read_file(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 /// `put_records` as an action of IAM: `PutRecords`.
 fn action(operation: &str) -> String {
@@ -50,9 +47,8 @@ fn allowed(template: &str, service: &str) -> BTreeSet<String> {
 }
 
 async fn each_call_of_the_sdk_is_allowed_and_no_other() {
-    let project = scenarios::project_path("");
-    let template = read_file(&project.join("template.yaml"));
-    let source = |file: &str| read_file(&project.join("functions/drain/src/aws").join(file));
+    let template = read_project_file("template.yaml");
+    let source = |file: &str| read_project_file(&format!("functions/drain/src/aws/{file}"));
     let kinesis = operations(&source("kinesis.rs"));
     let mut ssm = operations(&source("parameter_store.rs"));
     let (secrets, more): (BTreeSet<_>, BTreeSet<_>) = operations(&source("secret.rs"))
@@ -153,7 +149,6 @@ async fn lambdas_filter_keeps_debug_lines_and_the_summary() {
 }
 
 async fn the_rule_on_authorities_lists_the_regions_that_are_included() {
-    let project = scenarios::project_path("");
     let is_region = |word: &&str| {
         let parts: Vec<&str> = word.split('-').collect();
         parts.len() > 2 && parts[0].len() == 2 && parts[parts.len() - 1].parse::<u8>().is_ok()
@@ -162,9 +157,8 @@ async fn the_rule_on_authorities_lists_the_regions_that_are_included() {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
         words.filter(is_region).map(str::to_owned).collect()
     };
-    let certificates = project.join("functions/drain/certs");
     // `make certs` writes the name of each authority above it.
-    let bundle = read_file(&certificates.join("rds-global-bundle.pem"));
+    let bundle = read_project_file("functions/drain/certs/rds-global-bundle.pem");
     let titles: Vec<&str> = bundle.lines().filter(|line| line.starts_with('#')).collect();
     let included = regions(&titles.join("\n"));
     assert!(included.len() > 20, "{included:?}");
@@ -175,12 +169,12 @@ async fn the_rule_on_authorities_lists_the_regions_that_are_included() {
             .0
             .to_owned()
     };
-    let readme = read_file(&certificates.join("README.md"));
+    let readme = read_project_file("functions/drain/certs/README.md");
     assert_eq!(
         regions(&between(&readme, "**Regions present:**", "- **")),
         included
     );
-    let template = read_file(&project.join("template.yaml"));
+    let template = read_project_file("template.yaml");
     let rule = between(
         &template,
         "  OtherRegionsNeedTheirAuthorities:\n",

@@ -2,8 +2,6 @@
 //!
 //! Columns are omitted, or hashed with a salt.
 
-use std::fmt::Write as _;
-
 use scenarios::aws::ssm::Ssm;
 use scenarios::consumer::Delivery;
 use scenarios::consumer::event::UNAVAILABLE;
@@ -17,6 +15,7 @@ use crate::support::backfill::{
 };
 use crate::support::expected_errors::{assert_invocation_fails, assert_not_logged, assert_tick_fails};
 use crate::support::keys::assert_steps;
+use crate::support::log::warnings;
 
 crate::scenarios![
     hidden_values_are_in_no_event_of_log_or_backfill,
@@ -279,17 +278,6 @@ async fn a_large_value_of_an_omitted_column_stops_nothing() {
     .await;
 }
 
-/// Log lines of warnings about `COLUMN_RULES`, since the function was deployed.
-fn warnings(fixture: &Fixture) -> String {
-    let mut warnings = String::new();
-    for line in fixture.function.log() {
-        if line.contains(r#""level":"WARN""#) && line.contains("COLUMN_RULES: ") {
-            let _ = writeln!(warnings, "{line}");
-        }
-    }
-    warnings
-}
-
 async fn a_table_whose_key_loses_a_column_has_no_key() {
     Plugin::each(|plugin| async move {
         let sql = "create table t (tenant int, id int, note text, primary key (tenant, id));
@@ -316,7 +304,8 @@ async fn a_table_whose_key_loses_a_column_has_no_key() {
                         key: hash the column, or choose a replica identity without it";
         let status = fixture.status().await;
         assert_eq!(status["problems"], json!([expected]), "{status}");
-        assert!(warnings(&fixture).contains(expected));
+        let warnings = warnings(&fixture, "COLUMN_RULES");
+        assert!(warnings.concat().contains(expected), "{warnings:#?}");
     })
     .await;
 }
@@ -337,10 +326,11 @@ async fn a_rule_that_matches_no_column_is_reported() {
             let answer = fixture.invoke(json!({"action": action})).await.answer();
             assert_eq!(answer["problems"], json!(expected), "{answer}");
         }
-        assert_eq!(warnings(&fixture), "", "only a drain warns");
+        assert_eq!(warnings(&fixture, "COLUMN_RULES"), [""; 0], "only a drain warns");
         fixture.tick().await;
+        let warnings = warnings(&fixture, "COLUMN_RULES").concat();
         for text in expected {
-            assert!(warnings(&fixture).contains(text), "{text}");
+            assert!(warnings.contains(text), "{text}");
         }
     })
     .await;

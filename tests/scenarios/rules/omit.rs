@@ -5,7 +5,7 @@
 use scenarios::consumer::Arrival;
 use scenarios::fixture::{Fixture, Plugin};
 
-use crate::support::reports::sum;
+use crate::support::reports::reported_sum;
 
 crate::scenarios![
     an_event_one_byte_too_large_omits_its_largest_column,
@@ -112,7 +112,7 @@ async fn an_event_one_byte_too_large_omits_its_largest_column() {
             let delivery = fixture.consume().await;
             let omitted = count_omitted(&delivery.changes(), form, column_bytes);
             assert!((1..8).contains(&omitted));
-            assert_eq!(sum(&reports, "omitted"), omitted);
+            assert_eq!(reported_sum(&reports, "omitted"), omitted);
         })
         .await;
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::backfill::{fixture_with_tables, start_event};
 use crate::support::expected_errors::assert_invocation_fails;
+use crate::support::log::warnings;
 
 crate::scenarios![
     patterns_select_the_same_tables_with_each_plugin,
@@ -70,14 +71,6 @@ async fn patterns_select_the_same_tables_with_each_plugin() {
     .await;
 }
 
-/// Log lines of warnings about `TABLES`, since the function was deployed.
-fn warnings(fixture: &Fixture) -> Vec<String> {
-    let lines = fixture.function.log().into_iter();
-    lines
-        .filter(|line| line.contains(r#""level":"WARN""#) && line.contains("TABLES: "))
-        .collect()
-}
-
 async fn a_pattern_that_matches_no_table_is_reported() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin)
@@ -99,20 +92,18 @@ async fn a_pattern_that_matches_no_table_is_reported() {
             let answer = fixture.invoke(json!({"action": action})).await.answer();
             assert_eq!(answer["problems"], json!(expected), "{answer}");
         }
-        assert_eq!(warnings(&fixture).len(), 0, "only a drain warns");
+        assert_eq!(warnings(&fixture, "TABLES"), [""; 0], "only a drain warns");
         for tick in 1..=2 {
             fixture.sql("insert into orders values (1)").await;
             fixture.tick().await;
             // The log is complete when the process has ended.
             fixture.function.kill9().await;
-            let warnings = warnings(&fixture);
+            let warnings = warnings(&fixture, "TABLES");
             assert_eq!(warnings.len(), tick * expected.len(), "{warnings:#?}");
         }
+        let warnings = warnings(&fixture, "TABLES").concat();
         for text in expected {
-            assert!(
-                warnings(&fixture).iter().any(|line| line.contains(text)),
-                "{text}"
-            );
+            assert!(warnings.contains(text), "{text}");
         }
         assert_eq!(fixture.consume().await.counts()["public.orders"], 2);
     })
@@ -212,7 +203,7 @@ async fn a_partitioned_table_whose_partitions_match_is_not_reported() {
         assert_eq!(status["problems"], json!([]), "{status}");
         // The log is complete when the process has ended.
         fixture.function.kill9().await;
-        assert_eq!(warnings(&fixture), [""; 0]);
+        assert_eq!(warnings(&fixture, "TABLES"), [""; 0]);
         let counts = fixture.consume().await.counts();
         let sent: Vec<&str> = counts.keys().map(String::as_str).collect();
         assert_eq!(sent, ["public.orders_1", "public.orders_2"]);

@@ -10,7 +10,7 @@ use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::fixture::{Fixture, Plugin};
 
 use crate::support::backlog;
-use crate::support::reports::sum;
+use crate::support::reports::reported_sum;
 
 crate::scenarios![
     failed_records_keep_the_order_of_their_keys,
@@ -28,7 +28,7 @@ crate::scenarios![
 async fn drain_and_compare(fixture: &Fixture) -> usize {
     let reports = fixture.drain().await;
     backlog::compare(fixture).await;
-    sum(&reports, "retried")
+    reported_sum(&reports, "retried")
 }
 
 async fn failed_records_keep_the_order_of_their_keys() {

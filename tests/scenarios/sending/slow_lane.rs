@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::support::backfill::LATE;
 use crate::support::expected_errors::assert_tick_fails;
 use crate::support::positions::{SlotPositions, stored_checkpoint, wait_until_sessions_end};
-use crate::support::reports::sum;
+use crate::support::reports::reported_sum;
 
 crate::scenarios![
     after_a_kill_only_unacknowledged_changes_are_sent,
@@ -120,9 +120,12 @@ async fn after_a_kill_only_unacknowledged_changes_are_sent() {
             delivery.duplicates()
         );
         // Each change between `from` and `to` is counted, whether or not it was sent now.
-        let (changes, ahead) = (sum(&reports, "changes"), sum(&reports, "acknowledged_ahead"));
+        let (changes, ahead) = (
+            reported_sum(&reports, "changes"),
+            reported_sum(&reports, "acknowledged_ahead"),
+        );
         assert_eq!(changes % (ROWS + 1), 0, "{reports:?}");
-        assert_eq!(changes, ahead + sum(&reports, "events"), "{reports:?}");
+        assert_eq!(changes, ahead + reported_sum(&reports, "events"), "{reports:?}");
         assert!(ahead > changes / 2, "{reports:?}");
         assert!(!remembers(&fixture).await);
     })
@@ -151,7 +154,7 @@ async fn a_deadline_behind_a_slow_lane_leaves_nothing_to_send_again() {
     );
     // An invocation that was late has no report.
     if late == 0 {
-        assert_eq!(sum(&reports, "changes"), TRANSACTIONS * (ROWS + 1));
+        assert_eq!(reported_sum(&reports, "changes"), TRANSACTIONS * (ROWS + 1));
     }
 }
 
@@ -179,7 +182,7 @@ async fn a_deadline_is_answered_although_the_server_is_slow_to_report_its_state(
     assert_eq!(report["oldest_transaction"], Value::Null, "{report}");
     locker.batch_execute("rollback").await.unwrap();
     let rest = fixture.drain().await;
-    let changes = sum(&[report], "changes") + sum(&rest, "changes");
+    let changes = reported_sum(&[report], "changes") + reported_sum(&rest, "changes");
     assert_eq!(changes, TRANSACTIONS * (ROWS + 1));
     fixture.compare(&["public.t"]).await;
 }
@@ -205,7 +208,7 @@ async fn restored_fixture() -> (Fixture, Value, Value) {
 }
 
 /// Writes other changes at the same positions.
-async fn write_others(fixture: &Fixture) {
+async fn write_other_changes(fixture: &Fixture) {
     let others =
         "do $$ begin for n in 10001..14000 loop insert into t values (n, 0); commit; end loop; end $$";
     fixture.connect().await.batch_execute(others).await.unwrap();
@@ -219,9 +222,9 @@ async fn a_restored_server_sends_every_change_although_the_checkpoint_remembers_
         checkpoint[name] = before[name].clone();
     }
     fixture.put_checkpoint(&checkpoint).await;
-    write_others(&fixture).await;
+    write_other_changes(&fixture).await;
     let reports = fixture.drain().await;
-    assert_eq!(sum(&reports, "acknowledged_ahead"), 0);
+    assert_eq!(reported_sum(&reports, "acknowledged_ahead"), 0);
     let delivery = Delivery::from_fake(fixture.fake_kinesis());
     let ids = delivery
         .arrivals
@@ -234,7 +237,7 @@ async fn a_restored_server_sends_every_change_although_the_checkpoint_remembers_
 /// By their positions alone, the new changes would count as sent.
 async fn a_restored_server_beyond_a_checkpoint_inside_of_a_window_lacks_the_marker() {
     let (fixture, _, checkpoint) = restored_fixture().await;
-    write_others(&fixture).await;
+    write_other_changes(&fixture).await;
     let commit_end = checkpoint["commit_end"].as_str().unwrap();
     let beyond = format!("select pg_current_wal_flush_lsn() > '{commit_end}'");
     assert_eq!(fixture.value(&beyond).await.as_deref(), Some("t"));

@@ -52,7 +52,7 @@ pub(crate) fn command_event(command: &str) -> Value {
 }
 
 /// State of the backfill in a report; `none` without a backfill.
-pub(crate) fn backfill_state(report: &Value) -> &str {
+pub(crate) fn reported_state(report: &Value) -> &str {
     report["backfill"]["state"].as_str().unwrap_or("none")
 }
 
@@ -108,7 +108,7 @@ pub(crate) async fn start_within(fixture: &Fixture, event: Value, time: Duration
     }
     // There, the commit of the next watermark may take as long as if it waited for a standby.
     let last = &reports[reports.len() - 1];
-    assert!(["running", "waiting"].contains(&backfill_state(last)), "{last}");
+    assert!(["running", "waiting"].contains(&reported_state(last)), "{last}");
     reports
 }
 
@@ -117,14 +117,14 @@ pub(crate) async fn start_within(fixture: &Fixture, event: Value, time: Duration
 /// `report` is the first of them.
 pub(crate) async fn tick_until_finished(fixture: &Fixture, report: Value) -> Vec<Value> {
     let mut reports = vec![report];
-    while backfill_state(&reports[reports.len() - 1]) != "finished" {
+    while reported_state(&reports[reports.len() - 1]) != "finished" {
         assert!(
             reports.len() < 100,
             "a hundred ticks did not finish: {}",
             reports[99]
         );
         let report = fixture.tick().await;
-        assert_ne!(backfill_state(&report), "failed", "{report}");
+        assert_ne!(reported_state(&report), "failed", "{report}");
         reports.push(report);
     }
     reports

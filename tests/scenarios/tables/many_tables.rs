@@ -4,7 +4,7 @@ use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
 use serde_json::Value;
 
-use crate::support::backfill::{backfill_state, run_backfill, start_event};
+use crate::support::backfill::{reported_state, run_backfill, start_event};
 
 crate::scenarios![
     only_the_tables_that_occur_are_read,
@@ -52,7 +52,7 @@ async fn fixture_with_many(plugin: Plugin) -> Fixture {
 /// Sum of this field over the debug lines with this message.
 ///
 /// The function is killed first. Its log is complete after that.
-async fn sum(fixture: &Fixture, message: &str, field: &str) -> u64 {
+async fn logged_sum(fixture: &Fixture, message: &str, field: &str) -> u64 {
     fixture.function.kill9().await;
     let lines = fixture.function.log().into_iter();
     let fields = lines.filter_map(|line| {
@@ -79,16 +79,16 @@ async fn only_the_tables_that_occur_are_read() {
             .await;
         let reports = fixture.drain().await;
         print_times(plugin, "drain", &reports);
-        let read = sum(&fixture, "the catalog was read", "tables").await;
+        let read = logged_sum(&fixture, "the catalog was read", "tables").await;
         assert!((2..=6).contains(&read), "{read} tables were read for two");
         let reports = run_backfill(&fixture, start_event(&["public.t1"], 50)).await;
         print_times(plugin, "backfill", &reports);
         let last = &reports[reports.len() - 2..];
         assert!(
-            last.iter().any(|report| backfill_state(report) == "finished"),
+            last.iter().any(|report| reported_state(report) == "finished"),
             "{last:?}"
         );
-        let described = sum(&fixture, "relations were described", "relations").await;
+        let described = logged_sum(&fixture, "relations were described", "relations").await;
         let chunks: u64 = reports
             .iter()
             .filter_map(|report| report["backfill"]["chunks"].as_u64())
@@ -98,7 +98,7 @@ async fn only_the_tables_that_occur_are_read() {
             described <= 3 * chunks,
             "{described} relations were described for {chunks} chunks"
         );
-        let read = sum(&fixture, "the catalog was read", "tables").await;
+        let read = logged_sum(&fixture, "the catalog was read", "tables").await;
         assert!(
             read <= 6 + 6 * chunks,
             "{read} tables were read in {chunks} chunks"

@@ -7,7 +7,7 @@ use scenarios::postgres::REPLUSER;
 use serde_json::json;
 
 use crate::support::backfill::{
-    backfill_state, create_table_sql, fixture_with_tables, run_backfill, start_event, start_within,
+    create_table_sql, fixture_with_tables, reported_state, run_backfill, start_event, start_within,
     tick_until_finished,
 };
 use crate::support::versions::with_each_plugin;
@@ -126,7 +126,7 @@ async fn a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain() {
         (&json!(1), &json!("empty")),
         "{report}"
     );
-    assert_eq!(backfill_state(&report), "waiting", "{report}");
+    assert_eq!(reported_state(&report), "waiting", "{report}");
     let reason = report["backfill"]["waits_for"].to_string();
     assert!(reason.contains("pg_publication_tables"), "{reason}");
     let status = fixture.status().await;
