@@ -23,8 +23,17 @@ async fn fixture(builder: FixtureBuilder) -> Fixture {
     small_function(builder, "create table t (id int primary key)").await
 }
 
-/// Prefix, content and omitted parts of the messages, in position order.
-async fn messages(fixture: &Fixture) -> Vec<(Value, Value, Value)> {
+/// A logical message in its event.
+#[derive(Debug, PartialEq)]
+struct MessageEvent {
+    prefix: Value,
+    content: Value,
+    /// Names of the omitted parts; null without one.
+    omitted: Value,
+}
+
+/// The messages in position order.
+async fn messages(fixture: &Fixture) -> Vec<MessageEvent> {
     let delivery = fixture.consume().await;
     let changes = delivery.changes();
     let messages = changes
@@ -32,13 +41,10 @@ async fn messages(fixture: &Fixture) -> Vec<(Value, Value, Value)> {
         .map(|it| it.json())
         .filter(|event| event["op"] == "m");
     messages
-        .map(|event| {
-            let message = &event["message"];
-            (
-                message["prefix"].clone(),
-                message["content"].clone(),
-                event["source"]["omitted"].clone(),
-            )
+        .map(|event| MessageEvent {
+            prefix: event["message"]["prefix"].clone(),
+            content: event["message"]["content"].clone(),
+            omitted: event["source"]["omitted"].clone(),
         })
         .collect()
 }
@@ -67,11 +73,20 @@ async fn assert_messages_pass(builder: FixtureBuilder) {
     fixture.sql("insert into t values (3)").await;
     let reports = fixture.drain().await;
     assert_eq!(reported_sum(&reports, "omitted"), 6, "{reports:?}");
-    let large = |prefix: &str| (json!(prefix), json!(UNAVAILABLE), json!(["content"]));
+    let small = MessageEvent {
+        prefix: json!("small"),
+        content: json!("YQ=="),
+        omitted: Value::Null,
+    };
+    let large = |prefix: &str| MessageEvent {
+        prefix: json!(prefix),
+        content: json!(UNAVAILABLE),
+        omitted: json!(["content"]),
+    };
     assert_eq!(
         messages(&fixture).await,
         [
-            (json!("small"), json!("YQ=="), Value::Null),
+            small,
             large("in"),
             large("edge"),
             large("edge"),
@@ -139,11 +154,12 @@ async fn a_prefix_of_any_size_is_omitted_and_named() {
         fixture.drain().await;
         let messages = messages(&fixture).await;
         assert_eq!(messages.len(), 2);
-        for (prefix, _, omitted) in messages {
-            assert_eq!(prefix, UNAVAILABLE);
+        for message in messages {
+            assert_eq!(message.prefix, UNAVAILABLE);
+            let omitted = message.omitted.as_array();
             assert!(
-                omitted.as_array().is_some_and(|it| it.contains(&json!("prefix"))),
-                "{omitted}"
+                omitted.is_some_and(|it| it.contains(&json!("prefix"))),
+                "{message:?}"
             );
         }
         fixture.compare(&["t"]).await;

@@ -10,10 +10,18 @@ crate::scenarios![
     the_demo_of_three_databases_fails_when_records_are_lost,
 ];
 
-/// Runs the demo; returns whether it succeeded, its output and its errors.
+/// A finished run of the demo.
+struct DemoRun {
+    has_passed: bool,
+    output: String,
+    /// Its output and its standard error, for the message of an assertion.
+    report: String,
+}
+
+/// Runs the demo.
 ///
 /// `fault` names the injected fault. It is empty for a run without a fault.
-async fn demo(fault: &str) -> (bool, String, String) {
+async fn demo(fault: &str) -> DemoRun {
     let run = Command::new(built_program("play"))
         .arg("demo")
         .env("SCENARIO", "consolidate")
@@ -23,20 +31,24 @@ async fn demo(fault: &str) -> (bool, String, String) {
         .output();
     let run = run.await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (run.status.success(), text(&run.stdout), text(&run.stderr))
+    let output = text(&run.stdout);
+    DemoRun {
+        has_passed: run.status.success(),
+        report: format!("{output}\n{}", text(&run.stderr)),
+        output,
+    }
 }
 
 async fn the_demo_of_three_databases_fails_when_records_are_lost() {
-    let (is_equal, output, errors) = demo("drop").await;
-    assert!(!is_equal, "{output}\n{errors}");
+    let run = demo("drop").await;
+    assert!(!run.has_passed, "{}", run.report);
     let verdict = "FAILED: DuckDB has not the rows of the sources.";
-    assert!(output.contains(verdict), "{output}\n{errors}");
+    assert!(run.output.contains(verdict), "{}", run.report);
 }
 
 async fn the_demo_of_three_databases_passes() {
-    let (is_equal, output, errors) = demo("").await;
-    let report = format!("{output}\n{errors}");
-    assert!(is_equal, "{report}");
+    let run = demo("").await;
+    assert!(run.has_passed, "{}", run.report);
     let expected = [
         "PASSED: DuckDB gives the answer of the three sources.",
         "PostgreSQL 15 is killed",
@@ -44,6 +56,10 @@ async fn the_demo_of_three_databases_passes() {
         "the function is killed",
     ];
     for text in expected {
-        assert!(output.contains(text), "{text:?} is missing in:\n{report}");
+        assert!(
+            run.output.contains(text),
+            "{text:?} is missing in:\n{}",
+            run.report
+        );
     }
 }

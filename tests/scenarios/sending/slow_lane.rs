@@ -187,14 +187,23 @@ async fn a_deadline_is_answered_although_the_server_is_slow_to_report_its_state(
     fixture.compare(&["public.t"]).await;
 }
 
-/// Fixture on a restored server, and two checkpoints.
+/// Fixture on a restored server.
 ///
-/// The server is back at the copy of its disk before the backlog. The checkpoints are from before and from
-/// after the backlog. The second one was stored inside of a window, after the hot row.
-async fn restored_fixture() -> (Fixture, Value, Value) {
+/// The server is back at the copy of its disk from before the backlog.
+struct RestoredFixture {
+    fixture: Fixture,
+    /// The checkpoint from before the backlog.
+    earlier_checkpoint: Value,
+    /// The stored checkpoint, from inside of a window of the backlog.
+    ///
+    /// It was stored after the hot row.
+    checkpoint: Value,
+}
+
+async fn restored_fixture() -> RestoredFixture {
     let server = Postgres::start(PostgresSettings::default()).await;
     let fixture = drained_fixture(Fixture::builder(Plugin::Pgoutput).on_server(server)).await;
-    let before = stored_checkpoint(&fixture).await;
+    let earlier_checkpoint = stored_checkpoint(&fixture).await;
     fixture.postgres.crash().await;
     fixture.postgres.copy_data();
     fixture.postgres.restart().await;
@@ -204,7 +213,11 @@ async fn restored_fixture() -> (Fixture, Value, Value) {
     fixture.postgres.crash().await;
     fixture.postgres.restore_data();
     fixture.postgres.restart().await;
-    (fixture, before, checkpoint)
+    RestoredFixture {
+        fixture,
+        earlier_checkpoint,
+        checkpoint,
+    }
 }
 
 /// Writes other changes at the same positions.
@@ -215,11 +228,15 @@ async fn write_other_changes(fixture: &Fixture) {
 }
 
 async fn a_restored_server_sends_every_change_although_the_checkpoint_remembers_others() {
-    let (fixture, before, mut checkpoint) = restored_fixture().await;
+    let RestoredFixture {
+        fixture,
+        earlier_checkpoint: earlier,
+        mut checkpoint,
+    } = restored_fixture().await;
     // As if the hot row had not arrived once: the position is one that the older copy has, too.
-    checkpoint["ack_ahead"]["after"] = before["commit_end"].clone();
+    checkpoint["ack_ahead"]["after"] = earlier["commit_end"].clone();
     for name in ["commit_end", "marker"] {
-        checkpoint[name] = before[name].clone();
+        checkpoint[name] = earlier[name].clone();
     }
     fixture.put_checkpoint(&checkpoint).await;
     write_other_changes(&fixture).await;
@@ -236,7 +253,9 @@ async fn a_restored_server_sends_every_change_although_the_checkpoint_remembers_
 
 /// By their positions alone, the new changes would count as sent.
 async fn a_restored_server_beyond_a_checkpoint_inside_of_a_window_lacks_the_marker() {
-    let (fixture, _, checkpoint) = restored_fixture().await;
+    let RestoredFixture {
+        fixture, checkpoint, ..
+    } = restored_fixture().await;
     write_other_changes(&fixture).await;
     let commit_end = checkpoint["commit_end"].as_str().unwrap();
     let beyond = format!("select pg_current_wal_flush_lsn() > '{commit_end}'");
