@@ -1,86 +1,45 @@
 """Parameters that the template accepts, the security groups of the function, and alarms that could not fire."""
 
+import sys
 import unittest
 from pathlib import Path
 
 try:
-    import yaml
+    import yaml  # noqa: F401
 except ImportError:  # `make check` runs these tests with the Python of SAM, which has it
     raise unittest.SkipTest("PyYAML is not installed") from None
 
-PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "stack"))
 
+import cloudformation  # noqa: E402
+from cloudformation import read_template  # noqa: E402
 
-class Loader(yaml.SafeLoader):
-    """Reads `!Ref x` as {"Ref": "x"}, and `!Name x` as {"Fn::Name": x}."""
-
-
-def tagged(loader, suffix, node):
-    kinds = {yaml.ScalarNode: loader.construct_scalar, yaml.MappingNode: loader.construct_mapping}
-    if isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        value = kinds[type(node)](node)
-    return {"Ref" if suffix == "Ref" else f"Fn::{suffix}": value}
-
-
-Loader.add_multi_constructor("!", tagged)
-TEMPLATE = yaml.load((PROJECT / "template.yaml").read_text(), Loader)
-WALK_THROUGH = yaml.load((PROJECT / "examples" / "cluster.yaml").read_text(), Loader)
+TEMPLATE = read_template()
+WALK_THROUGH = read_template("examples/cluster.yaml")
 
 NEEDED = {"DbHost": "h", "DbName": "d", "DbResourceId": "cluster-A", "SubnetIds": "subnet-1"}
+REGION = {"AWS::Region": "eu-central-1"}
 GROUP, CLUSTER, VPC = {"SecurityGroupIds": "sg-1,sg-2"}, {"DbSecurityGroupId": "sg-3"}, {"VpcId": "vpc-1"}
 
 
-class Stack:
-    """The functions of CloudFormation that rules, conditions and the network use."""
+class Stack(cloudformation.Stack):
+    """A stack with these parameters, and with those that every stack needs."""
 
     def __init__(self, *given: dict):
-        self.values = {name: parameter.get("Default") for name, parameter in TEMPLATE["Parameters"].items()}
-        self.values["AWS::Region"] = "eu-central-1"
-        for parameters in (NEEDED, *given):
-            self.values.update(parameters)
-
-    def value(self, node):
-        if isinstance(node, list):
-            return [self.value(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        (name, argument), = node.items()
-        match name:
-            case "Ref":
-                return self.values.get(argument, argument)
-            case "Fn::Equals":
-                first, second = self.value(argument)
-                return str(first) == str(second)
-            case "Fn::Not":
-                return not self.value(argument[0])
-            case "Fn::And":
-                return all(self.value(argument))
-            case "Fn::Or":
-                return any(self.value(argument))
-            case "Fn::If":
-                return self.value(argument[1 if self.holds(argument[0]) else 2])
-            case "Fn::Contains":
-                texts, text = self.value(argument)
-                return str(text) in texts
-            case "Fn::Split":
-                return self.value(argument[1]).split(argument[0])
-            case _:
-                return {name: argument}
-
-    def holds(self, condition: str) -> bool:
-        return self.value(TEMPLATE["Conditions"][condition])
+        parameters = NEEDED | REGION
+        for more in given:
+            parameters |= more
+        super().__init__(TEMPLATE, parameters)
 
     def refusals(self) -> list[str]:
         return [
             assertion["AssertDescription"]
-            for rule in TEMPLATE["Rules"].values() if self.value(rule.get("RuleCondition", True))
-            for assertion in rule["Assertions"] if not self.value(assertion["Assert"])
+            for rule in TEMPLATE["Rules"].values() if "RuleCondition" not in rule or self.holds(rule["RuleCondition"])
+            for assertion in rule["Assertions"] if not self.holds(assertion["Assert"])
         ]
 
     def groups(self) -> list:
-        return self.value(TEMPLATE["Resources"]["DrainFunction"]["Properties"]["VpcConfig"]["SecurityGroupIds"])
+        return self.properties("DrainFunction")["VpcConfig"]["SecurityGroupIds"]
 
     def creates(self, resource: str) -> bool:
         return self.holds(TEMPLATE["Resources"][resource]["Condition"])
@@ -96,14 +55,13 @@ class Network(unittest.TestCase):
     def test_with_the_cluster_s_group_the_function_gets_one_that_the_cluster_admits(self):
         stack = Stack(CLUSTER, VPC)
         self.assertEqual(stack.refusals(), [])
-        self.assertEqual(stack.groups(), [{"Fn::GetAtt": "FunctionSecurityGroup.GroupId"}])
+        self.assertEqual(stack.groups(), [{"GetAtt": "FunctionSecurityGroup.GroupId"}])
         self.assertTrue(stack.creates("FunctionSecurityGroup") and stack.creates("FunctionToCluster"))
-        resources = TEMPLATE["Resources"]
-        ingress = {name: stack.value(node) for name, node in resources["FunctionToCluster"]["Properties"].items()}
+        ingress = stack.properties("FunctionToCluster")
         self.assertEqual((ingress["GroupId"], ingress["FromPort"], ingress["ToPort"]), ("sg-3", 5432, 5432))
-        self.assertEqual(ingress["SourceSecurityGroupId"], {"Fn::GetAtt": "FunctionSecurityGroup.GroupId"})
-        egress = resources["FunctionSecurityGroup"]["Properties"]["SecurityGroupEgress"]
-        self.assertEqual([stack.value(rule["ToPort"]) for rule in egress], [443, 5432])
+        self.assertEqual(ingress["SourceSecurityGroupId"], {"GetAtt": "FunctionSecurityGroup.GroupId"})
+        egress = stack.properties("FunctionSecurityGroup")["SecurityGroupEgress"]
+        self.assertEqual([rule["ToPort"] for rule in egress], [443, 5432])
 
     def test_no_group_or_both_kinds_or_no_vpc_is_refused(self):
         for given in ([], [GROUP, CLUSTER, VPC], [CLUSTER]):
@@ -148,7 +106,7 @@ class Storage(unittest.TestCase):
 
     def test_a_wrong_identifier_of_the_cluster_is_not_silent(self):
         self.assertEqual(self.ALARM["TreatMissingData"], "breaching")
-        self.assertIn("check that DbClusterIdentifier", self.ALARM["AlarmDescription"]["Fn::Sub"])
+        self.assertIn("check that DbClusterIdentifier", self.ALARM["AlarmDescription"]["Sub"])
 
     def test_without_the_identifier_there_is_no_alarm(self):
         self.assertFalse(Stack(GROUP).creates("StorageAlarm"))

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import duckdb
 import sqlglot
-import yaml
 from events import OMITTED, UNAVAILABLE, History, deliver, event, message, at, row
 from sqlglot import exp
 
-CONSUMERS = Path(__file__).resolve().parents[2] / "examples" / "consumers"
-sys.path.insert(0, str(CONSUMERS / "firehose" / "flatten"))
+PROJECT = Path(__file__).resolve().parents[2]
+CONSUMERS = PROJECT / "examples" / "consumers"
+sys.path[:0] = [str(CONSUMERS / "firehose" / "flatten"), str(PROJECT / "tests" / "stack")]
 
 import flatten  # noqa: E402
+from cloudformation import read_template  # noqa: E402
 
 # Functions of Athena that sqlglot leaves as they are.
 MACROS = """
@@ -42,13 +43,6 @@ def delivered(*events):
     ]
     answer = flatten.handler({"records": records})["records"]
     return [json.loads(base64.b64decode(record["data"])) for record in answer]
-
-
-class Loader(yaml.SafeLoader):
-    """Reads a template. Functions such as `!Ref` have no value here."""
-
-
-Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
 class Athena:
@@ -140,7 +134,7 @@ class PresentRows(unittest.TestCase):
 
 class Flatten(unittest.TestCase):
     def test_the_columns_are_those_of_the_table(self):
-        template = yaml.load((CONSUMERS / "firehose" / "template.yaml").read_text(), Loader)
+        template = read_template("examples/consumers/firehose/template.yaml")
         columns = template["Resources"]["Table"]["Properties"]["TableInput"]["StorageDescriptor"]["Columns"]
         self.assertEqual([c["Name"] for c in columns], list(delivered(event("c", at(1), after=row(1)))[0]))
 

@@ -1,10 +1,11 @@
-"""Reads template.yaml, and evaluates CloudFormation's functions in it."""
+"""Reads templates of CloudFormation, and evaluates their functions."""
 
 import re
 from pathlib import Path
 
 import yaml
 
+PROJECT = Path(__file__).resolve().parents[2]
 NO_VALUE = "AWS::NoValue"
 
 
@@ -25,21 +26,25 @@ def function(loader, suffix, node):
 Loader.add_multi_constructor("!", function)
 
 
-def read_template():
-    return yaml.load((Path(__file__).parents[2] / "template.yaml").read_text(), Loader)
+def read_template(path="template.yaml"):
+    """A template of the project."""
+    return yaml.load((PROJECT / path).read_text(), Loader)
 
 
 class Stack:
-    """The template with values of its parameters. The others have their defaults."""
+    """The template with values of its parameters. The others have their defaults.
+
+    A parameter may be one of CloudFormation's own, such as AWS::Region.
+    """
 
     def __init__(self, template, parameters):
         known = template["Parameters"]
         for name, value in parameters.items():
-            allowed = known[name].get("AllowedValues")
+            allowed = [] if name.startswith("AWS::") else known[name].get("AllowedValues")
             if allowed and value not in allowed:
                 raise SystemExit(f"{name}={value} is not one of {allowed}")
         self.template = template
-        self.values = {name: parameters.get(name, it.get("Default", "")) for name, it in known.items()}
+        self.values = {name: it.get("Default", "") for name, it in known.items()} | parameters
 
     def properties(self, resource):
         return self.evaluated(self.template["Resources"][resource]["Properties"])
@@ -76,7 +81,8 @@ class Stack:
         if isinstance(condition, str):
             return self.holds(self.template["Conditions"][condition])
         [(name, arguments)] = condition.items()
-        match name:
+        # Rules use the long name of Contains, which has no short one.
+        match name.removeprefix("Fn::"):
             case "Equals":
                 first, second = (str(self.evaluated(argument)) for argument in arguments)
                 return first == second
@@ -84,4 +90,11 @@ class Stack:
                 return not self.holds(arguments[0])
             case "And":
                 return all(self.holds(argument) for argument in arguments)
+            case "Or":
+                return any(self.holds(argument) for argument in arguments)
+            case "Condition":
+                return self.holds(arguments)
+            case "Contains":
+                texts, text = self.evaluated(arguments)
+                return str(text) in texts
         raise SystemExit(f"the function {name} is not known as a condition")
