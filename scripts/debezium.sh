@@ -2,10 +2,11 @@
 # debezium.sh FOLDER VERSION SHA256: installs Debezium Server. Its archive must have this checksum. Does
 # nothing if it is installed.
 set -eu
+. "${0%/*}/installed.sh"
 folder=$1 version=$2 sha256=$3
 
 want="$version $sha256"
-[ "$(cat "$folder/.made-of" 2>/dev/null)" = "$want" ] && exit 0
+is_installed "$folder" "$want" && exit 0
 
 echo "installing Debezium Server $version into $folder (fetches 800 MB, keeps 450 MB)"
 rm -rf "$folder"
@@ -18,5 +19,4 @@ echo "$sha256  $archive" | sha256sum --check --quiet
 # Connectors of other databases are left out.
 tar -xzf "$archive" -C "$folder" --strip-components=1 --wildcards '*-runner.jar' 'debezium-server/lib/*'
 rm -f "$archive"
-# The last step: after an interrupted run the file is missing.
-echo "$want" >"$folder/.made-of"
+mark_installed "$folder" "$want"

@@ -2,6 +2,7 @@
 # postgres.sh FOLDER REQUIREMENTS: installs the servers that REQUIREMENTS pins, without clients, in
 # FOLDER/node_modules/<major>. Does nothing if they are installed.
 set -eu
+. "${0%/*}/installed.sh"
 folder=$1 requirements=$2
 
 case $(uname -sm) in
@@ -14,7 +15,7 @@ case $(uname -sm) in
 esac
 
 want=$(echo "$package"; cat "$requirements")
-[ "$(cat "$folder/.made-of" 2>/dev/null)" = "$want" ] && exit 0
+is_installed "$folder" "$want" && exit 0
 command -v npm >/dev/null || "${0%/*}/debian.sh" npm
 
 versions=$(grep -v '^#' "$requirements")
@@ -25,5 +26,4 @@ mkdir -p "$folder"
 # shellcheck disable=SC2046 # one word for each version
 npm install --prefix "$folder" --no-save --ignore-scripts=false --no-audit --no-fund --loglevel=error \
     $(for version in $versions; do echo "${version%%.*}@npm:$package@$version"; done) >/dev/null
-# The last step: after an interrupted run the file is missing.
-echo "$want" >"$folder/.made-of"
+mark_installed "$folder" "$want"

@@ -2,6 +2,7 @@
 # venv.sh FOLDER REQUIREMENTS: installs the pinned packages in a Python environment. Does nothing if they are
 # installed.
 set -eu
+. "${0%/*}/installed.sh"
 folder=$1 requirements=$2
 
 if ! command -v python3 >/dev/null; then
@@ -12,12 +13,11 @@ fi
 
 # The scripts of an environment name its interpreter and its folder, so it is valid only for these.
 want=$(python3 --version; pwd -P; cat "$requirements")
-[ "$(cat "$folder/.made-of" 2>/dev/null)" = "$want" ] && exit 0
+is_installed "$folder" "$want" && exit 0
 
 echo "installing $(grep -v '^#' "$requirements" | tr '\n' ' ')into $folder"
 rm -rf "$folder"
 python3 -m venv "$folder"
 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
     "$folder/bin/pip" install --quiet -r "$requirements"
-# The last step: after an interrupted run the file is missing.
-echo "$want" >"$folder/.made-of"
+mark_installed "$folder" "$want"
