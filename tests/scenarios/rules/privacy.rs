@@ -1,6 +1,7 @@
-//! Values of rows are in no log, error or unencrypted parameter.
+//! The function's log and its errors contain no values of rows.
 //!
-//! They are in the stream.
+//! The state of a backfill has values, so a new parameter is encrypted. A parameter of an earlier version
+//! stays unencrypted until it is deleted.
 
 use std::time::Duration;
 
@@ -19,8 +20,13 @@ crate::scenarios![
     the_log_of_a_plan_does_not_name_keys,
 ];
 
-/// A value of the request's condition, and the end of each key. Both must be in the stream only.
+/// A value in the backfill's condition. No row has it.
+///
+/// It must not be in the function's log.
 const NAMED: &str = "mallory@named.example";
+/// The end of each key.
+///
+/// It must not be in the function's log.
 const KEYS: &str = "@rows.example";
 
 /// Table whose key is an e-mail address.
@@ -98,7 +104,7 @@ async fn a_parameter_of_an_earlier_version_keeps_its_type_until_it_is_deleted() 
 
 async fn an_error_of_postgresql_that_quotes_a_value_is_reported_by_its_code() {
     let fixture = fixture().await;
-    // The condition quotes a value: PostgreSQL's message would, too.
+    // PostgreSQL's own message quotes the value of the condition, so it must not be passed on.
     let event = |condition: &str| {
         json!({
             "action": "backfill", "wait": true, "tables": ["public.people"], "where": condition,
