@@ -315,12 +315,12 @@ async fn reports_and_lag(fixture: &Fixture) -> (Vec<Value>, u64) {
 ///
 /// Other sessions may wait for each other to extend a table.
 async fn count_waits_until(fixture: &Fixture, stop: &AtomicBool) -> i64 {
-    let sql = "select count(*) from pg_stat_activity w, unnest(pg_blocking_pids(w.pid)) b(pid) \
+    let sql = "select count(*) as waits from pg_stat_activity w, unnest(pg_blocking_pids(w.pid)) b(pid) \
                join pg_stat_activity f on f.pid = b.pid and f.application_name like 'spillway%' \
                where w.datname = current_database() and w.wait_event_type = 'Lock'";
     let (client, waits) = (fixture.connect().await, AtomicI64::new(0));
     wait::until("the backfill finishes", SHORT * 20, || async {
-        let count: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+        let count: i64 = client.query_one(sql, &[]).await.unwrap().get("waits");
         waits.fetch_add(count, Ordering::Relaxed);
         stop.load(Ordering::Relaxed)
     })

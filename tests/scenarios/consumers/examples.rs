@@ -317,8 +317,9 @@ async fn compare_in_kcl(aggregation: &str) {
     wait_for_last_records(&resharded, &before, &fixture).await;
     resharded.stop().await;
     compare(&fixture, &fixture.slot, &kcl_rows(&warehouse).await).await;
-    let refused = warehouse.query("select convert_from(data, 'UTF8') from refused", &[]);
-    let refused: Vec<String> = refused.await.unwrap().iter().map(|row| row.get(0)).collect();
+    let query = "select convert_from(data, 'UTF8') as data from refused";
+    let refused = warehouse.query(query, &[]).await.unwrap();
+    let refused: Vec<String> = refused.iter().map(|row| row.get("data")).collect();
     assert_eq!(refused, ["not an event of Spillway"]);
     server.drop_database(&database).await;
 }

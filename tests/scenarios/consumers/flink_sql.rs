@@ -69,7 +69,8 @@ const DIFFERENCES: &str = "
         select id, customer, amount, placed,
             case when id in (table unknown) then '__debezium_unavailable_value' else body end as body
         from orders)
-    select 'only in PostgreSQL: ' || left(r::text, 200) from (table expected except all table consumed) r
+    select 'only in PostgreSQL: ' || left(r::text, 200) as difference
+    from (table expected except all table consumed) r
     union all
     select 'only in Flink: ' || left(r::text, 200) from (table consumed except all table expected) r";
 
@@ -112,7 +113,11 @@ async fn compare(fixture: &Fixture, flink: ThirdPartyConsumer<'_>) -> Vec<i64> {
     let lines = flink.read(&fixture.kinesis, &fixture.stream).await;
     let client = fixture.connect().await;
     let differences = client.query(DIFFERENCES, &[&lines, &fixture.slot]).await.unwrap();
-    let differences: Vec<String> = differences.iter().take(10).map(|row| row.get(0)).collect();
+    let differences: Vec<String> = differences
+        .iter()
+        .take(10)
+        .map(|row| row.get("difference"))
+        .collect();
     assert!(differences.is_empty(), "{}", differences.join("\n"));
     assert!(lines.len() > 60, "only {} rows", lines.len());
     let rows = lines.iter().map(|line| serde_json::from_str(line).unwrap());

@@ -57,7 +57,7 @@ const DIFFERENCES: &str = "
         select id, name, price, ratio, paid, at, decode(photo, $2) as photo, doc::jsonb, tags
         from unnest($1::text[]) as line, jsonb_to_record(line::jsonb) as r(id int, name text, price numeric,
             ratio float8, paid boolean, at timestamptz, photo text, doc text, tags text[]))
-    select 'only in PostgreSQL: ' || r::text from (table t except all table consumed) r
+    select 'only in PostgreSQL: ' || r::text as difference from (table t except all table consumed) r
     union all select 'only in the stream: ' || r::text from (table consumed except all table t) r";
 
 /// Query for the rows of a changelog.
@@ -73,7 +73,7 @@ const CHANGELOG: &str = "
 ///
 /// It omits rows that moved to another key.
 const LAST: &str = "
-    select row::text from (
+    select row::text as row_text from (
         select distinct on (line::jsonb -> 'row' ->> 'id')
            line::jsonb -> 'row' as row, line::jsonb ->> 'kind' as kind
         from unnest($1::text[]) with ordinality as l(line, at)
@@ -113,7 +113,11 @@ async fn flink_reads_the_debezium_envelope() {
 /// `bytes` is the encoding of a bytea.
 async fn assert_same(client: &tokio_postgres::Client, rows: &[String], bytes: &str) {
     let differences = client.query(DIFFERENCES, &[&rows, &bytes]).await.unwrap();
-    let differences: Vec<String> = differences.iter().take(10).map(|row| row.get(0)).collect();
+    let differences: Vec<String> = differences
+        .iter()
+        .take(10)
+        .map(|row| row.get("difference"))
+        .collect();
     assert!(differences.is_empty(), "{}", differences.join("\n"));
     assert!(rows.len() > 100, "only {} rows", rows.len());
 }
@@ -187,7 +191,7 @@ async fn paimon_reads_the_dms_envelope() {
             .await;
         let client = fixture.connect().await;
         let rows = client.query(LAST, &[&lines, &left]).await.unwrap();
-        let rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let rows: Vec<String> = rows.iter().map(|row| row.get("row_text")).collect();
         assert_same(&client, &rows, "hex").await;
     })
     .await;

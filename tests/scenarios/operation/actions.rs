@@ -418,7 +418,7 @@ async fn setup_names_the_transaction_that_delays_the_slot() {
         .query_one("select pg_backend_pid()", &[])
         .await
         .unwrap()
-        .get(0);
+        .get("pg_backend_pid");
     let setup = json!({"action": "setup", "plugin": "test_decoding"});
     let (kind, message) = fixture.invoke(setup.clone()).await.error();
     assert_eq!(kind, "PostgresFailed", "{message}");

@@ -224,7 +224,7 @@ async fn a_long_open_transaction_is_named() {
         .query_one("select pg_backend_pid()", &[])
         .await
         .unwrap()
-        .get(0);
+        .get("pg_backend_pid");
     let oldest = wait_for_oldest_transaction(&fixture).await;
     assert_eq!(oldest, json!({"pid": pid, "age_seconds": null}));
 

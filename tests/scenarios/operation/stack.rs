@@ -101,9 +101,9 @@ impl StackFixture {
     }
 
     async fn slots(&self) -> Vec<String> {
-        let query = "select slot_name::text from pg_replication_slots order by slot_name";
+        let query = "select slot_name::text as slot_name from pg_replication_slots order by slot_name";
         let rows = self.admin.query(query, &[]).await.unwrap();
-        rows.iter().map(|row| row.get(0)).collect()
+        rows.iter().map(|row| row.get("slot_name")).collect()
     }
 
     async fn tick(&self) -> Value {

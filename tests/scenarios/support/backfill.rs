@@ -272,11 +272,12 @@ impl ChunkLock {
     /// The release is after the end of `sql`, or when `sql` waits for the table that the chunk reads.
     pub(crate) async fn release_after(self, fixture: &Fixture, sql: impl Future<Output = ()>) {
         wait_until_chunk_is_read(fixture).await;
-        let waits = "select count(*) from pg_locks where not granted and locktype = 'relation' \
+        let waits = "select count(*) as waits from pg_locks where not granted and locktype = 'relation' \
                      and database = (select oid from pg_database where datname = current_database())";
         let released = async {
             wait::until("the SQL waits for the chunk", DEADLINE, || async {
-                self.0.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) > 0
+                let row = self.0.query_one(waits, &[]).await.unwrap();
+                row.get::<_, i64>("waits") > 0
             })
             .await;
             self.release().await;
