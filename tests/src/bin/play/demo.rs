@@ -9,12 +9,13 @@
 //! `SCENARIO=consolidate` plays [`consolidate`] instead.
 //! `DEMO_FAULT=drop` loses events on their way to the consumer: then the verdict must fail.
 
+mod backfill_progress;
 mod consolidate;
 pub(crate) mod screen;
 mod verdict;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use scenarios::aws::kinesis::{Kinesis, Limits};
@@ -25,6 +26,7 @@ use scenarios::postgres::pgbench::{self, Pgbench};
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use serde_json::{Value, json};
 
+use backfill_progress::BackfillProgress;
 use screen::{DemoScreen, TextStyle};
 
 const DATABASE: &str = "pgbench";
@@ -35,9 +37,11 @@ const TRANSACTIONS_A_SECOND: &str = "200";
 /// Seconds of each of the two runs of pgbench.
 const WRITE_SECONDS: u64 = 10;
 /// Tables with rows before the slot is created, for the backfill. The history is empty then, and has no key.
-const FILLED: [&str; 3] = ["pgbench_accounts", "pgbench_tellers", "pgbench_branches"];
-/// Number of the tick that starts the backfill instead of a drain.
-const BACKFILL: usize = 3;
+const FILLED: [&str; 3] = [
+    "public.pgbench_accounts",
+    "public.pgbench_tellers",
+    "public.pgbench_branches",
+];
 /// Time between two ticks; in service it is a minute.
 const TICK: Duration = Duration::from_secs(2);
 /// Deadline of an invocation that is no tick.
@@ -88,21 +92,18 @@ struct Demo<'a> {
     postgres: Postgres,
     function: Function,
     /// Number of started ticks.
-    ticks: AtomicUsize,
+    ticks: AtomicU64,
     /// Number of ended ticks; one less than `ticks` while a tick runs.
-    ended: AtomicUsize,
+    ended: AtomicU64,
     /// Number of failed ticks.
-    failed: AtomicUsize,
+    failed: AtomicU64,
     /// Number of the last failed tick.
-    last_failed: AtomicUsize,
+    last_failed: AtomicU64,
     /// Number of records that were throttled and sent again.
     throttled: AtomicU64,
     /// Whether pgbench has ended.
     written: AtomicBool,
-    /// Whether the backfill was started.
-    backfill_started: AtomicBool,
-    /// Whether the backfill is finished.
-    backfill_finished: AtomicBool,
+    backfill: BackfillProgress,
 }
 
 async fn demo(screen: &DemoScreen, plugin: Plugin, fault: bool) -> bool {
@@ -205,14 +206,13 @@ impl<'a> Demo<'a> {
             screen,
             postgres,
             function,
-            ticks: AtomicUsize::new(0),
-            ended: AtomicUsize::new(0),
-            failed: AtomicUsize::new(0),
-            last_failed: AtomicUsize::new(0),
+            ticks: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            last_failed: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
             written: AtomicBool::new(false),
-            backfill_started: AtomicBool::new(false),
-            backfill_finished: AtomicBool::new(false),
+            backfill: BackfillProgress::default(),
         }
     }
 
@@ -275,7 +275,7 @@ impl<'a> Demo<'a> {
             let Some(report) = self.tick().await else {
                 continue;
             };
-            if report["stopped"] == "empty" && self.backfill_finished.load(Ordering::Relaxed) {
+            if self.backfill.is_all_sent(&report) {
                 return Some(report);
             }
         }
@@ -284,36 +284,21 @@ impl<'a> Demo<'a> {
 
     async fn tick(&self) -> Option<Value> {
         let number = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
-        let starts_backfill = number >= BACKFILL && !self.backfill_started.load(Ordering::Relaxed);
-        let event = match starts_backfill {
-            true => {
-                let tables = FILLED.map(|table| format!("public.{table}"));
-                json!({"action": "backfill", "wait": true, "tables": tables, "chunk_rows": 10_000})
-            }
-            false => json!({}),
-        };
-        if starts_backfill {
-            self.screen.say(TextStyle::Strong, &format!("      {event}"));
+        let start = self.backfill.start_event(number, &FILLED, 10_000);
+        if let Some(start) = &start {
+            self.screen.say(TextStyle::Strong, &format!("      {start}"));
         }
+        let is_start = start.is_some();
+        let event = start.unwrap_or_else(|| json!({}));
         let outcome = self.function.invoke(&event, TICK_DEADLINE).await;
         self.ended.fetch_add(1, Ordering::Relaxed);
+        self.backfill.observe(&outcome, is_start);
         if let Outcome::Answer(report) = outcome {
-            self.backfill_started.fetch_or(starts_backfill, Ordering::Relaxed);
-            // The answer that reported the end may be lost.
-            let no_backfill = report["backfill"].is_null() && report["stopped"] != "busy";
-            let finished = no_backfill && self.backfill_started.load(Ordering::Relaxed);
-            self.backfill_finished.fetch_or(
-                finished || report["backfill"]["state"] == "finished",
-                Ordering::Relaxed,
-            );
             self.throttled
                 .fetch_add(report["throttled"].as_u64().unwrap_or(0), Ordering::Relaxed);
             self.screen.tick(number, &report);
             return Some(report);
         }
-        // The backfill had started although its invocation failed.
-        let pending = matches!(&outcome, Outcome::Error { kind, .. } if kind == "BackfillPending");
-        self.backfill_started.fetch_or(pending, Ordering::Relaxed);
         self.screen
             .say(TextStyle::Bad, &format!("{number:>4}  {}", describe(&outcome)));
         self.failed.fetch_add(1, Ordering::Relaxed);

@@ -94,7 +94,7 @@ impl DemoScreen {
     }
 
     /// Prints the report of one tick.
-    pub(crate) fn tick(&self, number: usize, report: &Value) {
+    pub(crate) fn tick(&self, number: u64, report: &Value) {
         let text = |name: &str| match &report[name] {
             Value::String(text) => text.clone(),
             other => other.to_string(),

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use super::STREAM;
+use crate::demo::backfill_progress::BackfillProgress;
 use crate::demo::describe;
 
 /// Time between two ticks; in service it is a minute.
@@ -126,8 +127,7 @@ pub(super) struct SourceDatabase {
     pub(super) changes: AtomicU64,
     pub(super) ticks: AtomicU64,
     pub(super) failed_ticks: AtomicU64,
-    backfill_started: AtomicBool,
-    pub(super) backfill_finished: AtomicBool,
+    backfill: BackfillProgress,
 }
 
 impl SourceDatabase {
@@ -158,8 +158,7 @@ impl SourceDatabase {
             changes: AtomicU64::new(0),
             ticks: AtomicU64::new(0),
             failed_ticks: AtomicU64::new(0),
-            backfill_started: AtomicBool::new(false),
-            backfill_finished: AtomicBool::new(false),
+            backfill: BackfillProgress::default(),
         };
         source.sql(kind.create).await;
         source.sql(&grants).await;
@@ -239,8 +238,8 @@ impl SourceDatabase {
             clock.tick().await;
             let answer = self.tick(&report).await;
             let sent = answer.as_ref().is_some_and(|answer| answer["changes"] != 0);
-            let is_empty = answer.is_some_and(|answer| answer["stopped"] == "empty");
-            if ends && is_empty && self.backfill_finished.load(Ordering::Relaxed) {
+            let is_all_sent = answer.is_some_and(|answer| self.backfill.is_all_sent(&answer));
+            if ends && is_all_sent {
                 return;
             }
             left -= usize::from(ends && !sent);
@@ -252,33 +251,21 @@ impl SourceDatabase {
         }
     }
 
-    /// One tick; the third starts the backfill.
+    /// One tick: a drain, or the start of the backfill.
     async fn tick(&self, report: &impl Fn(&str)) -> Option<Value> {
         let number = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
-        let starts = number >= 3 && !self.backfill_started.load(Ordering::Relaxed);
-        let event = match starts {
-            true => {
-                json!({"action": "backfill", "wait": true, "tables": self.kind.tables, "chunk_rows": 5_000})
-            }
-            false => json!({}),
-        };
+        let start = self.backfill.start_event(number, self.kind.tables, 5_000);
+        let is_start = start.is_some();
+        let event = start.unwrap_or_else(|| json!({}));
         let outcome = self.function.invoke(&event, DEADLINE).await;
+        if self.backfill.observe(&outcome, is_start) {
+            report("its backfill is finished");
+        }
         if let Outcome::Answer(answer) = outcome {
-            self.backfill_started.fetch_or(starts, Ordering::Relaxed);
-            // The answer that reported the end may be lost.
-            let none_left = answer["backfill"].is_null() && answer["stopped"] != "busy";
-            let finished = none_left && self.backfill_started.load(Ordering::Relaxed);
-            let finished = finished || answer["backfill"]["state"] == "finished";
-            if finished && !self.backfill_finished.swap(true, Ordering::Relaxed) {
-                report("its backfill is finished");
-            }
             let changes = answer["changes"].as_u64().unwrap_or(0);
             self.changes.fetch_add(changes, Ordering::Relaxed);
             return Some(answer);
         }
-        // The backfill had started although its invocation failed.
-        let pending = matches!(&outcome, Outcome::Error { kind, .. } if kind == "BackfillPending");
-        self.backfill_started.fetch_or(pending, Ordering::Relaxed);
         self.failed_ticks.fetch_add(1, Ordering::Relaxed);
         let reason = match outcome {
             Outcome::Error { kind, .. } => kind,
