@@ -21,6 +21,7 @@ use crate::consumer::oracle::{self, ComparedRows};
 use crate::lambda::function::{Function, Outcome};
 use crate::postgres::Postgres;
 use crate::postgres::cluster::Cluster;
+use crate::postgres::query;
 
 pub use builder::FixtureBuilder;
 pub use plugin::Plugin;
@@ -170,10 +171,7 @@ impl Fixture {
     pub async fn sql(&self, sql: &str) {
         let client = self.admin().await;
         let client = client.as_ref().expect("it was just connected");
-        client
-            .batch_execute(sql)
-            .await
-            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        query::execute(client, sql).await;
     }
 
     /// First column of the first row as text.

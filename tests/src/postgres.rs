@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod lsn;
 pub mod pgbench;
 pub mod programs;
+pub mod query;
 pub mod sql_text;
 pub mod tcp_proxy;
 
@@ -73,10 +74,7 @@ impl Postgres {
             "create role {} login replication password '{}'",
             REPLUSER.0, REPLUSER.1
         );
-        admin
-            .batch_execute(&role)
-            .await
-            .unwrap_or_else(|error| panic!("{role}: {error:?}"));
+        query::execute(&admin, &role).await;
         server
     }
 
@@ -336,8 +334,7 @@ impl Postgres {
     /// Creates an empty database.
     pub async fn create_database(&self, name: &str) {
         let admin = self.admin("postgres").await;
-        let made = admin.batch_execute(&format!("create database \"{name}\"")).await;
-        made.unwrap_or_else(|error| panic!("cannot create database {name}: {error:?}"));
+        query::execute(&admin, &format!("create database \"{name}\"")).await;
     }
 
     /// Drops a database and its slots, even those in use. Does nothing when the server is down.

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use crate::consumer::column_value::ColumnValue;
 use crate::consumer::event::{Envelope, Row};
 use crate::consumer::rebuild::{RebuiltTable, RebuiltTables};
+use crate::postgres::query;
 use crate::postgres::sql_text::VALUE_SETTINGS;
 
 /// Result of a comparison.
@@ -149,12 +150,10 @@ pub(crate) async fn scan(
          declare scanned no scroll cursor for select array[{}]::text[] from {table} as t",
         expressions.join(", ")
     );
-    let done = client.batch_execute(&declare).await;
-    done.unwrap_or_else(|error| panic!("{declare}: {error:?}"));
+    query::execute(client, &declare).await;
     let fetch = format!("fetch {FETCH_ROWS} from scanned");
     loop {
-        let rows = client.query(&fetch, &[]).await;
-        let rows = rows.unwrap_or_else(|error| panic!("{fetch}: {error:?}"));
+        let rows = query::rows(client, &fetch, &[]).await;
         if rows.is_empty() {
             break;
         }
@@ -167,8 +166,7 @@ pub(crate) async fn scan(
             each(&values.collect::<Vec<_>>());
         }
     }
-    let ended = client.batch_execute("commit").await;
-    ended.unwrap_or_else(|error| panic!("cannot end the scan of {table}: {error:?}"));
+    query::execute(client, "commit").await;
 }
 
 async fn select(
@@ -211,14 +209,8 @@ async fn select(
         .iter()
         .map(|list| list as &(dyn tokio_postgres::types::ToSql + Sync))
         .collect();
-    client
-        .batch_execute(VALUE_SETTINGS)
-        .await
-        .unwrap_or_else(|error| panic!("{VALUE_SETTINGS}: {error:?}"));
-    let rows = client
-        .query(&sql, &parameters)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    query::execute(client, VALUE_SETTINGS).await;
+    let rows = query::rows(client, &sql, &parameters).await;
     let values = |texts: Vec<Option<String>>| -> ColumnValues {
         let texts = texts.iter().zip(columns);
         texts

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use crate::postgres::query::{execute, rows, value};
 use crate::postgres::tcp_proxy::TcpProxy;
 use crate::postgres::{ADMIN, Postgres, PostgresSettings};
 use crate::wait;
@@ -50,13 +51,9 @@ impl Cluster {
         // Both start with the same data directory, so the standby needs no backup.
         let standby = Postgres::create(&settings);
         let primary = Postgres::start(settings).await;
-        let row = primary
-            .admin("postgres")
-            .await
-            .query_one("show server_version_num", &[])
-            .await;
-        let number = row.map(|row| row.get::<_, String>(0).parse().unwrap_or(0));
-        let number: u32 = number.unwrap_or_else(|error| panic!("the server has no version: {error:?}"));
+        let admin = primary.admin("postgres").await;
+        let number: String = value(&admin, "show server_version_num").await;
+        let number: u32 = number.parse().unwrap_or(0);
         let cluster = Self {
             endpoint: TcpProxy::open(primary.port()).await,
             replication_proxy: TcpProxy::open(primary.port()).await,
@@ -114,17 +111,14 @@ impl Cluster {
                     and confirmed_flush_lsn >= $1::text::pg_lsn
              from pg_replication_slots where slot_name = '{slot}'"
         );
-        let confirmed: String = value(&primary, &position)
-            .await
-            .unwrap_or_else(|| panic!("there is no slot {slot}"));
+        let confirmed: String = value(&primary, &position).await;
         wait::until("the slot is synchronised", LIMIT, || async {
-            query(&primary, "select pg_log_standby_snapshot()").await;
+            execute(&primary, "select pg_log_standby_snapshot()").await;
             step().await;
             // The worker sleeps long when little changes; a reload wakes it.
-            query(&standby, "select pg_reload_conf()").await;
-            let row = standby.query_opt(&synced, &[&confirmed]).await;
-            let row = row.unwrap_or_else(|error| panic!("{synced}: {error:?}"));
-            row.is_some_and(|row| row.get(0))
+            execute(&standby, "select pg_reload_conf()").await;
+            let found = rows(&standby, &synced, &[&confirmed]).await;
+            found.first().is_some_and(|row| row.get(0))
         })
         .await;
     }
@@ -132,11 +126,11 @@ impl Cluster {
     /// Stops the synchronisation of slots: those on the standby lag from now on.
     pub async fn stop_slot_sync(&self) {
         let standby = self.standby_admin().await;
-        query(&standby, "alter system set sync_replication_slots = off").await;
-        query(&standby, "select pg_reload_conf()").await;
+        execute(&standby, "alter system set sync_replication_slots = off").await;
+        execute(&standby, "select pg_reload_conf()").await;
         let workers = "select count(*) from pg_stat_activity where backend_type = 'slotsync worker'";
         wait::until("the worker ends", LIMIT, || async {
-            value(&standby, workers).await == Some(0_i64)
+            value::<i64>(&standby, workers).await == 0
         })
         .await;
     }
@@ -146,7 +140,7 @@ impl Cluster {
     /// Before PostgreSQL 17 there is no other way. The standby is down meanwhile, and no commit returns.
     pub async fn carry_slot(&self, slot: &str, copy: SlotCopy) {
         // The last positions of a slot may be in memory only; a checkpoint writes them to disk.
-        query(&self.primary_admin().await, "checkpoint").await;
+        execute(&self.primary_admin().await, "checkpoint").await;
         self.standby().stop().await;
         let from = self.primary().data().display();
         let snapshots = match copy {
@@ -167,13 +161,8 @@ impl Cluster {
 
     /// Promotes the standby, and moves the endpoint to it. Its commits wait for no standby.
     pub async fn promote(&self) {
-        let promoted = value(&self.standby_admin().await, "select pg_promote(true, 60)").await;
-        assert_eq!(
-            promoted,
-            Some(true),
-            "the standby is not promoted:\n{}",
-            self.standby().log()
-        );
+        let promoted: bool = value(&self.standby_admin().await, "select pg_promote(true, 60)").await;
+        assert!(promoted, "the standby is not promoted:\n{}", self.standby().log());
         let writer = 1 - self.writer.load(Ordering::SeqCst);
         self.writer.store(writer, Ordering::SeqCst);
         self.endpoint.set_target(self.primary().port());
@@ -201,15 +190,14 @@ impl Cluster {
             ),
         };
         self.create_standby_slot().await;
-        query(&primary, start).await;
+        execute(&primary, start).await;
         let to = self.standby().data().display();
         // Files may change or vanish meanwhile: WAL replay repairs them. The standby streams the WAL itself.
         self.primary().run_shell(&format!(
             "rm -rf '{to}'/* && {{ tar c --warning=none --exclude='./pg_wal/*' --exclude='./pg_replslot/*' \
              --exclude=./postmaster.* --exclude=./postgresql.auto.conf . || :; }} | tar x -C '{to}'"
         ));
-        let label: Option<String> = value(&primary, stop).await;
-        let label = label.expect("a backup has a label");
+        let label: String = value(&primary, stop).await;
         self.standby().write("backup_label", &label);
         self.start_standby().await;
     }
@@ -236,19 +224,19 @@ impl Cluster {
         self.standby().write("standby.signal", "");
         self.standby().start_process().await;
         let primary = self.primary_admin().await;
-        query(
+        execute(
             &primary,
             &format!("alter system set synchronous_standby_names = '{name}'"),
         )
         .await;
         if self.has_failover_slots() {
-            query(
+            execute(
                 &primary,
                 &format!("alter system set synchronized_standby_slots = '{name}'"),
             )
             .await;
         }
-        query(&primary, "select pg_reload_conf()").await;
+        execute(&primary, "select pg_reload_conf()").await;
         self.wait_until_synchronous().await;
     }
 
@@ -259,7 +247,7 @@ impl Cluster {
             "select pg_create_physical_replication_slot('{name}', true)
              where not exists (select from pg_replication_slots where slot_name = '{name}')"
         );
-        query(&self.primary_admin().await, &sql).await;
+        execute(&self.primary_admin().await, &sql).await;
     }
 
     async fn wait_until_synchronous(&self) {
@@ -267,7 +255,7 @@ impl Cluster {
         let follows =
             "select count(*) from pg_stat_replication where state = 'streaming' and sync_state = 'sync'";
         wait::until("the standby is synchronous", LIMIT, || async {
-            value(&primary, follows).await == Some(1_i64)
+            value::<i64>(&primary, follows).await == 1
         })
         .await;
     }
@@ -279,16 +267,4 @@ impl Cluster {
     async fn standby_admin(&self) -> Client {
         self.standby().admin("postgres").await
     }
-}
-
-async fn query(client: &Client, sql: &str) {
-    let answered = client.query(sql, &[]).await;
-    answered.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
-/// First column of the first row.
-async fn value<T: for<'a> tokio_postgres::types::FromSql<'a>>(client: &Client, sql: &str) -> Option<T> {
-    let row = client.query_opt(sql, &[]).await;
-    row.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
-        .map(|row| row.get(0))
 }

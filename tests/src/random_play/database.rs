@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 
 use super::result::Log;
 use crate::postgres::cluster::Cluster;
+use crate::postgres::query::execute;
 use crate::postgres::tcp_proxy::{ConnectionFault, TcpProxy};
 use crate::postgres::{Postgres, PostgresSettings, REPLUSER};
 use crate::wait;
@@ -235,21 +236,4 @@ impl Database {
             Servers::Cluster(cluster) => cluster.endpoint(),
         }
     }
-}
-
-/// Runs SQL that has to succeed.
-pub(super) async fn execute(client: &Client, sql: &str) {
-    let done = client.batch_execute(sql).await;
-    done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
-/// First column of a query's first row.
-///
-/// The query has to succeed.
-pub(super) async fn query_value<T>(client: &Client, sql: &str) -> T
-where
-    T: for<'a> tokio_postgres::types::FromSql<'a>,
-{
-    let row = client.query_one(sql, &[]).await;
-    row.unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
 }

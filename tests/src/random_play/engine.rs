@@ -8,11 +8,12 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use super::database::{Database, execute, query_value};
+use super::database::Database;
 use super::environment::Environment;
 use super::result::{PlayResult, PlayVerdict};
 use super::settings::{PlaySettings, millis};
 use super::writer::{self, TransactionSource};
+use crate::postgres::query;
 
 /// Pause between two reads of the stream by the workload's consumer.
 const CONSUME_PAUSE: Duration = Duration::from_millis(200);
@@ -53,8 +54,8 @@ pub(super) trait Workload: Send + Sync {
         async {
             // The server waits for the disk at this commit, so everything before it is flushed, too.
             let create = "set synchronous_commit = on; create table the_end (id int primary key)";
-            execute(client, create).await;
-            query_value(client, "select pg_current_wal_flush_lsn()::text").await
+            query::execute(client, create).await;
+            query::value(client, "select pg_current_wal_flush_lsn()::text").await
         }
     }
 
@@ -211,7 +212,8 @@ async fn empty_slot(workload: &impl Workload, environment: &Environment) {
         invocations += 1;
         let report = environment.tick(settings.drain_deadline).await;
         workload.consume(environment);
-        if report.is_some_and(|report| report["stopped"] == "empty") && query_value(&client, &confirmed).await
+        if report.is_some_and(|report| report["stopped"] == "empty")
+            && query::value(&client, &confirmed).await
         {
             return;
         }

@@ -11,7 +11,7 @@ use crate::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use crate::consumer::Delivery;
 use crate::fixture::Plugin;
 use crate::lambda::function::{Function, Outcome};
-use crate::postgres::{Postgres, REPLUSER};
+use crate::postgres::{Postgres, REPLUSER, query};
 use crate::random_play::parameter_store::ParameterStore;
 
 use super::alignment::ParsedArrival;
@@ -199,10 +199,7 @@ async fn prepare(admin: &Client, version: u32) {
         "alter default privileges grant usage on schemas to {role};
          alter default privileges grant select on tables to {role};"
     ));
-    admin
-        .batch_execute(&sql)
-        .await
-        .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    query::execute(admin, &sql).await;
 }
 
 /// Sets the role's settings that change the form of printed names.
@@ -217,10 +214,7 @@ async fn set_odd_role(admin: &Client, database: &str) {
          {role} quote_all_identifiers = on; {role} search_path = odd, pg_catalog",
         REPLUSER.0
     );
-    admin
-        .batch_execute(&sql)
-        .await
-        .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    query::execute(admin, &sql).await;
 }
 
 /// Names of the tables that a backfill of this plugin can read.
@@ -312,8 +306,7 @@ impl BatchRound {
         let sql = "
             select (select coalesce(max(seq), 0) from recording.change) as drained,
                    (select max(number) from recording.generation where schema_name = $1) as generation";
-        let row = admin.query_one(sql, &[&self.script.schema_name]).await;
-        let row = row.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        let row = query::row(admin, sql, &[&self.script.schema_name]).await;
         (self.drained, self.generation) = (row.get("drained"), row.get("generation"));
         let transactions = self.script.random.u32(1..4);
         writes::write(&mut self.script, &self.tables, transactions).await;
@@ -338,16 +331,9 @@ impl Drainer {
             "select pg_create_logical_replication_slot('{slot}', '{}')",
             plugin.name()
         );
-        admin
-            .batch_execute(&create)
-            .await
-            .unwrap_or_else(|e| panic!("{create}: {e:?}"));
-        let known = "select count(*) from pg_publication where pubname = 'generated'";
-        let known = admin
-            .query_one(known, &[])
-            .await
-            .unwrap_or_else(|e| panic!("{known}: {e:?}"));
-        if known.get::<_, i64>(0) > 0 {
+        query::execute(admin, &create).await;
+        let known = "select exists (select from pg_publication where pubname = 'generated')";
+        if query::value(admin, known).await {
             publications.push(GENERATED.0);
         }
         let publications = publications.join(",");

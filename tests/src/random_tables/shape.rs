@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokio_postgres::Client;
 
+use crate::postgres::query::rows;
+
 /// SQL that creates the tables and functions of the recording.
 pub(super) const RECORDING: &str = include_str!("recording.sql");
 
@@ -138,12 +140,8 @@ pub(super) struct Recording {
 pub(super) async fn load(client: &Client) -> HashMap<String, Recording> {
     let mut recordings: HashMap<String, Recording> = HashMap::new();
     let mut by_id = HashMap::new();
-    for row in query(
-        client,
-        "select id, document::text as document from recording.shape order by id",
-    )
-    .await
-    {
+    let sql = "select id, document::text as document from recording.shape order by id";
+    for row in rows(client, sql, &[]).await {
         let document: String = row.get("document");
         let shape: Shape = serde_json::from_str(&document).unwrap_or_else(|e| panic!("{document}: {e}"));
         let shape = Arc::new(shape);
@@ -154,12 +152,8 @@ pub(super) async fn load(client: &Client) -> HashMap<String, Recording> {
             .shapes
             .push(shape);
     }
-    for row in query(
-        client,
-        "select schema_name, number from recording.generation order by number",
-    )
-    .await
-    {
+    let sql = "select schema_name, number from recording.generation order by number";
+    for row in rows(client, sql, &[]).await {
         let recording = recordings.entry(row.get("schema_name")).or_default();
         recording.generations.push(row.get("number"));
     }
@@ -168,7 +162,7 @@ pub(super) async fn load(client: &Client) -> HashMap<String, Recording> {
     let parse = |text: Option<String>| -> Option<RowTexts> {
         text.map(|text| serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}")))
     };
-    for row in query(client, sql).await {
+    for row in rows(client, sql, &[]).await {
         let shape = Arc::clone(&by_id[&row.get::<_, i32>("shape")]);
         let change = RecordedChange {
             seq: row.get("seq"),
@@ -181,13 +175,6 @@ pub(super) async fn load(client: &Client) -> HashMap<String, Recording> {
         recording.changes.push(change);
     }
     recordings
-}
-
-async fn query(client: &Client, sql: &str) -> Vec<tokio_postgres::Row> {
-    client
-        .query(sql, &[])
-        .await
-        .unwrap_or_else(|e| panic!("{sql}: {e:?}"))
 }
 
 impl Recording {

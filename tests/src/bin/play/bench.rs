@@ -26,6 +26,7 @@ use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use scenarios::aws::ssm::Ssm;
 use scenarios::lambda::function::Function;
 use scenarios::postgres::pgbench::Pgbench;
+use scenarios::postgres::query::execute;
 use scenarios::postgres::{ADMIN, Postgres, PostgresSettings, REPLUSER};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -101,11 +102,6 @@ async fn create_tables(postgres: &Postgres, rows: u64) {
     ] {
         execute(&admin, &sql).await;
     }
-}
-
-async fn execute(admin: &tokio_postgres::Client, sql: &str) {
-    let executed = admin.batch_execute(sql).await;
-    executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
 /// Invokes a cold function once. Returns its usage without the server's, and its answer.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
+use scenarios::postgres::query::{execute, rows, value};
 use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::json;
 use tokio_postgres::Client;
@@ -48,10 +49,10 @@ async fn rows_of_plugins(folder: &Path) {
         .skip(1)
         .map(|part| part.split_once('\n').unwrap_or((part, "")));
     let (_, tables) = parts.next().expect("the workload begins with the tables");
-    run(&client, tables).await;
+    execute(&client, tables).await;
     slots(&client, "utf8").await;
     for (at, (name, statements)) in parts.enumerate() {
-        run(&client, statements).await;
+        execute(&client, statements).await;
         // Bit 0 would remove the catalog. The other bits choose how events are encoded.
         for plugin in Plugin::ALL {
             peek(&client, "utf8", plugin, folder, name, (at * 2) as u8).await;
@@ -60,13 +61,13 @@ async fn rows_of_plugins(folder: &Path) {
     let file = folder.join("catalog.json");
     write(&file, catalog(&client).await.as_bytes());
 
-    run(
+    execute(
         &server.admin("postgres").await,
         "create database ascii encoding 'SQL_ASCII' template template0 lc_collate 'C' lc_ctype 'C'",
     )
     .await;
     let client = session(&server, "ascii").await;
-    run(
+    execute(
         &client,
         r"create table t (id int primary key, v text); create table k (v text primary key);
          insert into k values (E'\xff')",
@@ -74,7 +75,7 @@ async fn rows_of_plugins(folder: &Path) {
     .await;
     slots(&client, "ascii").await;
     for (name, statements) in ASCII {
-        run(&client, statements).await;
+        execute(&client, statements).await;
         // The server refuses to send these with pgoutput.
         for plugin in [Plugin::Wal2json, Plugin::TestDecoding] {
             peek(&client, "ascii", plugin, folder, name, 0).await;
@@ -87,7 +88,7 @@ async fn rows_of_plugins(folder: &Path) {
 /// The function's sessions have the same settings. The publication `spillway` is created, too.
 async fn session(server: &Postgres, database: &str) -> Client {
     let client = server.admin(database).await;
-    run(
+    execute(
         &client,
         "set datestyle = 'ISO, YMD'; set timezone = 'UTC'; set intervalstyle = 'iso_8601';
          set bytea_output = 'hex'; set extra_float_digits = 1; set search_path = public;
@@ -97,15 +98,10 @@ async fn session(server: &Postgres, database: &str) -> Client {
     client
 }
 
-async fn run(client: &Client, statements: &str) {
-    let done = client.batch_execute(statements).await;
-    done.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
-}
-
 async fn slots(client: &Client, database: &str) {
     for plugin in Plugin::ALL.map(Plugin::name) {
         let create = format!("select pg_create_logical_replication_slot('{database}_{plugin}', '{plugin}')");
-        run(client, &create).await;
+        execute(client, &create).await;
     }
 }
 
@@ -123,20 +119,15 @@ async fn peek(client: &Client, database: &str, plugin: Plugin, folder: &Path, na
     };
     let asked: Vec<&str> = asked.split_whitespace().collect();
     let slot = format!("{database}_{}", plugin.name());
-    let peeked = client
-        .query(
-            "select data
-             from pg_logical_slot_peek_binary_changes($1::text::name, null, null, variadic $2::text[])",
-            &[&slot, &asked],
-        )
-        .await
-        .unwrap_or_else(|error| panic!("{slot}: {error:?}"));
-    let rows: Vec<Vec<u8>> = peeked.iter().map(|row| row.get(0)).collect();
+    let sql = "select data
+        from pg_logical_slot_peek_binary_changes($1::text::name, null, null, variadic $2::text[])";
+    let peeked = rows(client, sql, &[&slot, &asked]).await;
+    let peeked: Vec<Vec<u8>> = peeked.iter().map(|row| row.get(0)).collect();
     write(
         &folder.join(plugin.name()).join(name.trim()),
-        &input(options, &rows),
+        &input(options, &peeked),
     );
-    run(
+    execute(
         client,
         &format!("select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"),
     )
@@ -195,10 +186,7 @@ async fn catalog(client: &Client) -> String {
               where attrelid = c.oid and attnum > 0 and not attisdropped)) order by c.oid))::text
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p') and n.nspname not in ('pg_catalog', 'information_schema')";
-    let row = client.query_one(CATALOG, &[]).await;
-    row.unwrap_or_else(|error| panic!("{CATALOG}: {error:?}"))
-        .get::<_, String>(0)
-        + "\n"
+    value::<String>(client, CATALOG).await + "\n"
 }
 
 /// Writes checkpoints: of a first drain, of a later one, and of one that stopped inside a transaction.

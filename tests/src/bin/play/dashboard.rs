@@ -10,9 +10,9 @@ use std::time::Duration;
 use scenarios::aws::fake_kinesis::FakeKinesisSettings;
 use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
+use scenarios::postgres::query::execute;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use serde_json::json;
-use tokio_postgres::Client;
 
 use crate::seeds::number;
 
@@ -154,9 +154,4 @@ async fn write(fixture: &Fixture, rows: u64, tick: u64) {
         .await;
     // With it the slot retains less once an old transaction has ended.
     fixture.sql("checkpoint").await;
-}
-
-async fn execute(client: &Client, sql: &str) {
-    let executed = client.batch_execute(sql).await;
-    executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }

@@ -23,7 +23,7 @@ use scenarios::aws::ssm::Ssm;
 use scenarios::fixture::Plugin;
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::pgbench::{self, Pgbench};
-use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER, query};
 use serde_json::{Value, json};
 
 use backfill_progress::BackfillProgress;
@@ -114,7 +114,8 @@ async fn demo(screen: &DemoScreen, plugin: Plugin, fault: bool) -> bool {
         ..PostgresSettings::default()
     };
     let (postgres, ssm) = tokio::join!(Postgres::start(settings), Ssm::start());
-    let version = version(&postgres).await;
+    let admin = postgres.admin("postgres").await;
+    let version: String = query::value(&admin, "show server_version").await;
     let port = postgres.port();
     screen.say(TextStyle::Plain, &format!("PostgreSQL {version} on port {port}"));
     let kinesis = Kinesis::start(Limits::Enforced).await;
@@ -163,13 +164,6 @@ async fn demo(screen: &DemoScreen, plugin: Plugin, fault: bool) -> bool {
     verdict::report(&demo, &kinesis, &last, fault, start).await
 }
 
-async fn version(postgres: &Postgres) -> String {
-    let admin = postgres.admin("postgres").await;
-    let row = admin.query_one("show server_version", &[]).await;
-    row.unwrap_or_else(|error| panic!("PostgreSQL has no version: {error}"))
-        .get(0)
-}
-
 /// Creates and fills pgbench's tables, and grants the function what it needs.
 async fn create_tables(postgres: &Postgres, plugin: Plugin) {
     postgres.create_database(DATABASE).await;
@@ -179,8 +173,7 @@ async fn create_tables(postgres: &Postgres, plugin: Plugin) {
         let tables = pgbench::TABLES.join(", ");
         sql.push_str(&format!("; create publication spillway for table {tables}"));
     }
-    let executed = postgres.admin(DATABASE).await.batch_execute(&sql).await;
-    executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    query::execute(&postgres.admin(DATABASE).await, &sql).await;
 }
 
 fn environment(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) -> Vec<(String, String)> {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use scenarios::consumer::event::Event;
 use scenarios::fixture::{Fixture, Plugin};
+use scenarios::postgres::query::rows;
 use serde_json::json;
 
 use crate::seeds::number;
@@ -173,7 +174,7 @@ async fn expected(fixture: &Fixture, oracle: &str) -> Vec<String> {
          from pg_logical_slot_peek_changes('{oracle}', null, null) where left(data, 5) in ('table', 'COMMI')"
     );
     let (mut expected, mut open) = (Vec::new(), Vec::new());
-    for row in client.query(&sql, &[]).await.expect("the server answers") {
+    for row in rows(&client, &sql, &[]).await {
         let lsn: i64 = row.get("lsn");
         if row.get("is_change") {
             open.push(lsn);

@@ -15,9 +15,10 @@ use tokio_postgres::Client;
 
 use crate::aws::fault_proxy::FaultSide;
 use crate::postgres::REPLUSER;
+use crate::postgres::query::execute;
 use crate::postgres::tcp_proxy::{ConnectionFault, Direction};
 use crate::random_play::compact_consumer::{CompactConsumer, ConsumedTable};
-use crate::random_play::database::{DatabaseKind, execute};
+use crate::random_play::database::DatabaseKind;
 use crate::random_play::engine::{Engine, Workload};
 use crate::random_play::environment::Environment;
 use crate::random_play::faults::{FaultStart, KillPoint, PlayFault, ScheduledFault};

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::consumer::event::Envelope;
-use crate::random_play::database::{DatabaseKind, execute};
+use crate::postgres::query::execute;
+use crate::random_play::database::DatabaseKind;
 use crate::random_play::engine::{Engine, Workload};
 use crate::random_play::environment::Environment;
 use crate::random_play::result::{Counter, PlayResult, PlayVerdict};

@@ -12,8 +12,9 @@ use fastrand::Rng;
 use serde_json::Value;
 use tokio_postgres::Client;
 
+use crate::postgres::query::execute;
 use crate::random_play::compact_consumer::{CompactConsumer, ConsumedTable, EventHashes};
-use crate::random_play::database::{Database, DatabaseKind, execute};
+use crate::random_play::database::{Database, DatabaseKind};
 use crate::random_play::engine::{Engine, Workload};
 use crate::random_play::environment::Environment;
 use crate::random_play::result::{Counter, PlayResult, PlayVerdict};

@@ -4,10 +4,11 @@
 
 use scenarios::aws::ssm::Ssm;
 use scenarios::postgres::Postgres;
+use scenarios::postgres::query::execute;
 use serde_json::{Value, json};
 
 use super::usage::{ProgramUsages, Usage, print};
-use super::{DATABASE, FILLED, client_program, execute, invoke, timed};
+use super::{DATABASE, FILLED, client_program, invoke, timed};
 
 /// Aggregation of each backfill.
 const AGGREGATIONS: [&str; 2] = ["kpl", "none"];

@@ -11,11 +11,12 @@ use scenarios::conformance::{EventForm, ValueModes};
 use scenarios::fixture::Plugin;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
+use scenarios::postgres::query::{execute, row, value};
 use scenarios::{process_usage, wait};
 use serde_json::{Value, json};
 
 use super::usage::{ProgramUsages, Usage, print};
-use super::{DATABASE, client_program, counting_stream, execute, invoke, timed};
+use super::{DATABASE, client_program, counting_stream, invoke, timed};
 
 /// Updates of random rows with a key, for pgbench.
 pub(super) const KEYED: &str = "\\set aid random(1, 1000000)\n\
@@ -226,7 +227,7 @@ async fn measure(
 pub(super) async fn wait_until_free(admin: &tokio_postgres::Client, slot: &str) {
     wait::until("the slot is free", Duration::from_secs(60), || async {
         let sql = "select active from pg_replication_slots where slot_name = $1";
-        let row = admin.query_one(sql, &[&slot]).await.expect("the server answers");
+        let row = row(admin, sql, &[&slot]).await;
         !row.get::<_, bool>("active")
     })
     .await;
@@ -280,9 +281,7 @@ async fn count(admin: &tokio_postgres::Client, slot: &str) -> Usage {
 }
 
 async fn stream(postgres: &Postgres, admin: &tokio_postgres::Client, slot: &str) -> Usage {
-    let sql = "select pg_current_wal_flush_lsn()::text as lsn";
-    let row = admin.query_one(sql, &[]).await.expect("the server answers");
-    let end: String = row.get("lsn");
+    let end: String = value(admin, "select pg_current_wal_flush_lsn()::text").await;
     let mut command = client_program(postgres, "pg_recvlogical");
     command
         .args([

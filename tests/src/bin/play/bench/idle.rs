@@ -6,11 +6,12 @@ use scenarios::aws::fake_kinesis::FakeKinesis;
 use scenarios::aws::ssm::Ssm;
 use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
+use scenarios::postgres::query::execute;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::usage::{ProgramUsages, Usage, print};
-use super::{DATABASE, counting_stream, environment, execute, invoke};
+use super::{DATABASE, counting_stream, environment, invoke};
 
 /// Number of measured ticks.
 ///

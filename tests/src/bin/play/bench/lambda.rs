@@ -12,9 +12,10 @@ use scenarios::cpu_quota::CpuQuota;
 use scenarios::lambda::function::{Function, drain_binary};
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
+use scenarios::postgres::query::execute;
 use serde_json::{Value, json};
 
-use super::{DATABASE, backlog, counting_stream, environment, execute};
+use super::{DATABASE, backlog, counting_stream, environment};
 
 /// Memory sizes in MB.
 const SIZES: [u32; 3] = [512, 1_024, 1_769];

@@ -20,10 +20,11 @@ use scenarios::consumer::Delivery;
 use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
+use scenarios::postgres::query::execute;
 use serde_json::{Value, json};
 
 use super::backlog::{debezium, is_debezium_installed};
-use super::{DATABASE, FILLED, environment, execute};
+use super::{DATABASE, FILLED, environment};
 use crate::seeds::number;
 
 /// Most invocations of a drain.

@@ -7,9 +7,10 @@ use scenarios::aws::ssm::Ssm;
 use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
+use scenarios::postgres::query::execute;
 use serde_json::{Value, json};
 
-use super::{DATABASE, backlog, environment, execute};
+use super::{DATABASE, backlog, environment};
 
 /// Commits a second.
 const RATE: &str = "500";

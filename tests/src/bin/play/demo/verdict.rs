@@ -7,7 +7,7 @@ use std::time::Instant;
 use scenarios::aws::kinesis::Kinesis;
 use scenarios::consumer::Delivery;
 use scenarios::consumer::oracle::{self, ComparedRows};
-use scenarios::postgres::pgbench;
+use scenarios::postgres::{pgbench, query};
 use serde_json::Value;
 
 use super::screen::{DemoScreen, TextStyle, bytes};
@@ -82,11 +82,7 @@ async fn compare(demo: &Demo<'_>, delivery: &Delivery, reasons: &mut Vec<String>
     let rebuilt = delivery.rebuild();
     reasons.extend(rebuilt.disagreements.iter().cloned());
     let client = demo.postgres.admin(DATABASE).await;
-    let transactions = client.query_one("select count(*) from pgbench_history", &[]);
-    let transactions: i64 = match transactions.await {
-        Ok(row) => row.get(0),
-        Err(error) => panic!("cannot count the rows of pgbench_history: {error}"),
-    };
+    let transactions: i64 = query::value(&client, "select count(*) from pgbench_history").await;
     let (live, backfilled) = count(delivery);
     let header = [
         "table",

@@ -12,6 +12,7 @@ use crate::consumer::Delivery;
 use crate::consumer::event::{Envelope, UNAVAILABLE};
 use crate::consumer::oracle::{self, ComparedRows};
 use crate::consumer::position::position_parts;
+use crate::postgres::query::rows;
 use crate::random_play::kcl;
 use crate::random_play::parameter_store::StoredCheckpoint;
 use crate::random_play::result::{Counter, PlayVerdict};
@@ -149,11 +150,9 @@ async fn expected_events(client: &Client, form: Envelope) -> ExpectedEvents {
         "select (lsn - '0/0')::int8 as lsn, data \
          from pg_logical_slot_peek_changes('{WITNESS}', null, null, 'include-xids', '1')"
     );
-    let rows = client.query(&sql, &[]).await;
-    let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     let mut expected = ExpectedEvents::new();
     let mut open: Option<Vec<WitnessedChange>> = None;
-    for row in rows {
+    for row in rows(client, &sql, &[]).await {
         let (lsn, data): (i64, String) = (row.get("lsn"), row.get("data"));
         let lsn = lsn.cast_unsigned();
         if data.starts_with("BEGIN") {
@@ -211,7 +210,6 @@ fn witnessed_change(data: &str, form: Envelope) -> (String, usize) {
 async fn tables(client: &Client) -> Vec<String> {
     let sql = "select quote_ident(relname) as name from pg_class \
                where relkind = 'r' and relnamespace = 'public'::regnamespace";
-    let rows = client.query(sql, &[]).await;
-    let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let rows = rows(client, sql, &[]).await;
     rows.into_iter().map(|row| row.get("name")).collect()
 }

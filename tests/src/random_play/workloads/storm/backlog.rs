@@ -5,7 +5,7 @@
 use fastrand::Rng;
 use tokio_postgres::Client;
 
-use crate::random_play::database::{execute, query_value};
+use crate::postgres::query::{execute, row, value};
 use crate::zipf::Zipf;
 
 /// Seed of the backlog: all backlogs of one size are the same.
@@ -60,8 +60,7 @@ pub(super) async fn write(client: &Client, slot: &str, events: usize, keys: usiz
         }
         let at = i32::try_from(written).expect("the number of a change is an int");
         written += size;
-        let done = client.execute("select write($1, $2)", &[&transaction, &at]).await;
-        done.unwrap_or_else(|error| panic!("the backlog cannot be written: {error:?}"));
+        row(client, "select write($1, $2)", &[&transaction, &at]).await;
     }
-    query_value(client, "select pg_current_wal_flush_lsn()::text").await
+    value(client, "select pg_current_wal_flush_lsn()::text").await
 }

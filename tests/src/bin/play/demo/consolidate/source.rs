@@ -8,7 +8,7 @@ use scenarios::aws::ssm::Ssm;
 use scenarios::fixture::{PostgresHost, ServerHandle};
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::cluster::Cluster;
-use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER, query};
 use scenarios::wait;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -172,8 +172,7 @@ impl SourceDatabase {
     }
 
     async fn sql(&self, sql: &str) {
-        let executed = self.postgres.admin(self.kind.name).await.batch_execute(sql).await;
-        executed.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        query::execute(&self.postgres.admin(self.kind.name).await, sql).await;
     }
 
     /// Writes. A writer that loses its connection connects again.

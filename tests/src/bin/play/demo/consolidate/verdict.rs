@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use scenarios::consumer::example::{ExampleConsumer, ExampleFigures, query_duckdb};
 use scenarios::consumer::oracle::{self, ComparedRows};
-use scenarios::postgres::ADMIN;
+use scenarios::postgres::{ADMIN, query};
 
 use super::Consolidation;
 use super::source::SourceDatabase;
@@ -84,10 +84,8 @@ async fn ask_sources(sources: &[SourceDatabase; 3]) -> Vec<Vec<String>> {
             password = ADMIN.1,
         ));
     }
-    let prepared = client.batch_execute(&sql).await;
-    prepared.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    let rows = client.query(QUESTION, &[]).await;
-    let rows = rows.unwrap_or_else(|error| panic!("{QUESTION}: {error:?}"));
+    query::execute(&client, &sql).await;
+    let rows = query::rows(&client, QUESTION, &[]).await;
     let text = |row: &tokio_postgres::Row| (0..row.len()).map(|at| row.get(at)).collect();
     rows.iter().map(text).collect()
 }
