@@ -344,6 +344,17 @@ impl Event {
             self.source.table.as_ref()?
         ))
     }
+
+    /// Whether this partition key spreads rows without a key over the shards.
+    ///
+    /// An example is `public.log#3fa2`.
+    pub fn is_spread_key(&self, partition_key: &str) -> bool {
+        let table = self.table();
+        let suffix = table.and_then(|table| partition_key.strip_prefix(&table));
+        let digits = suffix.and_then(|suffix| suffix.strip_prefix('#'));
+        let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        digits.is_some_and(|digits| digits.len() == 4 && digits.bytes().all(is_digit))
+    }
 }
 
 /// The same JSON, with strings for numbers that would lose digits.

@@ -149,7 +149,7 @@ impl RebuiltTables {
         }
         if event.op == "t" {
             table.truncate(event.source.position);
-        } else if key == name || is_spread_key(key, &name) {
+        } else if key == name || event.is_spread_key(key) {
             table.is_spread |= key != name;
             table.apply_keyless(event);
         } else {
@@ -224,14 +224,6 @@ impl RebuiltTables {
         found.truncate(20);
         found
     }
-}
-
-/// Whether a partition key is that of an unordered keyless row.
-///
-/// An example is `public.log#3fa2`.
-fn is_spread_key(key: &str, table: &str) -> bool {
-    let suffix = key.strip_prefix(table).and_then(|rest| rest.strip_prefix('#'));
-    suffix.is_some_and(|suffix| suffix.len() == 4 && u16::from_str_radix(suffix, 16).is_ok())
 }
 
 /// Whether both rows agree. In the order of arrival a moved row stays incomplete; such a column is ignored.

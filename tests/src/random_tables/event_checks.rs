@@ -79,18 +79,8 @@ pub(super) fn shortened(text: &str) -> String {
 
 /// Whether the partition key is the table's, not the row's.
 pub(super) fn is_table_key(event: &ParsedArrival) -> bool {
-    event.event.table().as_deref() == Some(&*event.partition_key) || is_spread_key(event)
-}
-
-/// Whether the partition key is one that spreads rows without a key.
-///
-/// An example is `public.log#3fa2`.
-fn is_spread_key(event: &ParsedArrival) -> bool {
-    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    let table = event.event.table().unwrap_or_default();
-    let suffix = event.partition_key.strip_prefix(&table);
-    let digits = suffix.and_then(|suffix| suffix.strip_prefix('#'));
-    digits.is_some_and(|digits| digits.len() == 4 && digits.bytes().all(is_digit))
+    let key = &*event.partition_key;
+    event.event.table().as_deref() == Some(key) || event.event.is_spread_key(key)
 }
 
 /// Columns of an event's key.
@@ -306,7 +296,7 @@ impl EventContext<'_> {
                 failures.push(self.failure("the key is absent", event, ""));
             }
             let is_insert = ["c", "r"].contains(&&*event.event.op);
-            if is_spread_key(event) && !(is_insert && self.is_insert_only) {
+            if event.event.is_spread_key(&event.partition_key) && !(is_insert && self.is_insert_only) {
                 failures.push(self.failure("a row that needs an order is spread", event, ""));
             }
             return;
