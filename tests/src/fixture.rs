@@ -22,6 +22,7 @@ use crate::lambda::function::{Function, Outcome};
 use crate::postgres::Postgres;
 use crate::postgres::cluster::Cluster;
 use crate::postgres::query;
+use crate::postgres::sql_text::{create_failover_slot_sql, create_slot_sql};
 
 pub use builder::FixtureBuilder;
 pub use plugin::Plugin;
@@ -149,11 +150,11 @@ impl Fixture {
         let (slot, plugin) = (&self.slot, self.plugin.name());
         let failover =
             matches!(&self.postgres, PostgresHost::Cluster(cluster) if cluster.has_failover_slots());
-        let more = if failover { ", false, false, true" } else { "" };
-        self.sql(&format!(
-            "select pg_create_logical_replication_slot('{slot}', '{plugin}'{more})"
-        ))
-        .await;
+        let create = match failover {
+            true => create_failover_slot_sql(slot, plugin),
+            false => create_slot_sql(slot, plugin),
+        };
+        self.sql(&create).await;
         if failover {
             let advance = format!("select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())");
             self.cluster()

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use scenarios::fixture::{Fixture, Plugin};
+use scenarios::postgres::sql_text::create_slot_sql;
 use serde_json::json;
 
 use crate::support::positions::{SlotPositions, commit_end, expect_lsn};
@@ -24,12 +25,8 @@ async fn fixture(plugin: Plugin) -> Fixture {
     fixture
         .sql("create table t (id int primary key, what text)")
         .await;
-    fixture
-        .sql(&format!(
-            "select pg_create_logical_replication_slot('{}_ends', 'test_decoding')",
-            fixture.slot
-        ))
-        .await;
+    let oracle = format!("{}_ends", fixture.slot);
+    fixture.sql(&create_slot_sql(&oracle, "test_decoding")).await;
     fixture
 }
 

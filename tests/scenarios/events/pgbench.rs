@@ -10,6 +10,7 @@ use scenarios::consumer::oracle::{self, ComparedRows};
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Function;
 use scenarios::postgres::pgbench::{Pgbench, TABLES};
+use scenarios::postgres::sql_text::create_slot_sql;
 use serde_json::{Value, json};
 
 crate::scenarios![every_row_of_pgbench_is_what_the_consumer_holds];
@@ -29,12 +30,7 @@ impl PluginPipeline {
     /// Pipeline of a plugin, with its own slot and stream.
     async fn create(fixture: &Fixture, plugin: Plugin) -> Self {
         let name = format!("{}_{}", fixture.slot, plugin.name());
-        fixture
-            .sql(&format!(
-                "select pg_create_logical_replication_slot('{name}', '{}')",
-                plugin.name()
-            ))
-            .await;
+        fixture.sql(&create_slot_sql(&name, plugin.name())).await;
         fixture.kinesis.create_stream(&name, 4).await;
         let mut function = fixture.function.second_instance();
         function.set("SLOT_NAME", &name).await;

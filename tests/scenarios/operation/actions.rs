@@ -8,6 +8,7 @@ use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
+use scenarios::postgres::sql_text::create_slot_sql;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait;
 use serde_json::json;
@@ -248,10 +249,7 @@ async fn a_slot_that_is_being_created_is_busy() {
         .await
         .expect("a transaction begins");
     let creator = fixture.connect().await;
-    let create = format!(
-        "select pg_create_logical_replication_slot('{}', 'pgoutput')",
-        fixture.slot
-    );
+    let create = create_slot_sql(&fixture.slot, "pgoutput");
     let creating = tokio::spawn(async move { creator.batch_execute(&create).await });
     let pending = format!(
         "select count(*) from pg_replication_slots where slot_name = '{}' and active_pid is not null",

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
+use scenarios::postgres::sql_text::create_slot_sql;
 use scenarios::wait;
 use serde_json::json;
 
@@ -52,8 +53,7 @@ async fn each_commit_arrives_once_and_few_windows_are_confirmed() {
     Plugin::each(|plugin| async move {
         let fixture = fixture(plugin, 8).await;
         let oracle = format!("{}_oracle", fixture.slot);
-        let create = format!("select pg_create_logical_replication_slot('{oracle}', 'test_decoding')");
-        fixture.sql(&create).await;
+        fixture.sql(&create_slot_sql(&oracle, "test_decoding")).await;
         let end = Instant::now() + Duration::from_secs(4);
         let event = json!({});
         let (outcome, commits) = tokio::join!(fixture.invoke(event), write_until(&fixture, end));

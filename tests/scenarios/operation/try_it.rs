@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use scenarios::built_program;
 use scenarios::fixture::{Fixture, Plugin};
+use scenarios::postgres::sql_text::create_slot_sql;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait;
 use serde_json::Value;
@@ -289,11 +290,7 @@ async fn twenty_ends_at_random_moments_leave_nothing() {
 async fn a_slot_that_is_left_is_named() {
     let (fixture, variables) = database(None).await;
     let left = scenarios::unique("spillway_try_0");
-    fixture
-        .sql(&format!(
-            "select pg_create_logical_replication_slot('{left}', 'test_decoding')"
-        ))
-        .await;
+    fixture.sql(&create_slot_sql(&left, "test_decoding")).await;
     let first = TryItRun::start(with(&variables, &[]));
     first.until_it_drains().await;
     let second = TryItRun::start(with(&variables, &[]));

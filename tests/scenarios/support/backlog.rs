@@ -5,6 +5,7 @@
 
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plugin};
+use scenarios::postgres::sql_text::create_slot_sql;
 
 /// Table of the backlog, as the oracle and the consumer write it.
 pub(crate) const TABLE: &str = "public.t";
@@ -14,12 +15,8 @@ pub(crate) async fn create(fixture: &Fixture) {
     fixture
         .sql("create table t (id int primary key, n int not null, note text)")
         .await;
-    fixture
-        .sql(&format!(
-            "select pg_create_logical_replication_slot('{}_count', 'pgoutput')",
-            fixture.slot
-        ))
-        .await;
+    let count = format!("{}_count", fixture.slot);
+    fixture.sql(&create_slot_sql(&count, "pgoutput")).await;
 }
 
 /// Writes about this number of changes over this number of keys.

@@ -6,16 +6,11 @@ use serde_json::Value;
 
 use super::KeyedEvent;
 use crate::fixture::Fixture;
-use crate::postgres::sql_text::VALUE_SETTINGS;
+use crate::postgres::sql_text::{VALUE_SETTINGS, create_slot_sql};
 
 /// Creates the slot, before the changes.
 pub(super) async fn create_slot(fixture: &Fixture) {
-    fixture
-        .sql(&format!(
-            "select pg_create_logical_replication_slot('{}', 'wal2json')",
-            slot(fixture)
-        ))
-        .await;
+    fixture.sql(&create_slot_sql(&slot(fixture), "wal2json")).await;
 }
 
 fn slot(fixture: &Fixture) -> String {

@@ -1,4 +1,4 @@
-//! Literals, identifiers and session settings in SQL.
+//! Texts of SQL: literals, identifiers, session settings, and the creation of slots.
 
 /// Session settings for the text form of values: those of the function.
 pub const VALUE_SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; \
@@ -12,4 +12,16 @@ pub fn quote_literal(text: &str) -> String {
 /// Quoted identifier of a name.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Statement that creates a logical slot.
+pub fn create_slot_sql(slot: &str, plugin: &str) -> String {
+    format!("select pg_create_logical_replication_slot('{slot}', '{plugin}')")
+}
+
+/// Statement that creates a logical slot that survives a failover.
+///
+/// PostgreSQL has such slots from version 17 on.
+pub fn create_failover_slot_sql(slot: &str, plugin: &str) -> String {
+    format!("select pg_create_logical_replication_slot('{slot}', '{plugin}', false, false, true)")
 }

@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use super::result::Log;
 use crate::postgres::cluster::Cluster;
 use crate::postgres::query::execute;
+use crate::postgres::sql_text::{create_failover_slot_sql, create_slot_sql};
 use crate::postgres::tcp_proxy::{ConnectionFault, TcpProxy};
 use crate::postgres::{Postgres, PostgresSettings, REPLUSER};
 use crate::wait;
@@ -127,11 +128,10 @@ impl Database {
 
     /// Creates a slot; on a cluster, one that survives a failover.
     pub(super) async fn create_slot(&self, client: &Client, slot: &str, plugin: &str) {
-        let failover = match self.kind() {
-            DatabaseKind::Single => "",
-            DatabaseKind::Cluster => ", false, false, true",
+        let create = match self.kind() {
+            DatabaseKind::Single => create_slot_sql(slot, plugin),
+            DatabaseKind::Cluster => create_failover_slot_sql(slot, plugin),
         };
-        let create = format!("select pg_create_logical_replication_slot('{slot}', '{plugin}'{failover})");
         execute(client, &create).await;
     }
 

@@ -11,6 +11,7 @@ use crate::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use crate::consumer::Delivery;
 use crate::fixture::Plugin;
 use crate::lambda::function::{Function, Outcome};
+use crate::postgres::sql_text::create_slot_sql;
 use crate::postgres::{Postgres, REPLUSER, query};
 use crate::random_play::parameter_store::ParameterStore;
 
@@ -327,11 +328,7 @@ impl Drainer {
         let stream = Arc::new(FakeKinesis::open(&slot, FakeKinesisSettings::default()).await);
         let parameters = ParameterStore::open(Arc::clone(&stream)).await;
         let mut publications: Vec<&str> = PUBLICATIONS.iter().map(|(name, _)| *name).collect();
-        let create = format!(
-            "select pg_create_logical_replication_slot('{slot}', '{}')",
-            plugin.name()
-        );
-        query::execute(admin, &create).await;
+        query::execute(admin, &create_slot_sql(&slot, plugin.name())).await;
         let known = "select exists (select from pg_publication where pubname = 'generated')";
         if query::value(admin, known).await {
             publications.push(GENERATED.0);

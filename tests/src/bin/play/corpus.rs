@@ -9,6 +9,7 @@ use std::time::Duration;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
 use scenarios::postgres::query::{execute, rows, value};
+use scenarios::postgres::sql_text::create_slot_sql;
 use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::json;
 use tokio_postgres::Client;
@@ -100,8 +101,7 @@ async fn session(server: &Postgres, database: &str) -> Client {
 
 async fn slots(client: &Client, database: &str) {
     for plugin in Plugin::ALL.map(Plugin::name) {
-        let create = format!("select pg_create_logical_replication_slot('{database}_{plugin}', '{plugin}')");
-        execute(client, &create).await;
+        execute(client, &create_slot_sql(&format!("{database}_{plugin}"), plugin)).await;
     }
 }
 

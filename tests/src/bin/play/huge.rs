@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use scenarios::consumer::event::Event;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::query::rows;
+use scenarios::postgres::sql_text::create_slot_sql;
 use serde_json::json;
 
 use crate::seeds::number;
@@ -42,11 +43,7 @@ async fn run() -> ExitCode {
     }
     // A slot of test_decoding has the position of each change, whichever plugin the function reads.
     let oracle = format!("{}_oracle", fixture.slot);
-    fixture
-        .sql(&format!(
-            "select pg_create_logical_replication_slot('{oracle}', 'test_decoding')"
-        ))
-        .await;
+    fixture.sql(&create_slot_sql(&oracle, "test_decoding")).await;
     println!(
         "{}: one transaction of {rows} rows of {ROW} bytes, invocations of {} s, a function of {memory} MiB",
         plugin.name(),

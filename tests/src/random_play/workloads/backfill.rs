@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 use crate::aws::fault_proxy::FaultSide;
 use crate::postgres::REPLUSER;
 use crate::postgres::query::execute;
+use crate::postgres::sql_text::create_slot_sql;
 use crate::postgres::tcp_proxy::{ConnectionFault, Direction};
 use crate::random_play::compact_consumer::{CompactConsumer, ConsumedTable};
 use crate::random_play::database::DatabaseKind;
@@ -204,8 +205,7 @@ impl Workload for BackfillPlay {
             environment.tick(self.settings.drain_deadline).await;
         } else {
             // A failover slot would wait for the standby, and decode nothing that is not visible yet.
-            let create = format!("select pg_create_logical_replication_slot('{slot}', '{plugin}')");
-            execute(client, &create).await;
+            execute(client, &create_slot_sql(slot, plugin)).await;
         }
     }
 

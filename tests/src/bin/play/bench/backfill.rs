@@ -5,6 +5,7 @@
 use scenarios::aws::ssm::Ssm;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::query::execute;
+use scenarios::postgres::sql_text::create_slot_sql;
 use serde_json::{Value, json};
 
 use super::usage::{ProgramUsages, Usage, print};
@@ -42,11 +43,7 @@ async fn backfill(
     rows: u64,
 ) -> Usage {
     let slot = scenarios::unique("backfill");
-    execute(
-        admin,
-        &format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')"),
-    )
-    .await;
+    execute(admin, &create_slot_sql(&slot, "pgoutput")).await;
     let event = json!({"action": "backfill", "wait": true, "tables": [format!("public.{FILLED}")]});
     let cpu_before = postgres.cpu_time();
     let (usage, report) = invoke(postgres, ssm, &slot, aggregation, &event).await;

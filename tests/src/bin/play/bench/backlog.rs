@@ -12,6 +12,7 @@ use scenarios::fixture::Plugin;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::{execute, row, value};
+use scenarios::postgres::sql_text::create_slot_sql;
 use scenarios::{process_usage, wait};
 use serde_json::{Value, json};
 
@@ -136,11 +137,7 @@ async fn run_workload(
     let readers: Vec<BacklogReader> = readers.iter().copied().filter(|it| is_available(*it)).collect();
     for plugin in Plugin::ALL {
         let slot = original(workload, plugin);
-        let sql = format!(
-            "select pg_create_logical_replication_slot('{slot}', '{}')",
-            plugin.name()
-        );
-        execute(&admin, &sql).await;
+        execute(&admin, &create_slot_sql(&slot, plugin.name())).await;
     }
     match &workload.statements {
         Statements::Script(script, transactions) => {

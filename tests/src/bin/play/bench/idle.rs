@@ -7,6 +7,7 @@ use scenarios::aws::ssm::Ssm;
 use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::query::execute;
+use scenarios::postgres::sql_text::create_slot_sql;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -22,11 +23,7 @@ const TICKS: u32 = 40;
 pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
     let admin = postgres.admin(DATABASE).await;
     let slot = scenarios::unique("idle");
-    execute(
-        &admin,
-        &format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')"),
-    )
-    .await;
+    execute(&admin, &create_slot_sql(&slot, "pgoutput")).await;
     for _ in 0..2 {
         invoke(postgres, ssm, &slot, "none", &json!({})).await;
     }

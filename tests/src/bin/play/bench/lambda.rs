@@ -13,6 +13,7 @@ use scenarios::lambda::function::{Function, drain_binary};
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
+use scenarios::postgres::sql_text::create_slot_sql;
 use serde_json::{Value, json};
 
 use super::{DATABASE, backlog, counting_stream, environment};
@@ -28,11 +29,7 @@ const SLOT: &str = "shares";
 /// Drains a keyed backlog with each size. Returns the report.
 pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, transactions: u64, rounds: u64) -> Value {
     let admin = postgres.admin(DATABASE).await;
-    execute(
-        &admin,
-        &format!("select pg_create_logical_replication_slot('{SLOT}', 'pgoutput')"),
-    )
-    .await;
+    execute(&admin, &create_slot_sql(SLOT, "pgoutput")).await;
     Pgbench::run_script(postgres, DATABASE, backlog::KEYED, transactions).await;
     println!("\nwith Lambda's share of a core, kpl: {transactions} changes");
     println!(

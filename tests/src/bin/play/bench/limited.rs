@@ -21,6 +21,7 @@ use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
+use scenarios::postgres::sql_text::create_slot_sql;
 use serde_json::{Value, json};
 
 use super::backlog::{debezium, is_debezium_installed};
@@ -189,8 +190,7 @@ async fn backfill(
     conditions: &Conditions,
 ) -> LimitedDrain {
     let (slot, admin) = (scenarios::unique("limited"), postgres.admin(DATABASE).await);
-    let sql = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
-    execute(&admin, &sql).await;
+    execute(&admin, &create_slot_sql(&slot, "pgoutput")).await;
     let kinesis = FakeKinesis::open(&slot, conditions.stream()).await;
     let function = Function::new(environment(postgres, ssm, &kinesis, &slot, aggregation));
     let event = json!({"action": "backfill", "wait": true, "tables": [format!("public.{FILLED}")]});
@@ -248,8 +248,7 @@ struct LimitedDrain {
 /// Writes the backlog of a workload for a slot.
 async fn write_backlog(postgres: &Postgres, slot: &str, workload: &LimitedWorkload, changes: u64) {
     let admin = postgres.admin(DATABASE).await;
-    let sql = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
-    execute(&admin, &sql).await;
+    execute(&admin, &create_slot_sql(slot, "pgoutput")).await;
     Pgbench::run_script(postgres, DATABASE, workload.script, changes / workload.changes).await;
 }
 

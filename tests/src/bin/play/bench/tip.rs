@@ -8,6 +8,7 @@ use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
+use scenarios::postgres::sql_text::create_slot_sql;
 use serde_json::{Value, json};
 
 use super::{DATABASE, backlog, environment};
@@ -25,11 +26,7 @@ const LATENCY: Duration = Duration::from_millis(10);
 pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
     let admin = postgres.admin(DATABASE).await;
     let slot = scenarios::unique("tip");
-    execute(
-        &admin,
-        &format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')"),
-    )
-    .await;
+    execute(&admin, &create_slot_sql(&slot, "pgoutput")).await;
     let settings = FakeKinesisSettings {
         shards: 4,
         latency: LATENCY,

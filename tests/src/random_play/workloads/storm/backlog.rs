@@ -6,6 +6,7 @@ use fastrand::Rng;
 use tokio_postgres::Client;
 
 use crate::postgres::query::{execute, row, value};
+use crate::postgres::sql_text::create_slot_sql;
 use crate::zipf::Zipf;
 
 /// Seed of the backlog: all backlogs of one size are the same.
@@ -37,8 +38,7 @@ const SCHEMA: &str = "
 /// There are `events` changes of `keys` keys.
 pub(super) async fn write(client: &Client, slot: &str, events: usize, keys: usize) -> String {
     execute(client, SCHEMA).await;
-    let create = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
-    execute(client, &create).await;
+    execute(client, &create_slot_sql(slot, "pgoutput")).await;
     let mut random = Rng::with_seed(SEED);
     let zipf = Zipf::of(keys);
     let mut exists = vec![false; keys];
