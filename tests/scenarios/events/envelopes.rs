@@ -4,6 +4,7 @@
 
 use scenarios::consumer::{Arrival, Delivery};
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use scenarios::postgres::sql_text::WAL2JSON_OPTIONS;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -160,13 +161,11 @@ async fn the_wal2json_envelope_is_wal2json_output_with_a_position() {
         let sql = "set intervalstyle = 'iso_8601'; set timezone = 'UTC'";
         fixture.sql(sql).await;
         let rows = fixture
-            .value(
+            .value(&format!(
                 "select json_agg(data)
                  from pg_logical_slot_get_changes(current_database() || '_w', null, null,
-                 'format-version', '2', 'include-transaction', 'false', 'include-xids', 'true',
-                 'include-timestamp', 'true', 'include-lsn', 'true', 'include-types', 'true',
-                 'include-typmod', 'true', 'include-domain-data-type', 'true', 'include-pk', 'true')",
-            )
+                     {WAL2JSON_OPTIONS}, 'include-transaction', 'false')"
+            ))
             .await
             .unwrap();
         fixture

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::KeyedEvent;
 use crate::fixture::Fixture;
-use crate::postgres::sql_text::{VALUE_SETTINGS, create_slot_sql};
+use crate::postgres::sql_text::{VALUE_SETTINGS, WAL2JSON_OPTIONS, create_slot_sql};
 
 /// Creates the slot, before the changes.
 pub(super) async fn create_slot(fixture: &Fixture) {
@@ -26,9 +26,7 @@ pub async fn events(fixture: &Fixture) -> Vec<String> {
         .value(&format!(
             "select json_agg(data)
              from pg_logical_slot_peek_changes('{}', null, null,
-             'format-version', '2', 'include-transaction', 'false', 'include-xids', 'true',
-             'include-timestamp', 'true', 'include-lsn', 'true', 'include-types', 'true',
-             'include-typmod', 'true', 'include-domain-data-type', 'true', 'include-pk', 'true')",
+                 {WAL2JSON_OPTIONS}, 'include-transaction', 'false')",
             slot(fixture)
         ))
         .await

@@ -1,8 +1,18 @@
-//! Texts of SQL: literals, identifiers, session settings, and the creation of slots.
+//! Texts of SQL: session settings, options of wal2json, literals, identifiers, and the creation of slots.
 
-/// Session settings for the text form of values: those of the function.
+/// Session settings for the text form of values.
+///
+/// They equal those of the function, except `search_path` and `quote_all_identifiers`, which change names in
+/// values.
 pub const VALUE_SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; \
      set timezone = 'UTC'; set bytea_output = 'hex'; set extra_float_digits = 1; set lc_monetary = 'C'";
+
+/// Options of wal2json for the members of an event.
+///
+/// `include-transaction` is missing: only some sessions need the begin and the end of a transaction.
+pub const WAL2JSON_OPTIONS: &str = "'format-version', '2', 'include-xids', 'true', \
+     'include-timestamp', 'true', 'include-lsn', 'true', 'include-types', 'true', \
+     'include-typmod', 'true', 'include-domain-data-type', 'true', 'include-pk', 'true'";
 
 /// Literal of a text.
 pub fn quote_literal(text: &str) -> String {

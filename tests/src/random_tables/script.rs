@@ -5,11 +5,7 @@
 use fastrand::Rng;
 use tokio_postgres::Client;
 
-use crate::postgres::sql_text::{quote_identifier, quote_literal};
-
-/// Settings that fix the texts of values in the recording.
-const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'iso_8601'; set timezone = 'UTC'; \
-     set bytea_output = 'hex'; set extra_float_digits = 1; set client_min_messages = error";
+use crate::postgres::sql_text::{VALUE_SETTINGS, quote_identifier, quote_literal};
 
 /// SQL of one round, and the random numbers that generate it.
 #[derive(Debug)]
@@ -41,8 +37,10 @@ impl Script {
             lines: Vec::new(),
             refused: 0,
         };
-        let search_path = format!("{SETTINGS}; set search_path = {}", script.schema);
-        script.must(&search_path).await;
+        let schema = &script.schema;
+        let settings =
+            format!("{VALUE_SETTINGS}; set client_min_messages = error; set search_path = {schema}");
+        script.must(&settings).await;
         script
     }
 

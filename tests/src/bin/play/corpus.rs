@@ -9,7 +9,7 @@ use std::time::Duration;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
 use scenarios::postgres::query::{execute, rows, value};
-use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::postgres::sql_text::{VALUE_SETTINGS, WAL2JSON_OPTIONS, create_slot_sql};
 use scenarios::postgres::{Postgres, PostgresSettings};
 use serde_json::json;
 use tokio_postgres::Client;
@@ -89,13 +89,9 @@ async fn rows_of_plugins(folder: &Path) {
 /// The function's sessions have the same settings. The publication `spillway` is created, too.
 async fn session(server: &Postgres, database: &str) -> Client {
     let client = server.admin(database).await;
-    execute(
-        &client,
-        "set datestyle = 'ISO, YMD'; set timezone = 'UTC'; set intervalstyle = 'iso_8601';
-         set bytea_output = 'hex'; set extra_float_digits = 1; set search_path = public;
-         create publication spillway for all tables",
-    )
-    .await;
+    let sql =
+        format!("{VALUE_SETTINGS}; set search_path = public; create publication spillway for all tables");
+    execute(&client, &sql).await;
     client
 }
 
@@ -109,19 +105,15 @@ async fn slots(client: &Client, database: &str) {
 async fn peek(client: &Client, database: &str, plugin: Plugin, folder: &Path, name: &str, options: u8) {
     // The options of the function.
     let asked = match plugin {
-        Plugin::Pgoutput => "proto_version 1 publication_names spillway messages true",
+        Plugin::Pgoutput => "'proto_version', '1', 'publication_names', 'spillway', 'messages', 'true'",
         Plugin::Wal2json => {
-            "format-version 2 include-transaction true include-xids true include-timestamp true \
-             include-lsn true include-types true include-type-oids true include-typmod true \
-             include-domain-data-type true include-pk true"
+            &format!("{WAL2JSON_OPTIONS}, 'include-transaction', 'true', 'include-type-oids', 'true'")
         }
-        Plugin::TestDecoding => "include-xids true include-timestamp true",
+        Plugin::TestDecoding => "'include-xids', 'true', 'include-timestamp', 'true'",
     };
-    let asked: Vec<&str> = asked.split_whitespace().collect();
     let slot = format!("{database}_{}", plugin.name());
-    let sql = "select data
-        from pg_logical_slot_peek_binary_changes($1::text::name, null, null, variadic $2::text[])";
-    let peeked = rows(client, sql, &[&slot, &asked]).await;
+    let sql = format!("select data from pg_logical_slot_peek_binary_changes('{slot}', null, null, {asked})");
+    let peeked = rows(client, &sql, &[]).await;
     let peeked: Vec<Vec<u8>> = peeked.iter().map(|row| row.get(0)).collect();
     write(
         &folder.join(plugin.name()).join(name.trim()),
