@@ -12,6 +12,7 @@ pub mod hash_range;
 pub mod kinesis;
 pub mod put_log;
 pub(crate) mod put_records;
+pub mod sdk;
 pub mod ssm;
 pub mod stack;
 pub mod template;

@@ -26,6 +26,7 @@ pub mod postgres;
 pub mod process_usage;
 pub mod random_play;
 pub mod random_tables;
+pub mod variables;
 pub mod wait;
 pub mod watchdog;
 pub mod zipf;

@@ -9,6 +9,7 @@ use fastrand::Rng;
 use scenarios::aws::fault_proxy::{Fault, FaultSide};
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
+use scenarios::variables::number;
 use serde_json::json;
 
 use crate::support::backlog;
@@ -25,14 +26,6 @@ const KEYS: u32 = 5_000;
 /// After this time the kills are enough, if there were so many.
 const MAX_TIME: Duration = Duration::from_secs(120);
 const MIN_KILLS: u64 = 10;
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|error| panic!("{variable}={text}: {error}")),
-    )
-}
 
 /// Moment of a kill.
 #[derive(Debug)]
@@ -123,8 +116,8 @@ async fn kill(fixture: &Fixture, moment: KillMoment) -> bool {
 }
 
 async fn killed_at_random_points_of_a_backlog_it_loses_nothing() {
-    let kills = number("KILLS").unwrap_or(25);
-    let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let kills = number("KILLS", 25);
+    let seed = number("SEED", fastrand::u64(..1_000_000));
     eprintln!("random_kills: {kills} kills, SEED={seed}");
     let mut random = Rng::with_seed(seed);
 

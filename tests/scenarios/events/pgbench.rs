@@ -11,13 +11,14 @@ use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Function;
 use scenarios::postgres::pgbench::{Pgbench, TABLES};
 use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::variables::number;
 use serde_json::{Value, json};
 
 crate::scenarios![every_row_of_pgbench_is_what_the_consumer_holds];
 
 /// Default number of transactions.
-const TRANSACTIONS: u32 = 10_000;
-const CLIENTS: u32 = 4;
+const TRANSACTIONS: u64 = 10_000;
+const CLIENTS: u64 = 4;
 
 /// Slot and stream of one plugin. The three plugins share a database.
 struct PluginPipeline {
@@ -78,7 +79,7 @@ async fn assert_rows(fixture: &Fixture, plugin: &str, delivery: &Delivery) {
 }
 
 /// Writes the transactions, and ticks once during the writes.
-async fn write_and_tick(fixture: &Fixture, pipelines: &[PluginPipeline; 3], transactions: u32) {
+async fn write_and_tick(fixture: &Fixture, pipelines: &[PluginPipeline; 3], transactions: u64) {
     let each = (transactions / CLIENTS).to_string();
     let running = Pgbench::run(
         &fixture.postgres,
@@ -90,7 +91,7 @@ async fn write_and_tick(fixture: &Fixture, pipelines: &[PluginPipeline; 3], tran
 }
 
 async fn every_row_of_pgbench_is_what_the_consumer_holds() {
-    let transactions = std::env::var("TRANSACTIONS").map_or(TRANSACTIONS, |text| text.parse().unwrap());
+    let transactions = number("TRANSACTIONS", TRANSACTIONS);
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     Pgbench::init(&fixture.postgres, &fixture.database, 1).await;
     fixture.sql("create publication spillway for all tables").await;

@@ -1,21 +1,17 @@
 //! A foreign producer: the SDK, and an encoder of the aggregated record format of the KPL.
 
 use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::Builder;
 use aws_sdk_kinesis::config::retry::RetryConfig;
-use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use md5::{Digest, Md5};
+use scenarios::aws::aggregate::MAGIC;
+use scenarios::aws::sdk;
 
 /// SDK client without retries.
 pub(crate) fn client(endpoint: &str) -> Client {
-    let config = aws_sdk_kinesis::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("eu-central-1"))
-        .credentials_provider(Credentials::new("id", "secret", None, None, "scenario"))
-        .retry_config(RetryConfig::disabled())
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .endpoint_url(endpoint);
+    let config = Builder::from(&sdk::config(endpoint)).retry_config(RetryConfig::disabled());
     Client::from_conf(config.build())
 }
 
@@ -56,7 +52,7 @@ pub(crate) fn aggregate(records: &[(&str, &[u8])]) -> Vec<u8> {
         field(&mut message, 3, &record);
     }
     let digest = Md5::digest(&message);
-    [&[0xf3, 0x89, 0x9a, 0xc2], message.as_slice(), digest.as_slice()].concat()
+    [&MAGIC, message.as_slice(), digest.as_slice()].concat()
 }
 
 /// Appends a protobuf field of bytes.

@@ -2,6 +2,7 @@
 
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
+use scenarios::variables::number;
 use serde_json::Value;
 
 use crate::support::backfill::{reported_state, run_backfill, start_event};
@@ -11,17 +12,11 @@ crate::scenarios![
     a_window_of_many_tables_has_the_key_of_each,
 ];
 
-/// Number of tables; `MANY_TABLES` sets another one, for measurements by hand.
-fn number_of_tables() -> u64 {
-    let number = std::env::var("MANY_TABLES").ok();
-    number.and_then(|number| number.parse().ok()).unwrap_or(2000)
-}
-
 /// Fixture with tables `t1`, `t2` and so on from before the slot.
 ///
-/// Each transaction creates two hundred of them.
+/// Each transaction creates two hundred of them. `MANY_TABLES` sets their number, for measurements by hand.
 async fn fixture_with_many(plugin: Plugin) -> Fixture {
-    let tables = number_of_tables();
+    let tables = number("MANY_TABLES", 2000);
     let fixture = Fixture::builder(plugin)
         .without_slot()
         .env("LOG_LEVEL", "debug")

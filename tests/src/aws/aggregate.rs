@@ -11,7 +11,8 @@ use md5::{Digest, Md5};
 
 use crate::aws::hash_range::hash_of;
 
-const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
+/// First bytes of an aggregate.
+pub const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
 const DIGEST: usize = 16;
 
 /// One record of an aggregate.

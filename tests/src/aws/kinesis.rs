@@ -4,13 +4,11 @@
 
 use std::time::Duration;
 
-use aws_credential_types::Credentials;
 use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::config::{BehaviorVersion, Region};
 use aws_sdk_kinesis::types::{Record, Shard, ShardIteratorType, StreamStatus};
 use ferrokinesis::store::StoreOptions;
 
-use crate::aws::child_shards;
+use crate::aws::{child_shards, sdk};
 use crate::{loopback_server, wait};
 
 /// Region of all emulators; none of them checks it, nor the keys.
@@ -64,15 +62,7 @@ impl Kinesis {
         };
         let (address, task) = loopback_server::start(serve).await;
         let endpoint = format!("http://{address}");
-        let client = Client::from_conf(
-            aws_sdk_kinesis::Config::builder()
-                .behavior_version(BehaviorVersion::latest())
-                .region(Region::new(REGION))
-                .credentials_provider(Credentials::new(KEY_ID, SECRET, None, None, "scenario"))
-                .endpoint_url(&endpoint)
-                .http_client(aws_smithy_http_client::Builder::new().build_http())
-                .build(),
-        );
+        let client = Client::new(&sdk::config(&endpoint));
         Self {
             endpoint,
             client,

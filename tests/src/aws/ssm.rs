@@ -5,13 +5,11 @@
 
 use std::path::PathBuf;
 
-use aws_credential_types::Credentials;
 use aws_sdk_ssm::Client;
-use aws_sdk_ssm::config::{BehaviorVersion, Region};
 use aws_sdk_ssm::types::ParameterType;
 
 use crate::aws::emulator::Emulator;
-use crate::aws::kinesis::{KEY_ID, REGION, SECRET};
+use crate::aws::sdk;
 
 /// A running emulator.
 #[derive(Debug)]
@@ -27,29 +25,11 @@ impl Ssm {
         let program = program();
         let emulator =
             Emulator::start(|port| format!("'{}' -H 127.0.0.1 -p {port}", program.display())).await;
-        let credentials = Credentials::new(KEY_ID, SECRET, None, None, "scenario");
-        let client = Client::from_conf(
-            aws_sdk_ssm::Config::builder()
-                .behavior_version(BehaviorVersion::latest())
-                .region(Region::new(REGION))
-                .credentials_provider(credentials.clone())
-                .endpoint_url(emulator.endpoint())
-                .http_client(aws_smithy_http_client::Builder::new().build_http())
-                .build(),
-        );
-        let secrets = aws_sdk_secretsmanager::Client::from_conf(
-            aws_sdk_secretsmanager::Config::builder()
-                .behavior_version(BehaviorVersion::latest())
-                .region(Region::new(REGION))
-                .credentials_provider(credentials)
-                .endpoint_url(emulator.endpoint())
-                .http_client(aws_smithy_http_client::Builder::new().build_http())
-                .build(),
-        );
+        let config = sdk::config(emulator.endpoint());
         let ssm = Self {
             emulator,
-            client,
-            secrets,
+            client: Client::new(&config),
+            secrets: aws_sdk_secretsmanager::Client::new(&config),
         };
         // moto loads its SSM model with the first request. On a busy machine, that takes longer than
         // the function's timeout.

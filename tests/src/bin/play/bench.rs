@@ -28,10 +28,10 @@ use scenarios::lambda::function::Function;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
 use scenarios::postgres::{ADMIN, Postgres, PostgresSettings, REPLUSER};
+use scenarios::variables::number;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::seeds::number;
 use usage::Usage;
 
 const DATABASE: &str = "bench";

@@ -12,9 +12,8 @@ use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::query::execute;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::variables::number;
 use serde_json::json;
-
-use crate::seeds::number;
 
 const TABLES: &str = "
     create table t (id int generated always as identity primary key, what text);

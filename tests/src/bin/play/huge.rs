@@ -15,9 +15,8 @@ use scenarios::consumer::event::Event;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::query::rows;
 use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::variables::number;
 use serde_json::json;
-
-use crate::seeds::number;
 
 /// Bytes of the text in a row.
 const ROW: u64 = 2000;

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use scenarios::random_play::workloads::{backfill, changes, storm};
 use scenarios::random_play::{Counter, Engine};
+use scenarios::variables::number;
 
-use crate::seeds::{Play, PlayTable, number};
+use crate::seeds::{Play, PlayTable};
 
 /// Keys of a storm's backlog.
 const STORM_KEYS: usize = 5_000;

@@ -9,8 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use scenarios::random_tables::{RoundCounts, RoundSettings, run};
-
-use crate::seeds::number;
+use scenarios::variables::number;
 
 /// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! Shared by the commands of `play`: numbers of the environment, and the table of random plays.
+//! Table of random plays, which the commands of `play` share.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use scenarios::random_play::{Counter, Log, PlayCounts, PlayResult, play_all};
-
-/// Number in an environment variable.
-pub(crate) fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is not a whole number"))
-    })
-}
 
 /// Random run of one seed that is not started yet.
 pub(crate) struct Play<F> {

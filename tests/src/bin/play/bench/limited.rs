@@ -22,11 +22,11 @@ use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
 use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::variables::number;
 use serde_json::{Value, json};
 
 use super::backlog::{debezium, is_debezium_installed};
 use super::{DATABASE, FILLED, environment};
-use crate::seeds::number;
 
 /// Most invocations of a drain.
 const INVOCATIONS: u32 = 3;

@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 use scenarios::aws::kinesis::{Kinesis, Limits};
 use scenarios::aws::ssm::Ssm;
 use scenarios::consumer::example::{ExampleConsumer, ExampleFigures};
+use scenarios::variables::number;
 
 use super::screen::{DemoScreen, TextStyle};
-use crate::seeds::number;
 use source::{KINDS, SourceDatabase, WriterLoad};
 
 const STREAM: &str = "spillway";
