@@ -4,7 +4,7 @@ use crate::consumer::Arrival;
 use crate::consumer::event::Event;
 use crate::fixture::Plugin;
 
-use super::shape::{RecordedChange, Recording, Shape};
+use super::recorded_table::{RecordedChange, RecordedTable, Recording};
 
 /// Event with its partition key.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl ParsedArrival {
 pub(super) struct AlignedChange<'t> {
     pub(super) change: &'t RecordedChange,
     /// Relation that the events name: the table, or a root.
-    pub(super) named: &'t Shape,
+    pub(super) event_table: &'t RecordedTable,
     pub(super) events: Vec<&'t ParsedArrival>,
 }
 
@@ -72,14 +72,14 @@ pub(super) fn align<'t>(
             }
             continue;
         }
-        let Some(named) = sent_as(recording, plugin, change) else {
+        let Some(event_table) = sent_as(recording, plugin, change) else {
             continue;
         };
         // After a root is renamed, the server still sends its old name with partitions that it has decoded
         // before.
         let names = match plugin {
-            Plugin::Pgoutput => recording.names_of(named.relation),
-            Plugin::Wal2json | Plugin::TestDecoding => vec![&*named.name],
+            Plugin::Pgoutput => recording.names_of(event_table.relation),
+            Plugin::Wal2json | Plugin::TestDecoding => vec![&*event_table.name],
         };
         let found = split(change, &names, &events[next..]);
         if found.is_empty() {
@@ -91,7 +91,7 @@ pub(super) fn align<'t>(
         next += found.len();
         aligned.push(AlignedChange {
             change,
-            named,
+            event_table,
             events: found,
         });
     }
@@ -104,24 +104,28 @@ pub(super) fn align<'t>(
 /// Relation that the events of a change name.
 ///
 /// `None` if the plugin sends no event.
-fn sent_as<'t>(recording: &'t Recording, plugin: Plugin, change: &'t RecordedChange) -> Option<&'t Shape> {
-    let shape = &change.shape;
+fn sent_as<'t>(
+    recording: &'t Recording,
+    plugin: Plugin,
+    change: &'t RecordedChange,
+) -> Option<&'t RecordedTable> {
+    let table = &change.table;
     match plugin {
         Plugin::Pgoutput => {
-            let publication = shape.publication.as_ref()?;
+            let publication = table.publication.as_ref()?;
             let sent = match change.op {
                 'i' => publication.insert,
                 'u' => publication.update,
                 _ => publication.delete,
             };
             recording
-                .published_shape(shape)
+                .published_table(table)
                 .filter(|_| sent)
-                .map(|shape| &**shape)
+                .map(|table| &**table)
         }
         // wal2json drops them with a warning.
-        Plugin::Wal2json if change.op != 'i' && !shape.is_identified() => None,
-        Plugin::Wal2json | Plugin::TestDecoding => Some(shape),
+        Plugin::Wal2json if change.op != 'i' && !table.is_identified() => None,
+        Plugin::Wal2json | Plugin::TestDecoding => Some(table),
     }
 }
 
@@ -153,24 +157,24 @@ fn truncates(
     events: &[&ParsedArrival],
 ) -> Result<usize, String> {
     let is_about = |event: &ParsedArrival, change: &RecordedChange| {
-        let names = recording.names_of(change.shape.relation);
+        let names = recording.names_of(change.table.relation);
         event.event.op == "t" && names.iter().any(|name| event.is_of(name))
     };
     let is_of_any = |event: &&&ParsedArrival| truncated.iter().any(|change| is_about(event, change));
     let used = events.iter().take_while(is_of_any).count();
     let (got, rest) = events.split_at(used);
-    let is_sent = |change: &RecordedChange| match (plugin, &change.shape.publication) {
+    let is_sent = |change: &RecordedChange| match (plugin, &change.table.publication) {
         (Plugin::Pgoutput, Some(publication)) => {
-            publication.truncate && publication.relation == change.shape.relation
+            publication.truncate && publication.relation == change.table.relation
         }
         (Plugin::Pgoutput, None) => false,
-        _ => change.shape.kind == "r",
+        _ => change.table.kind == "r",
     };
     let mut sent = truncated.iter().filter(|change| is_sent(change));
     match sent.find(|change| !got.iter().any(|event| is_about(event, change))) {
         Some(missing) => {
             let next = rest.first().map_or("nothing", |event| &event.text);
-            let name = &missing.shape.name;
+            let name = &missing.table.name;
             Err(format!(
                 "the truncate of {name} is missing\n  the next event is {next}"
             ))

@@ -16,10 +16,10 @@ use crate::postgres::{Postgres, REPLUSER, query};
 use crate::random_play::parameter_store::ParameterStore;
 
 use super::alignment::ParsedArrival;
+use super::recorded_table::{self, RECORDING, RecordedTable, Recording};
 use super::result::Failure;
 use super::schema::{self, GENERATED, PUBLICATIONS, RandomTable};
 use super::script::Script;
-use super::shape::{self, RECORDING, Recording, Shape};
 use super::verdict::{FinishedRound, PluginEvents};
 use super::{ddl, writes};
 
@@ -42,7 +42,7 @@ pub(super) struct BatchRound {
     pub(super) script: Script,
     tables: Vec<RandomTable>,
     drained: i64,
-    generation: i32,
+    catalog_version: i32,
     pub(super) finished: Option<FinishedRound>,
 }
 
@@ -98,7 +98,7 @@ async fn run_in(
     for round in &mut rounds {
         round.write_after_drain(&admin).await;
     }
-    let recordings = shape::load(&admin).await;
+    let recordings = recorded_table::load(&admin).await;
     let names = backfill_all(&drainers, &recordings).await?;
     let events = read_all(&drainers, names).await?;
     finish(&mut rounds, recordings, events, version);
@@ -157,7 +157,7 @@ fn finish(
             recording: recordings.remove(name).unwrap_or_default(),
             plugins: events.remove(name).unwrap_or_default(),
             drained: round.drained,
-            generation: round.generation,
+            catalog_version: round.catalog_version,
             version,
         });
     }
@@ -220,31 +220,31 @@ async fn set_odd_role(admin: &Client, database: &str) {
 
 /// Names of the tables that a backfill of this plugin can read.
 fn backfill_names(plugin: Plugin, recording: &Recording) -> Vec<String> {
-    let named = |shape: &Arc<Shape>| match plugin {
-        Plugin::Pgoutput => recording.published_shape(shape).cloned(),
-        _ => Some(Arc::clone(shape)),
+    let event_table = |table: &Arc<RecordedTable>| match plugin {
+        Plugin::Pgoutput => recording.published_table(table).cloned(),
+        _ => Some(Arc::clone(table)),
     };
     // docs/backfill.md: a table needs a replica identity, or, with publications, a key that is sent.
-    let is_sent = |shape: &Shape, name: &str| {
-        let generates = shape
+    let is_sent = |table: &RecordedTable, name: &str| {
+        let generates = table
             .publication
             .as_ref()
             .is_some_and(|publication| publication.generated);
         generates
-            || shape
+            || table
                 .column(name)
                 .is_some_and(|column| column.generated.is_empty())
     };
-    let fits = |shape: &Arc<Shape>| match plugin {
-        Plugin::Pgoutput => shape.key.iter().all(|name| is_sent(shape, name)),
-        _ => shape.is_identified() && (shape.identity == "f" || !shape.key.is_empty()),
+    let fits = |table: &Arc<RecordedTable>| match plugin {
+        Plugin::Pgoutput => table.key.iter().all(|name| is_sent(table, name)),
+        _ => table.is_identified() && (table.identity == "f" || !table.key.is_empty()),
     };
     let leaves = recording
         .now()
-        .filter(|shape| shape.kind == "r")
-        .filter_map(named);
-    let leaves = leaves.filter(|shape| !shape.unique_keys.is_empty() && fits(shape));
-    let mut names: Vec<String> = leaves.map(|shape| shape.name.clone()).collect();
+        .filter(|table| table.kind == "r")
+        .filter_map(event_table);
+    let leaves = leaves.filter(|table| !table.unique_keys.is_empty() && fits(table));
+    let mut names: Vec<String> = leaves.map(|table| table.name.clone()).collect();
     names.sort();
     names.dedup();
     names
@@ -279,7 +279,7 @@ impl BatchRound {
             script,
             tables,
             drained: 0,
-            generation: 0,
+            catalog_version: 0,
             finished: None,
         }
     }
@@ -306,9 +306,9 @@ impl BatchRound {
         // Only this round writes at present, so the last change of all rounds separates its changes, too.
         let sql = "
             select (select coalesce(max(seq), 0) from recording.change) as drained,
-                   (select max(number) from recording.generation where schema_name = $1) as generation";
+                   (select max(number) from recording.catalog_version where schema_name = $1) as version";
         let row = query::row(admin, sql, &[&self.script.schema_name]).await;
-        (self.drained, self.generation) = (row.get("drained"), row.get("generation"));
+        (self.drained, self.catalog_version) = (row.get("drained"), row.get("version"));
         let transactions = self.script.random.u32(1..4);
         writes::write(&mut self.script, &self.tables, transactions).await;
         self.script.lines.push("-- backfill".to_owned());

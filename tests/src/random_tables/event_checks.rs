@@ -8,8 +8,8 @@ use crate::consumer::event::{Envelope, Row, UNAVAILABLE};
 use crate::fixture::Plugin;
 
 use super::alignment::ParsedArrival;
+use super::recorded_table::{RecordedChange, RecordedColumn, RecordedTable, RowTexts};
 use super::result::Failure;
-use super::shape::{RecordedChange, RowTexts, Shape, ShapeColumn};
 use super::values;
 
 /// Longest text of a value that is always stored inline.
@@ -23,12 +23,12 @@ pub(super) struct EventContext<'t> {
     pub(super) plugin: Plugin,
     pub(super) change: &'t RecordedChange,
     /// Relation that the event names.
-    pub(super) named: &'t Shape,
+    pub(super) event_table: &'t RecordedTable,
     /// Whether the table was not altered between the write and the drain.
     pub(super) undisturbed: bool,
-    /// Whether deletes contain the key, in each partition of the table.
-    pub(super) names_keys: bool,
-    /// Whether the log identified no row of the table at the write: see [`Recording::is_insert_only`].
+    /// See [`Recording::all_log_old_key`].
+    pub(super) all_log_old_key: bool,
+    /// See [`Recording::is_insert_only`].
     pub(super) is_insert_only: bool,
     /// Whether nothing states that the key has more columns: see [`FinishedRound::may_lack_generated`].
     pub(super) may_lack_generated: bool,
@@ -142,9 +142,9 @@ impl EventContext<'_> {
                 change.op,
                 change.old,
                 change.new,
-                change.shape.describe(),
-                self.named.name,
-                self.named.key,
+                change.table.describe(),
+                self.event_table.name,
+                self.event_table.key,
             )),
         }
     }
@@ -192,7 +192,7 @@ impl EventContext<'_> {
                 self.check_value(event, name, value, new, failures);
             }
         }
-        for column in &self.change.shape.columns {
+        for column in &self.change.table.columns {
             let text = new.get(&column.name).and_then(Option::as_ref);
             let may_lack = !self.is_sent(column)
                 || (event.event.envelope == Envelope::Dms
@@ -210,12 +210,12 @@ impl EventContext<'_> {
     }
 
     fn check_before(&self, event: &ParsedArrival, before: &Row, old: &RowTexts, failures: &mut Vec<Failure>) {
-        let shape = &self.change.shape;
+        let table = &self.change.table;
         // pgoutput maps the columns of a partition to those of its root. The server then sends null for
         // defaults that are not stored in the row.
-        let is_lost = |column: &ShapeColumn| column.late && self.named.relation != shape.relation;
+        let is_lost = |column: &RecordedColumn| column.late && self.event_table.relation != table.relation;
         for (name, value) in before {
-            let is_null_of_default = value.is_null() && shape.column(name).is_some_and(is_lost);
+            let is_null_of_default = value.is_null() && table.column(name).is_some_and(is_lost);
             if !is_null_of_default && !self.is_unnoticed_key(event, name, value) {
                 self.check_value(event, name, value, old, failures);
             }
@@ -223,15 +223,15 @@ impl EventContext<'_> {
         if event.event.op != "d" || !self.undisturbed {
             return;
         }
-        for column in &shape.columns {
-            let is_named = shape.identity == "f" || shape.identity_key.contains(&column.name);
+        for column in &table.columns {
+            let is_named = table.identity == "f" || table.identity_key.contains(&column.name);
             let text = old.get(&column.name).and_then(Option::as_ref);
             let is_null = text.is_none_or(|text| self.is_blind(column, text));
             // DMS omits nulls, and test_decoding omits them in old rows. In the old row of a partition, a
             // null may replace a value that the partition did not log.
             let leaves_nulls = event.event.envelope == Envelope::Dms
                 || self.plugin == Plugin::TestDecoding
-                || self.named.relation != shape.relation;
+                || self.event_table.relation != table.relation;
             let may_lack = (is_null && leaves_nulls) || is_lost(column) || !self.is_sent(column);
             if is_named && !may_lack && !before.contains_key(&column.name) {
                 failures.push(self.failure("a column of the old row is absent", event, &column.name));
@@ -245,9 +245,10 @@ impl EventContext<'_> {
     /// replica identity was `nothing` and was set since.
     fn is_unnoticed_key(&self, event: &ParsedArrival, name: &str, value: &Value) -> bool {
         let is_possible =
-            self.plugin == Plugin::TestDecoding && !self.undisturbed && self.change.shape.identity == "n";
+            self.plugin == Plugin::TestDecoding && !self.undisturbed && self.change.table.identity == "n";
         let new = self.change.new.as_ref();
-        let Some(new) = new.filter(|_| is_possible && self.named.key.iter().any(|column| column == name))
+        let Some(new) =
+            new.filter(|_| is_possible && self.event_table.key.iter().any(|column| column == name))
         else {
             return false;
         };
@@ -264,7 +265,7 @@ impl EventContext<'_> {
         row: &RowTexts,
         failures: &mut Vec<Failure>,
     ) {
-        let (Some(text), Some(column)) = (row.get(name), self.change.shape.column(name)) else {
+        let (Some(text), Some(column)) = (row.get(name), self.change.table.column(name)) else {
             return failures.push(self.failure("a column that the table does not have", event, name));
         };
         let kind = match (value, text) {
@@ -290,7 +291,7 @@ impl EventContext<'_> {
 
     /// Compares the partition key with the key of the row.
     fn check_key(&self, event: &ParsedArrival, row: &RowTexts, failures: &mut Vec<Failure>) {
-        let key = &self.named.key;
+        let key = &self.event_table.key;
         if is_table_key(event) {
             if self.undisturbed && !key.is_empty() && self.knows_key() {
                 failures.push(self.failure("the key is absent", event, ""));
@@ -316,7 +317,7 @@ impl EventContext<'_> {
         }
         let parsed: Row = serde_json::from_str(&event.partition_key).unwrap_or_default();
         for (name, value) in &parsed {
-            let column = self.change.shape.column(name);
+            let column = self.change.table.column(name);
             let text = row.get(name).and_then(Option::as_ref);
             let is_true = column
                 .zip(text)
@@ -332,9 +333,9 @@ impl EventContext<'_> {
     /// The key is that of the table or of the row's partition. After an `alter table`, every unique key is
     /// valid.
     fn is_valid_key(&self, columns: &[String]) -> bool {
-        let others = [&self.named.unique_keys, &self.change.shape.unique_keys];
+        let others = [&self.event_table.unique_keys, &self.change.table.unique_keys];
         let others = others.into_iter().flatten().filter(|_| !self.undisturbed);
-        let keys = others.chain([&self.named.key, &self.change.shape.key]);
+        let keys = others.chain([&self.event_table.key, &self.change.table.key]);
         keys.into_iter()
             .any(|key| !key.is_empty() && is_same_set(key, columns))
             || self.is_reduced_key(columns)
@@ -351,31 +352,31 @@ impl EventContext<'_> {
 
     fn reduced_key(&self) -> Option<Vec<String>> {
         let is_sent = |name: &&String| {
-            let column = self.change.shape.column(name);
+            let column = self.change.table.column(name);
             column.is_some_and(|column| self.is_sent(column))
         };
-        let reduced: Vec<String> = self.named.key.iter().filter(is_sent).cloned().collect();
-        let is_primary = self.named.identity == "d" && self.change.shape.identity == "d";
-        let is_reduced = !reduced.is_empty() && reduced.len() < self.named.key.len();
+        let reduced: Vec<String> = self.event_table.key.iter().filter(is_sent).cloned().collect();
+        let is_primary = self.event_table.identity == "d" && self.change.table.identity == "d";
+        let is_reduced = !reduced.is_empty() && reduced.len() < self.event_table.key.len();
         (self.may_lack_generated && is_primary && is_reduced).then_some(reduced)
     }
 
     /// Values that distinguish a row from the other rows of its table.
     pub(super) fn row_identity(&self, columns: &[String], row: &RowTexts) -> RowIdentity {
-        let is_unique = |shape: &Shape| {
-            let mut keys = [&shape.key].into_iter().chain(&shape.unique_keys);
+        let is_unique = |table: &RecordedTable| {
+            let mut keys = [&table.key].into_iter().chain(&table.unique_keys);
             keys.any(|key| is_same_set(key, columns))
         };
-        let columns = match is_unique(self.named) || is_unique(&self.change.shape) {
+        let columns = match is_unique(self.event_table) || is_unique(&self.change.table) {
             true => columns,
-            false => &self.named.key,
+            false => &self.event_table.key,
         };
         let texts = columns
             .iter()
             .map(|name| (name.clone(), format!("{:?}", row.get(name).cloned().flatten())));
         RowIdentity {
             values: texts.collect(),
-            leaf: (!is_unique(self.named)).then_some(self.change.shape.relation),
+            leaf: (!is_unique(self.event_table)).then_some(self.change.table.relation),
         }
     }
 
@@ -398,13 +399,13 @@ impl EventContext<'_> {
         let (Some(row), Some(values)) = (row, key.strip_prefix(&prefix)) else {
             return KeyColumns::Unknown;
         };
-        let leaf = &self.change.shape;
-        let keys = [&self.named.key, &leaf.key]
+        let leaf = &self.change.table;
+        let keys = [&self.event_table.key, &leaf.key]
             .into_iter()
-            .chain(&self.named.unique_keys);
+            .chain(&self.event_table.unique_keys);
         let reduced = self.reduced_key();
         for unique in keys.chain(&leaf.unique_keys).chain(&reduced) {
-            let columns = self.named.columns.iter().map(|column| &column.name);
+            let columns = self.event_table.columns.iter().map(|column| &column.name);
             let columns: Vec<&String> = columns.filter(|name| unique.contains(name)).collect();
             if columns.len() == unique.len() && is_joined(values, &columns, row) {
                 let mut names = unique.clone();
@@ -424,7 +425,7 @@ impl EventContext<'_> {
         };
         let key = match self.key_columns(first) {
             KeyColumns::Known(names) if !is_table_key(first) => names,
-            _ => self.named.key.clone(),
+            _ => self.event_table.key.clone(),
         };
         let is_moved = key.iter().any(|name| old.get(name) != new.get(name));
         let is_split = events.len() == 2;
@@ -432,31 +433,35 @@ impl EventContext<'_> {
             failures.push(self.failure("a split without a changed key", first, ""));
         }
         let can_split = first.event.envelope == Envelope::Debezium && !is_table_key(first);
-        if is_moved && !is_split && can_split && self.names_old_key() {
+        if is_moved && !is_split && can_split && self.logs_old_key() {
             failures.push(self.failure("a changed key without a delete", first, ""));
         }
     }
 
     /// Whether the plugin sends all columns of the key, also for deletes.
     fn knows_key(&self) -> bool {
-        let columns = self.named.key.iter().map(|name| self.change.shape.column(name));
+        let columns = self
+            .event_table
+            .key
+            .iter()
+            .map(|name| self.change.table.column(name));
         let all = columns
             .into_iter()
             .all(|column| column.is_some_and(|column| self.is_sent(column)));
-        all && self.names_keys
+        all && self.all_log_old_key
     }
 
     /// Whether the log contains the old key.
-    fn names_old_key(&self) -> bool {
-        self.change.shape.names_key(&self.named.key)
+    fn logs_old_key(&self) -> bool {
+        self.change.table.logs_old_key(&self.event_table.key)
     }
 
     /// Whether the plugin sends a column.
-    fn is_sent(&self, column: &ShapeColumn) -> bool {
+    fn is_sent(&self, column: &RecordedColumn) -> bool {
         match (&*column.generated, self.plugin) {
             ("v", _) => false,
             ("s", Plugin::Pgoutput) => {
-                let publication = self.change.shape.publication.as_ref();
+                let publication = self.change.table.publication.as_ref();
                 publication.is_some_and(|publication| publication.generated)
             }
             _ => true,
@@ -475,7 +480,7 @@ impl EventContext<'_> {
     }
 
     /// Whether wal2json writes null for this value: before 2.6, it does so for NaN and infinity.
-    fn is_blind(&self, column: &ShapeColumn, text: &str) -> bool {
+    fn is_blind(&self, column: &RecordedColumn, text: &str) -> bool {
         self.plugin == Plugin::Wal2json
             && ["float4", "float8", "numeric"].contains(&&*column.base)
             && ["NaN", "Infinity", "-Infinity"].contains(&text)

@@ -2,27 +2,27 @@
 create schema recording;
 
 -- Definitions of tables, one for each description of their schema.
-create unlogged table recording.shape (
+create unlogged table recording.recorded_table (
     id int generated always as identity primary key,
-    generation int not null,
+    catalog_version int not null,
     relation oid not null,
     -- SQL that makes a JSON object of texts from the columns of one row.
     body text not null,
     -- SQL that selects the columns of a row variable.
     from_row text not null,
     document jsonb not null);
-create index on recording.shape (relation, id);
+create index on recording.recorded_table (relation, id);
 
 -- op is i, u, d, t (truncate), or r (a row of the table at the capture).
 create unlogged table recording.change (
     seq bigint generated always as identity primary key,
     op text not null,
-    shape int not null,
+    recorded_table int not null,
     old_row jsonb,
     new_row jsonb);
 
--- Descriptions of the schemas, in order.
-create unlogged table recording.generation (
+-- Versions of the catalog, one for each description of a schema.
+create unlogged table recording.catalog_version (
     number int generated always as identity primary key,
     schema_name text not null);
 
@@ -39,26 +39,29 @@ end $$;
 
 create function recording.row_change() returns trigger language plpgsql as $$
 declare
-    shape recording.shape;
+    recorded recording.recorded_table;
     old_row jsonb;
     new_row jsonb;
 begin
-    select * into strict shape from recording.shape where relation = tg_relid order by id desc limit 1;
+    select * into strict recorded from recording.recorded_table
+    where relation = tg_relid order by id desc limit 1;
     if tg_op <> 'INSERT' then
-        execute format('select %s from (select %s) r', shape.body, shape.from_row) into old_row using old;
+        execute format('select %s from (select %s) r', recorded.body, recorded.from_row)
+            into old_row using old;
     end if;
     if tg_op <> 'DELETE' then
-        execute format('select %s from (select %s) r', shape.body, shape.from_row) into new_row using new;
+        execute format('select %s from (select %s) r', recorded.body, recorded.from_row)
+            into new_row using new;
     end if;
-    insert into recording.change (op, shape, old_row, new_row)
-    values (lower(left(tg_op, 1)), shape.id, old_row, new_row);
+    insert into recording.change (op, recorded_table, old_row, new_row)
+    values (lower(left(tg_op, 1)), recorded.id, old_row, new_row);
     return null;
 end $$;
 
 create function recording.truncated() returns trigger language plpgsql as $$
 begin
-    insert into recording.change (op, shape)
-    select 't', id from recording.shape where relation = tg_relid order by id desc limit 1;
+    insert into recording.change (op, recorded_table)
+    select 't', id from recording.recorded_table where relation = tg_relid order by id desc limit 1;
     return null;
 end $$;
 
@@ -142,10 +145,10 @@ $$;
 -- Records the definitions of a schema's tables, and creates missing triggers. Call it after each DDL.
 create function recording.describe(wanted text) returns void language plpgsql as $$
 declare
-    current_number int;
+    current_version int;
     leaf record;
 begin
-    insert into recording.generation (schema_name) values (wanted) returning number into current_number;
+    insert into recording.catalog_version (schema_name) values (wanted) returning number into current_version;
     for leaf in
         select c.oid::regclass as name, c.relkind
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -160,10 +163,10 @@ begin
                             for each row execute function recording.row_change()', leaf.name);
         end if;
     end loop;
-    insert into recording.shape (generation, relation, body, from_row, document)
-    select current_number, c.oid,
+    insert into recording.recorded_table (catalog_version, relation, body, from_row, document)
+    select current_version, c.oid,
            'jsonb_build_object(' || coalesce(l.body, '') || ')', coalesce(l.from_row, ''),
-           recording.document(c.oid) || jsonb_build_object('generation', current_number)
+           recording.document(c.oid) || jsonb_build_object('catalog_version', current_version)
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     cross join lateral (
@@ -188,13 +191,13 @@ declare
 begin
     for leaf in
         select distinct on (s.relation) s.id, s.body, s.relation::regclass as name
-        from recording.shape s
+        from recording.recorded_table s
         join pg_class c on c.oid = s.relation
         join pg_namespace n on n.oid = c.relnamespace
         where n.nspname = wanted and c.relkind = 'r'
         order by s.relation, s.id desc
     loop
-        execute format('insert into recording.change (op, shape, new_row)
+        execute format('insert into recording.change (op, recorded_table, new_row)
                         select ''r'', %s, %s from only %s r',
                        leaf.id, leaf.body, leaf.name);
     end loop;

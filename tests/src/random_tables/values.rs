@@ -6,12 +6,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::shape::ShapeColumn;
+use super::recorded_table::RecordedColumn;
 
 /// Whether a value of an event equals the value with this text.
 ///
 /// The value of the event is not null.
-pub(super) fn is_same(value: &Value, text: &str, column: &ShapeColumn) -> bool {
+pub(super) fn is_same(value: &Value, text: &str, column: &RecordedColumn) -> bool {
     match (value, &column.element) {
         (Value::Array(items), Some(element)) => is_same_list(items, text, element, &column.delimiter),
         _ => is_same_scalar(value, text, &column.base),

@@ -11,8 +11,8 @@ use crate::fixture::Plugin;
 
 use super::alignment::{AlignedChange, ParsedArrival, align};
 use super::event_checks::{self, EventContext, KeyColumns, RowIdentity};
+use super::recorded_table::{RecordedChange, RecordedTable, Recording, RowTexts};
 use super::result::{Failure, RoundCounts};
-use super::shape::{RecordedChange, Recording, RowTexts, Shape};
 
 /// Events of one plugin in one round, in the order of positions.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ pub(super) struct FinishedRound {
     pub(super) plugins: Vec<PluginEvents>,
     /// [`RecordedChange::seq`] of the last change before the drain.
     pub(super) drained: i64,
-    /// [`Shape::generation`] of the tables at the drain.
-    pub(super) generation: i32,
+    /// [`RecordedTable::catalog_version`] of the tables at the drain.
+    pub(super) catalog_version: i32,
     /// Version of the server.
     pub(super) version: u32,
 }
@@ -89,11 +89,11 @@ struct LogRows<'t> {
     keys: RowIdentities,
 }
 
-/// Definition of a table as text, without its generation.
-fn definition(shape: &Shape, named: &Shape) -> String {
+/// Definition of a table as text, without its version of the catalog.
+fn definition(table: &RecordedTable, event_table: &RecordedTable) -> String {
     format!(
         "{:?} {:?} {:?} {:?}",
-        shape.columns, named.name, named.key, shape.publication
+        table.columns, event_table.name, event_table.key, table.publication
     )
 }
 
@@ -126,7 +126,7 @@ impl<'t> RoundChecks<'t> {
             };
             self.add_image(last, context);
             if let Some(new) = &change.change.new {
-                let definition = definition(&change.change.shape, change.named);
+                let definition = definition(&change.change.table, change.event_table);
                 log.events.insert((definition, new), (last, context));
             }
         }
@@ -149,12 +149,12 @@ impl<'t> RoundChecks<'t> {
         let rows = round.recording.changes.iter().filter(|change| change.op == 'r');
         let mut rows: Vec<EventContext<'t>> = rows
             .filter_map(|change| round.read_context(plugin.plugin, change))
-            .filter(|context| plugin.backfilled.contains(&context.named.name))
+            .filter(|context| plugin.backfilled.contains(&context.event_table.name))
             .collect();
         for event in plugin.events.iter().filter(|event| event.event.op == "r") {
             let table = event.event.source.table.as_deref();
             let candidates = rows.iter().enumerate();
-            let candidates = candidates.filter(|(_, row)| Some(&*row.named.name) == table);
+            let candidates = candidates.filter(|(_, row)| Some(&*row.event_table.name) == table);
             let compared = candidates.map(|(index, row)| (row.check(&[event]), index));
             let Some((wrong, index)) = compared.min_by_key(|(wrong, _)| wrong.len()) else {
                 self.failures.push(Failure {
@@ -180,7 +180,7 @@ impl<'t> RoundChecks<'t> {
     fn judge_read(&mut self, event: &'t ParsedArrival, context: EventContext<'t>, log: &mut LogRows<'t>) {
         self.counts.reads += 1;
         self.failures.extend(log.keys.add(&context, event));
-        let definition = definition(&context.change.shape, context.named);
+        let definition = definition(&context.change.table, context.event_table);
         let row = context.change.new.as_ref();
         if let Some((logged, logged_context)) = row.and_then(|row| log.events.get(&(definition, row))) {
             self.counts.compared += 1;
@@ -195,17 +195,19 @@ impl<'t> RoundChecks<'t> {
 impl FinishedRound {
     fn context<'t>(&self, plugin: Plugin, aligned: &AlignedChange<'t>) -> EventContext<'t> {
         let is_drained = aligned.change.seq <= self.drained;
-        let generation = if is_drained { self.generation } else { i32::MAX };
+        let catalog_version = match is_drained {
+            true => self.catalog_version,
+            false => i32::MAX,
+        };
+        let (recording, table, event_table) = (&self.recording, &aligned.change.table, aligned.event_table);
         EventContext {
             plugin,
             change: aligned.change,
-            named: aligned.named,
-            undisturbed: self.recording.is_undisturbed(&aligned.change.shape, generation),
-            names_keys: self.recording.names_keys(&aligned.change.shape, aligned.named),
-            is_insert_only: self
-                .recording
-                .is_insert_only(&aligned.change.shape, aligned.named),
-            may_lack_generated: self.may_lack_generated(plugin, aligned.named, generation),
+            event_table,
+            undisturbed: recording.is_undisturbed(table, catalog_version),
+            all_log_old_key: recording.all_log_old_key(table, event_table),
+            is_insert_only: recording.is_insert_only(table, event_table),
+            may_lack_generated: self.may_lack_generated(plugin, event_table, catalog_version),
         }
     }
 
@@ -213,9 +215,9 @@ impl FinishedRound {
     ///
     /// pgoutput does not send such columns before PostgreSQL 18, and the catalog lacks a table that was
     /// dropped.
-    fn may_lack_generated(&self, plugin: Plugin, named: &Shape, generation: i32) -> bool {
-        let mut tables = self.recording.at(generation);
-        let is_dropped = tables.all(|it| it.relation != named.relation);
+    fn may_lack_generated(&self, plugin: Plugin, event_table: &RecordedTable, catalog_version: i32) -> bool {
+        let mut tables = self.recording.at(catalog_version);
+        let is_dropped = tables.all(|it| it.relation != event_table.relation);
         plugin == Plugin::Pgoutput && self.version < 18 && is_dropped
     }
 
@@ -223,17 +225,17 @@ impl FinishedRound {
     ///
     /// `None` if the plugin does not send its table.
     fn read_context<'t>(&'t self, plugin: Plugin, change: &'t RecordedChange) -> Option<EventContext<'t>> {
-        let named: &Shape = match plugin {
-            Plugin::Pgoutput => self.recording.published_shape(&change.shape)?,
-            Plugin::Wal2json | Plugin::TestDecoding => &change.shape,
+        let event_table: &RecordedTable = match plugin {
+            Plugin::Pgoutput => self.recording.published_table(&change.table)?,
+            Plugin::Wal2json | Plugin::TestDecoding => &change.table,
         };
         Some(EventContext {
             plugin,
             change,
-            named,
+            event_table,
             undisturbed: true,
-            names_keys: self.recording.names_keys(&change.shape, named),
-            is_insert_only: self.recording.is_insert_only(&change.shape, named),
+            all_log_old_key: self.recording.all_log_old_key(&change.table, event_table),
+            is_insert_only: self.recording.is_insert_only(&change.table, event_table),
             may_lack_generated: false,
         })
     }
@@ -246,7 +248,7 @@ struct RowIdentities(HashMap<(String, String), RowIdentity>);
 impl RowIdentities {
     /// Adds an event. Returns a failure if an earlier row with another key has the same partition key.
     fn add(&mut self, context: &EventContext<'_>, event: &ParsedArrival) -> Option<Failure> {
-        let named = context.named;
+        let event_table = context.event_table;
         let row = match event.event.op.as_str() {
             "d" => context.change.old.as_ref(),
             _ => context.change.new.as_ref(),
@@ -258,7 +260,7 @@ impl RowIdentities {
             KeyColumns::Known(columns) => columns,
             // `EventContext::check` reports this failure.
             KeyColumns::Unknown => return None,
-            KeyColumns::Hashed => named.key.clone(),
+            KeyColumns::Hashed => event_table.key.clone(),
         };
         let identity = context.row_identity(&columns, row);
         // DMS joins the values of a key with periods.
@@ -267,7 +269,7 @@ impl RowIdentities {
             return None;
         }
         let key = (
-            format!("{:?} {columns:?}", named.name),
+            format!("{:?} {columns:?}", event_table.name),
             event.partition_key.clone(),
         );
         let earlier = self.0.entry(key).or_insert_with(|| identity.clone());
@@ -309,8 +311,8 @@ fn differ(
         let theirs = theirs.get(name)?;
         (value != theirs && is_known(value) && is_known(theirs)).then_some(name)
     });
-    let same_name =
-        context.named.name == other_context.named.name && context.named.key == other_context.named.key;
+    let same_name = context.event_table.name == other_context.event_table.name
+        && context.event_table.key == other_context.event_table.key;
     let is_keyed = |event: &ParsedArrival| !event_checks::is_table_key(event);
     // A key of DMS has the name of the table. The server may send a former name of a renamed root.
     let same_form = one.event.envelope != Envelope::Dms || one.event.table() == other.event.table();
@@ -325,7 +327,7 @@ fn differ(
         (Some(name), _) => {
             let kind = context
                 .change
-                .shape
+                .table
                 .column(name)
                 .map_or("?", |column| &column.type_name);
             format!(

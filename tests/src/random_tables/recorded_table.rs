@@ -14,11 +14,11 @@ pub(super) const RECORDING: &str = include_str!("recording.sql");
 /// Texts of the values of a row by column; `None` is null.
 pub(super) type RowTexts = BTreeMap<String, Option<String>>;
 
-/// Definition of a table in one generation.
+/// Definition of a table in one version of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Shape {
+pub(super) struct RecordedTable {
     /// Number of the description of the schema that contains this definition.
-    pub(super) generation: i32,
+    pub(super) catalog_version: i32,
     pub(super) schema: String,
     pub(super) name: String,
     pub(super) relation: i64,
@@ -37,7 +37,7 @@ pub(super) struct Shape {
     pub(super) publication: Option<TablePublication>,
     /// Hash of the table's catalog rows; each write to them changes it.
     pub(super) catalog: String,
-    pub(super) columns: Vec<ShapeColumn>,
+    pub(super) columns: Vec<RecordedColumn>,
 }
 
 /// Name, identifier and operations under which pgoutput sends a table.
@@ -56,7 +56,7 @@ pub(super) struct TablePublication {
 
 /// Column of a definition.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct ShapeColumn {
+pub(super) struct RecordedColumn {
     pub(super) name: String,
     #[serde(rename = "type")]
     pub(super) type_name: String,
@@ -73,14 +73,14 @@ pub(super) struct ShapeColumn {
     pub(super) generated: String,
 }
 
-impl Shape {
+impl RecordedTable {
     /// Whether its deletes and updates identify the old row.
     pub(super) fn is_identified(&self) -> bool {
         self.identity == "f" || !self.identity_key.is_empty()
     }
 
-    /// Whether its deletes and updates contain these columns of the old row.
-    pub(super) fn names_key(&self, key: &[String]) -> bool {
+    /// Whether updates and deletes log these columns of the old row.
+    pub(super) fn logs_old_key(&self, key: &[String]) -> bool {
         self.identity == "f" || key.iter().all(|name| self.identity_key.contains(name))
     }
 
@@ -109,7 +109,7 @@ impl Shape {
     }
 
     /// Column of this name.
-    pub(super) fn column(&self, name: &str) -> Option<&ShapeColumn> {
+    pub(super) fn column(&self, name: &str) -> Option<&RecordedColumn> {
         self.columns.iter().find(|column| column.name == name)
     }
 }
@@ -122,7 +122,7 @@ pub(super) struct RecordedChange {
     ///
     /// `r` is a row at the time of the backfill.
     pub(super) op: char,
-    pub(super) shape: Arc<Shape>,
+    pub(super) table: Arc<RecordedTable>,
     pub(super) old: Option<RowTexts>,
     pub(super) new: Option<RowTexts>,
 }
@@ -131,132 +131,135 @@ pub(super) struct RecordedChange {
 #[derive(Debug, Default)]
 pub(super) struct Recording {
     pub(super) changes: Vec<RecordedChange>,
-    shapes: Vec<Arc<Shape>>,
+    tables: Vec<Arc<RecordedTable>>,
     /// Numbers of the descriptions of the schema, also of one without tables.
-    generations: Vec<i32>,
+    catalog_versions: Vec<i32>,
 }
 
 /// Loads the recordings of all schemas of a database.
 pub(super) async fn load(client: &Client) -> HashMap<String, Recording> {
     let mut recordings: HashMap<String, Recording> = HashMap::new();
     let mut by_id = HashMap::new();
-    let sql = "select id, document::text as document from recording.shape order by id";
+    let sql = "select id, document::text as document from recording.recorded_table order by id";
     for row in rows(client, sql, &[]).await {
         let document: String = row.get("document");
-        let shape: Shape = serde_json::from_str(&document).unwrap_or_else(|e| panic!("{document}: {e}"));
-        let shape = Arc::new(shape);
-        by_id.insert(row.get::<_, i32>("id"), Arc::clone(&shape));
+        let table: RecordedTable =
+            serde_json::from_str(&document).unwrap_or_else(|e| panic!("{document}: {e}"));
+        let table = Arc::new(table);
+        by_id.insert(row.get::<_, i32>("id"), Arc::clone(&table));
         recordings
-            .entry(shape.schema.clone())
+            .entry(table.schema.clone())
             .or_default()
-            .shapes
-            .push(shape);
+            .tables
+            .push(table);
     }
-    let sql = "select schema_name, number from recording.generation order by number";
+    let sql = "select schema_name, number from recording.catalog_version order by number";
     for row in rows(client, sql, &[]).await {
         let recording = recordings.entry(row.get("schema_name")).or_default();
-        recording.generations.push(row.get("number"));
+        recording.catalog_versions.push(row.get("number"));
     }
-    let sql = "select seq, op, shape, old_row::text as old_row, new_row::text as new_row
+    let sql = "select seq, op, recorded_table, old_row::text as old_row, new_row::text as new_row
                from recording.change order by seq";
     let parse = |text: Option<String>| -> Option<RowTexts> {
         text.map(|text| serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}")))
     };
     for row in rows(client, sql, &[]).await {
-        let shape = Arc::clone(&by_id[&row.get::<_, i32>("shape")]);
+        let table = Arc::clone(&by_id[&row.get::<_, i32>("recorded_table")]);
         let change = RecordedChange {
             seq: row.get("seq"),
             op: row.get::<_, String>("op").chars().next().unwrap_or('?'),
             old: parse(row.get("old_row")),
             new: parse(row.get("new_row")),
-            shape,
+            table,
         };
-        let recording = recordings.entry(change.shape.schema.clone()).or_default();
+        let recording = recordings.entry(change.table.schema.clone()).or_default();
         recording.changes.push(change);
     }
     recordings
 }
 
 impl Recording {
-    /// Definitions in the last description up to this generation.
-    pub(super) fn at(&self, generation: i32) -> impl Iterator<Item = &Arc<Shape>> {
-        let known = self.generations.iter().copied();
-        let newest = known.filter(|known| *known <= generation).max();
-        self.shapes
+    /// Definitions in the last description up to this version of the catalog.
+    pub(super) fn at(&self, catalog_version: i32) -> impl Iterator<Item = &Arc<RecordedTable>> {
+        let known = self.catalog_versions.iter().copied();
+        let newest = known.filter(|known| *known <= catalog_version).max();
+        self.tables
             .iter()
-            .filter(move |shape| Some(shape.generation) == newest)
+            .filter(move |table| Some(table.catalog_version) == newest)
     }
 
     /// Definitions in the last description.
-    pub(super) fn now(&self) -> impl Iterator<Item = &Arc<Shape>> {
+    pub(super) fn now(&self) -> impl Iterator<Item = &Arc<RecordedTable>> {
         self.at(i32::MAX)
     }
 
     /// Definition of the relation that pgoutput's events of a table name.
-    pub(super) fn published_shape(&self, shape: &Shape) -> Option<&Arc<Shape>> {
-        let publication = shape.publication.as_ref()?;
-        let mut same = self.shapes.iter().filter(|it| it.generation == shape.generation);
+    pub(super) fn published_table(&self, table: &RecordedTable) -> Option<&Arc<RecordedTable>> {
+        let publication = table.publication.as_ref()?;
+        let mut same = self
+            .tables
+            .iter()
+            .filter(|it| it.catalog_version == table.catalog_version);
         same.find(|it| it.relation == publication.relation)
     }
 
     /// All names that a relation had.
     pub(super) fn names_of(&self, relation: i64) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
-        for shape in self.shapes.iter().filter(|shape| shape.relation == relation) {
-            if !names.contains(&&*shape.name) {
-                names.push(&shape.name);
+        for table in self.tables.iter().filter(|table| table.relation == relation) {
+            if !names.contains(&&*table.name) {
+                names.push(&table.name);
             }
         }
         names
     }
 
-    /// Whether deletes contained the key of `named`.
+    /// Whether all deletes of the event table log its key.
     ///
-    /// They did so in `shape`, and in each partition of `named` at any time. If one partition's deletes lack
-    /// the key, the events of all partitions may be sent without a key.
-    pub(super) fn names_keys(&self, shape: &Shape, named: &Shape) -> bool {
-        let mut same = self.shapes.iter().filter(|it| {
+    /// They are the deletes of `table`, and of every partition that the event table ever had. If those of one
+    /// partition lack the key, the events of all partitions may be sent without a key.
+    pub(super) fn all_log_old_key(&self, table: &RecordedTable, event_table: &RecordedTable) -> bool {
+        let mut same = self.tables.iter().filter(|it| {
             let publication = it.publication.as_ref().map(|publication| publication.relation);
-            it.kind == "r" && named.kind == "p" && publication == Some(named.relation)
+            it.kind == "r" && event_table.kind == "p" && publication == Some(event_table.relation)
         });
-        shape.names_key(&named.key) && same.all(|it| it.names_key(&named.key))
+        table.logs_old_key(&event_table.key) && same.all(|it| it.logs_old_key(&event_table.key))
     }
 
-    /// Whether the log identified no row of `named`.
+    /// Whether the table had no replica identity, so PostgreSQL published only inserts.
     ///
-    /// This is about the time of `shape`. There were only inserts in this case. `named` is the table itself,
-    /// or its published root with the other partitions of that time. A partition that is no longer one does
-    /// not count: the drain cannot find it.
-    pub(super) fn is_insert_only(&self, shape: &Shape, named: &Shape) -> bool {
-        let is_partition = |it: &Shape| {
+    /// For a published root, no partition of the same version of the catalog may have one. A partition that
+    /// was detached or dropped later does not count: the drain cannot find it.
+    pub(super) fn is_insert_only(&self, table: &RecordedTable, event_table: &RecordedTable) -> bool {
+        let is_partition = |it: &RecordedTable| {
             let publication = it.publication.as_ref().map(|publication| publication.relation);
-            it.kind == "r" && publication == Some(named.relation)
+            it.kind == "r" && publication == Some(event_table.relation)
         };
-        let remains = |it: &Shape| {
+        let remains = |it: &RecordedTable| {
             self.now()
                 .any(|other| other.relation == it.relation && is_partition(other))
         };
         let mut same = self
-            .shapes
+            .tables
             .iter()
-            .filter(|it| it.generation == shape.generation && is_partition(it) && remains(it));
-        let is_root = named.relation != shape.relation;
-        !shape.is_identified() && (!is_root || same.all(|it| !it.is_identified()))
+            .filter(|it| it.catalog_version == table.catalog_version && is_partition(it) && remains(it));
+        let is_root = event_table.relation != table.relation;
+        !table.is_identified() && (!is_root || same.all(|it| !it.is_identified()))
     }
 
-    /// Whether this generation has the same definition of table and published root.
-    pub(super) fn is_undisturbed(&self, shape: &Shape, generation: i32) -> bool {
-        let same = |relation: i64, was: &Shape| {
-            let is = self.at(generation).find(|it| it.relation == relation);
+    /// Whether table and published root have the same definitions in this version.
+    pub(super) fn is_undisturbed(&self, table: &RecordedTable, catalog_version: i32) -> bool {
+        let same = |relation: i64, was: &RecordedTable| {
+            let is = self.at(catalog_version).find(|it| it.relation == relation);
             is.is_some_and(|is| {
-                let is = Shape {
-                    generation: was.generation,
+                let is = RecordedTable {
+                    catalog_version: was.catalog_version,
                     ..(**is).clone()
                 };
                 is == *was
             })
         };
-        let root = self.published_shape(shape);
-        same(shape.relation, shape) && root.is_none_or(|root| same(root.relation, root))
+        let root = self.published_table(table);
+        same(table.relation, table) && root.is_none_or(|root| same(root.relation, root))
     }
 }
