@@ -31,6 +31,7 @@ pub mod wait;
 pub mod watchdog;
 pub mod zipf;
 
+use std::num::NonZero;
 use std::sync::OnceLock;
 
 /// Runs a scenario, or a whole program, on the shared tokio runtime.
@@ -40,8 +41,12 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME
         .get_or_init(|| {
+            // A scenario that compares 100 MB of events takes a worker for many seconds. With four workers,
+            // three such scenarios once stopped the clients of all others for 20 s. There are at most two
+            // scenarios and a half for each core at once.
+            let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
             tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(4)
+                .worker_threads(6 * cores)
                 .enable_all()
                 .build()
                 .expect("a tokio runtime starts")
