@@ -55,7 +55,8 @@ try: ## print the changes of your PostgreSQL (PGHOST, PGDATABASE, PGUSER, PGPASS
 
 # Each scenario creates a database of 300 files. In memory that takes a sixth less time. So the servers run in
 # memory if 8 GB are free.
-test tables: export SERVERS_IN ?= $(shell df --output=avail -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "/dev/shm" }')
+test tables: export SERVERS_IN ?= $(shell df --output=avail -k /dev/shm 2>/dev/null \
+	| awk 'NR == 2 && $$1 > 8000000 { print "/dev/shm" }')
 test: tools-rust tools-demo tools-postgres tools-consumers tools-stack ## run all tests but those of examples, on a real PostgreSQL and with the real binary
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace

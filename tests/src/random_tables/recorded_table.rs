@@ -247,7 +247,9 @@ impl Recording {
         !table.is_identified() && (!is_root || same.all(|it| !it.is_identified()))
     }
 
-    /// Whether table and published root have the same definitions in this version.
+    /// Whether neither the table nor its published root differs.
+    ///
+    /// Their definitions are compared with those of `catalog_version`.
     pub(super) fn is_undisturbed(&self, table: &RecordedTable, catalog_version: i32) -> bool {
         let same = |relation: i64, was: &RecordedTable| {
             let is = self.at(catalog_version).find(|it| it.relation == relation);

@@ -62,10 +62,11 @@ pub(in crate::actions) async fn check(
 
 /// Warns of the tables that are no longer sent.
 ///
-/// Stores the tables that are sent now. So a later check does not warn of the same tables again.
+/// Stores the tables that are sent now. So a later check does not warn of the same tables again. Between two
+/// checks, a sandbox waits for [`CHECK_INTERVAL`].
 ///
-/// Returns the number of tables that are no longer sent. Does nothing if the last check of this sandbox was
-/// less than [`CHECK_INTERVAL`] ago. A failed check does not stop the drain.
+/// Returns the number of tables that are no longer sent. It is 0 without a check. A failed check is logged,
+/// and the drain continues.
 pub(in crate::actions) async fn check_and_store(
     app: &App,
     connector: &Connector,
