@@ -20,7 +20,7 @@ use crate::drain::report::Report;
 use crate::drain::{AGGREGATE_BYTES, REQUEST_LIMITS, Settings, StreamOpener, StreamRoutes};
 use crate::encode::Envelope;
 use crate::error::Error;
-use crate::pack::{Acknowledgements, Forecast, PlanFigures};
+use crate::pack::{Acknowledgements, Forecast, ForecastSettings, PlanFigures};
 use crate::ports::{PeekRow, PeekRows, Slot, SlotError, Stream, StreamError};
 use crate::postgres::connection::Connector;
 
@@ -227,15 +227,13 @@ struct Forecaster<'a, R, K> {
 impl<'a, R: PeekRow, K: Stream> Forecaster<'a, R, K> {
     fn new(reader: WindowReader<'a, R>, input: &PlanInput<'a, K>, began: Instant) -> Self {
         let PlanInput { stream, settings, .. } = *input;
-        let forecast = Forecast::new(
-            began,
-            stream.name(),
-            &settings.shards,
-            settings.record_bytes,
-            AGGREGATE_BYTES.min(settings.record_bytes),
-            settings.max_unacknowledged_bytes,
-            input.names_keys,
-        );
+        let limits = ForecastSettings {
+            record_bytes: settings.record_bytes,
+            aggregate_bytes: AGGREGATE_BYTES.min(settings.record_bytes),
+            max_unacknowledged_bytes: settings.max_unacknowledged_bytes,
+            names_keys: input.names_keys,
+        };
+        let forecast = Forecast::new(began, stream.name(), &settings.shards, limits);
         Forecaster {
             reader,
             planned: PlannedStreams {

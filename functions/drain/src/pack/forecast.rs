@@ -35,16 +35,26 @@ const USD_PER_GB: f64 = 0.08;
 /// Most keys in the list of the hottest keys.
 const MAX_HOTTEST_KEYS: usize = 10;
 
+/// Limits and options of a forecast.
+#[derive(Debug, Clone, Copy)]
+pub struct ForecastSettings {
+    /// Most bytes of a record: data and partition key.
+    pub record_bytes: usize,
+    /// Most bytes of an aggregate.
+    pub aggregate_bytes: usize,
+    /// Most bytes of events that a drain keeps in memory.
+    pub max_unacknowledged_bytes: usize,
+    /// Whether the figures contain the texts of partition keys.
+    ///
+    /// If not, they contain hashes, because such a text has values of rows.
+    pub names_keys: bool,
+}
+
 /// The forecast of the events that were added.
 #[derive(Debug)]
 pub struct Forecast {
     now: Instant,
-    record_bytes: usize,
-    max_unacknowledged_bytes: usize,
-    /// Whether the figures contain the texts of partition keys.
-    ///
-    /// If not, they contain hashes, because such a text has values of rows.
-    names_keys: bool,
+    settings: ForecastSettings,
     /// The name of each stream, by its number.
     streams: Vec<String>,
     packings: [Packing; 2],
@@ -185,19 +195,8 @@ pub struct ShardFigures {
 }
 
 impl Forecast {
-    /// An empty forecast for a stream.
-    ///
-    /// An aggregate has at most `aggregate_bytes`. A drain keeps at most `max_unacknowledged_bytes` of events
-    /// in memory. `names_keys` is whether the figures contain the texts of partition keys.
-    pub fn new(
-        now: Instant,
-        stream: String,
-        map: &ShardMap,
-        record_bytes: usize,
-        aggregate_bytes: usize,
-        max_unacknowledged_bytes: usize,
-        names_keys: bool,
-    ) -> Self {
+    /// An empty forecast for a stream. No time passes in it: each request is sent at `now`.
+    pub fn new(now: Instant, stream: String, map: &ShardMap, settings: ForecastSettings) -> Self {
         let packing = |aggregation| Packing {
             lanes: Lanes::new(aggregation, map.clone()),
             requests: 0,
@@ -209,14 +208,12 @@ impl Forecast {
         };
         Forecast {
             now,
-            record_bytes,
-            max_unacknowledged_bytes,
-            names_keys,
+            settings,
             streams: vec![stream],
             packings: [
                 packing(Aggregation::None),
                 packing(Aggregation::Kpl {
-                    bytes: aggregate_bytes,
+                    bytes: settings.aggregate_bytes,
                 }),
             ],
             tables: BTreeMap::new(),
@@ -244,8 +241,13 @@ impl Forecast {
     pub fn add(&mut self, queued: QueuedEvent, limits: RequestLimits) {
         self.count(&queued);
         let [none, kpl] = &mut self.packings;
-        none.push(queued.clone(), self.now, limits, self.max_unacknowledged_bytes);
-        kpl.push(queued, self.now, limits, self.max_unacknowledged_bytes);
+        none.push(
+            queued.clone(),
+            self.now,
+            limits,
+            self.settings.max_unacknowledged_bytes,
+        );
+        kpl.push(queued, self.now, limits, self.settings.max_unacknowledged_bytes);
     }
 
     /// Counts an event for its table and its key.
@@ -254,11 +256,11 @@ impl Forecast {
         let table = event.relation.as_ref().map(|relation| relation.table.unquoted());
         let table = table.unwrap_or_else(|| event.partition_key.clone());
         let hash_key = HashKey::of(&event.partition_key);
-        let oversize = u64::from(event.size_problem(self.record_bytes).is_some());
+        let oversize = u64::from(event.size_problem(self.settings.record_bytes).is_some());
         self.oversize += oversize;
         self.events += 1;
         let key = self.keys.entry(hash_key).or_insert_with(|| KeyTotals {
-            text: match self.names_keys {
+            text: match self.settings.names_keys {
                 true => event.partition_key.chars().take(64).collect(),
                 false => event.key_hash().into(),
             },
@@ -285,7 +287,7 @@ impl Forecast {
             tables: table_figures(self.tables),
             hottest_keys: hottest_keys(self.keys, self.events),
             oversize: self.oversize,
-            record_limit_bytes: self.record_bytes,
+            record_limit_bytes: self.settings.record_bytes,
             none,
             kpl,
         }

@@ -15,7 +15,9 @@ mod shards;
 mod stream_shards;
 
 pub use acknowledgements::{AcknowledgedCounts, Acknowledgements, SpanId};
-pub use forecast::{Forecast, KeyFigures, PackingFigures, PlanFigures, ShardFigures, TableFigures};
+pub use forecast::{
+    Forecast, ForecastSettings, KeyFigures, PackingFigures, PlanFigures, ShardFigures, TableFigures,
+};
 pub use lanes::Lanes;
 pub use outstanding::{OutstandingEvent, OutstandingEvents};
 pub use record::{Aggregation, QueuedEvent, Record, RequestLimits};

@@ -15,15 +15,13 @@ fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigur
 
 /// Figures of events, given by key, size and bytes of missing values.
 fn figures_of(events: impl IntoIterator<Item = (&'static str, usize, usize)>) -> PlanFigures {
-    let mut forecast = Forecast::new(
-        Instant::now(),
-        "s".to_owned(),
-        &ShardMap::even(2),
-        1 << 20,
-        256 << 10,
-        32 << 20,
-        true,
-    );
+    let settings = ForecastSettings {
+        record_bytes: 1 << 20,
+        aggregate_bytes: 256 << 10,
+        max_unacknowledged_bytes: 32 << 20,
+        names_keys: true,
+    };
+    let mut forecast = Forecast::new(Instant::now(), "s".to_owned(), &ShardMap::even(2), settings);
     let mut acknowledgements = Acknowledgements::new(Lsn(0).into());
     let mut count = 0;
     for (key, size, missing_bytes) in events {
