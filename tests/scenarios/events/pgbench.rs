@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 crate::scenarios![every_row_of_pgbench_is_what_the_consumer_holds];
 
 /// Default number of transactions.
-const TRANSACTIONS: u64 = 10_000;
+const TRANSACTIONS: u64 = 4_000;
 const CLIENTS: u64 = 4;
 
 /// Slot and stream of one plugin. The three plugins share a database.

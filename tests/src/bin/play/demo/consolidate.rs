@@ -31,7 +31,7 @@ const SHARDS: i32 = 8;
 /// Time in which the writers write, without `CHANGES`.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Time in which the writers write if records are lost, without `CHANGES`.
-const FAULTY_WRITE_TIME: Duration = Duration::from_secs(8);
+const FAULTY_WRITE_TIME: Duration = Duration::from_secs(5);
 /// First and last second of the faults, without `CHANGES`.
 const FAULT_SECONDS: std::ops::Range<f64> = 8.0..20.0;
 /// Rows of a database for which the faults get one more second.

@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_secs(2);
 /// Deadline of an invocation.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Pause between two transactions of a writer.
-const WRITE_PAUSE: Duration = Duration::from_millis(4);
+const WRITE_PAUSE: Duration = Duration::from_millis(8);
 /// Existing rows of each table with an order's number as key.
 const ORDERS: u32 = 20_000;
 /// Limit of ticks after the last write that send nothing.
