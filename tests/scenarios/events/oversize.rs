@@ -1,4 +1,4 @@
-//! An event larger than a record stops the drain with an error.
+//! An event that exceeds a record of the stream stops the drain.
 //!
 //! The drain stops before the transaction of the event. All earlier changes have arrived and are confirmed.
 //! No later change is sent.
@@ -14,7 +14,8 @@ crate::scenarios![
 
 /// Error message of a drain with an oversize row.
 ///
-/// The drain reads a small row, a row of `bytes`, and another small row. It must refuse the middle row.
+/// The table gets a small row, a row with a text of `bytes`, and another small row. The drain must send the
+/// first row, and stop at the second.
 async fn assert_refused(plugin: Plugin, bytes: usize) -> String {
     let fixture = Fixture::builder(plugin)
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
@@ -34,11 +35,11 @@ async fn assert_refused(plugin: Plugin, bytes: usize) -> String {
     assert_eq!(
         before.confirmed,
         before.checkpoint,
-        "the earlier row is not confirmed: {}",
+        "the slot is not at the checkpoint: {}",
         fixture.function.log().join("\n")
     );
     let (again, _) = fixture.failing_tick().await;
-    // A window before the transaction may have confirmed log of other databases.
+    // The second tick may have confirmed more log: that of other databases, before the transaction.
     let after = SlotPositions::read(&fixture).await;
     assert_eq!((again.as_str(), after.confirmed), ("Oversize", after.checkpoint));
     let delivery = fixture.consume().await;
@@ -47,7 +48,7 @@ async fn assert_refused(plugin: Plugin, bytes: usize) -> String {
         .iter()
         .map(|it| it.json()["after"]["id"].clone())
         .collect();
-    assert_eq!(keys, [1], "the earlier row did not arrive exactly once");
+    assert_eq!(keys, [1], "not exactly the first row arrived, once");
     let peak = fixture.function.peak_memory_bytes();
     assert!(peak < 128 << 20, "{plugin:?} took {peak} bytes: {message}");
     message

@@ -17,6 +17,7 @@ use crate::support::backfill::LATE;
 use crate::support::backlog;
 use crate::support::expected_errors::assert_invocation_fails;
 use crate::support::positions::{SlotPositions, expect_lsn, wait_until_sessions_end};
+use crate::support::project_files::read_project_file;
 use crate::support::versions::pgoutput;
 
 crate::scenarios![
@@ -34,6 +35,7 @@ crate::scenarios![
     a_publication_without_tables_is_a_problem,
     lingering_ends_before_the_deadline,
     a_large_backlog_takes_several_invocations,
+    each_field_of_an_answer_is_documented,
 ];
 
 crate::version_scenarios![setup_creates_missing_objects, status_reports_the_slot];
@@ -198,6 +200,17 @@ async fn status(builder: FixtureBuilder) {
         fixture.compare(&[backlog::TABLE]).await.changes().len(),
         backlog::events(&fixture).await
     );
+}
+
+async fn each_field_of_an_answer_is_documented() {
+    let fixture = Fixture::builder(Plugin::Pgoutput).build().await;
+    let page = read_project_file("docs/operating.md");
+    for action in ["setup", "drain", "status", "teardown"] {
+        let answer = fixture.invoke(json!({"action": action})).await.answer();
+        for field in answer.as_object().expect("an answer is an object").keys() {
+            assert!(page.contains(&format!("`{field}`")), "{action}: {field}");
+        }
+    }
 }
 
 async fn status_reports_problems_without_an_error() {

@@ -1,4 +1,4 @@
-//! `make try` prints a server's changes, and leaves nothing on it.
+//! `make try` prints a server's changes. At its end it drops what it created, if it can log in.
 
 use std::collections::BTreeMap;
 use std::process::{ExitStatus, Stdio};
@@ -36,7 +36,7 @@ struct TryItRun {
     messages: OutputLines,
 }
 
-/// Lines that one of its outputs has so far.
+/// Lines that a run has written to one of its outputs.
 #[derive(Clone, Default)]
 struct OutputLines(Arc<Mutex<Vec<String>>>);
 
@@ -62,7 +62,7 @@ impl OutputLines {
 }
 
 impl TryItRun {
-    /// Starts it with these variables and nothing else of libpq.
+    /// Starts a run with these variables. It inherits no other variable of libpq.
     fn start<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut run = Self::of(command(variables).stdout(Stdio::piped()));
         run.printed.collect(run.child.stdout.take().unwrap());
@@ -177,7 +177,7 @@ async fn each_change_is_one_line(version: u32) {
     let (fixture, variables) = database(version).await;
     let run = TryItRun::start(with(&variables, &[("BACKFILL", "public.orders")]));
     run.until_it_drains().await;
-    // A change that overtakes the backfill drops the row of its key.
+    // Otherwise the truncate below might precede the watermark, and the existing row would not be sent.
     run.printed.wait_for("read").await;
     for sql in [
         "insert into orders values (2, 'Grace', null)",
@@ -271,8 +271,8 @@ async fn twenty_ends_at_random_moments_leave_nothing() {
             let moment = Duration::from_millis((2_500.0 * fastrand::f64().powi(2)) as u64);
             let run = TryItRun::start(variables);
             async move {
-                // It listens to signals before it prints. Before that, nothing is on the server, and a signal
-                // that this process ignores would be ignored there, too.
+                // The program has signal handlers before it prints this line. An earlier signal would test
+                // nothing, because the server has nothing of the run yet.
                 run.messages.wait_for("PostgreSQL ").await;
                 // Not a wait for an event: the signal must arrive at a random moment.
                 tokio::time::sleep(moment).await;
@@ -405,7 +405,7 @@ async fn the_login_is_that_of_psql() {
         run.messages.all()
     );
     run.signal("INT");
-    // The password file is gone, and psql of the clean-up needs it.
+    // The clean-up starts psql again. It cannot log in, because the password file was removed.
     let (status, messages) = run.ended().await;
     assert!(!status.success(), "{messages}");
     assert!(messages.contains("could not be dropped"), "{messages}");

@@ -42,7 +42,7 @@ async fn demo(fault: &str) -> DemoRun {
 async fn the_demo_of_three_databases_fails_when_records_are_lost() {
     let run = demo("drop").await;
     assert!(!run.has_passed, "{}", run.report);
-    let verdict = "FAILED: DuckDB has not the rows of the sources.";
+    let verdict = "FAILED: DuckDB differs from the sources.";
     assert!(run.output.contains(verdict), "{}", run.report);
 }
 

@@ -1,4 +1,4 @@
-//! End of the consolidation: the same question to DuckDB and to the sources, and every row of every table.
+//! Verdict of the consolidation: compares the answers of one query, and every row of every table.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -58,7 +58,7 @@ pub(super) async fn report(demo: &Consolidation<'_>, consumer: ExampleConsumer, 
         );
         return true;
     }
-    screen.print(TextStyle::Bad, "FAILED: DuckDB has not the rows of the sources.");
+    screen.print(TextStyle::Bad, "FAILED: DuckDB differs from the sources.");
     for difference in differences.iter().take(10) {
         screen.print(TextStyle::Plain, &format!("  {difference}"));
     }
@@ -117,12 +117,12 @@ fn print_summary(demo: &Consolidation<'_>, figures: ExampleFigures, began: Insta
         ),
         ("rows written", sum(|it| it.rows_written.load(Ordering::Relaxed))),
         (
-            "changes sent, by the answers",
+            "changes sent, as the ticks report",
             sum(|it| it.changes.load(Ordering::Relaxed)),
         ),
         ("records, each of many events", figures.records.to_string()),
         (
-            "batches, and failed in part",
+            "batches, and partly failed ones",
             format!("{}, {}", figures.batches, figures.partial),
         ),
         ("batches sent again", figures.sent_again.to_string()),
