@@ -1,11 +1,11 @@
-//! `make demo SCENARIO=consolidate` with all its parts, faults and comparisons.
+//! `make demo SCENARIO=consolidate` with all its parts. `make examples` runs it.
 
 use std::process::Stdio;
 
 use scenarios::built_program;
 use tokio::process::Command;
 
-crate::scenarios![
+crate::long_scenarios![
     the_demo_of_three_databases_passes,
     the_demo_of_three_databases_fails_when_records_are_lost,
 ];
