@@ -139,7 +139,7 @@ tables: tools-rust tools-demo tools-postgres ## compare rows and keys of random 
 fuzz: tools-rust tools-fuzz ## fuzz a decoder, the checkpoint or the event (TARGET=pgoutput, wal2json, test_decoding, checkpoint or event; SECONDS=60)
 	@scripts/fuzz.sh $(TARGET) $(SECONDS)
 
-mutants: tools-rust tools-demo ## check that the scenarios catch each deliberate fault (docs/hazards.md; MUTANTS="03 12")
+mutants: tools-rust tools-demo tools-postgres ## check that the scenarios catch each deliberate fault (docs/hazards.md; MUTANTS="03 12")
 	cargo build --locked --workspace --bins
 	@scripts/mutants.sh $(MUTANTS)
 
