@@ -189,7 +189,7 @@ example: tools-rust tools-check tools-build ## deploy a cluster with sample tabl
 clean: ## remove all builds and tools from this folder
 	rm -rf target .aws-sam .run .tools
 
-tools: tools-check tools-checkov tools-sql tools-examples ## install the tools of check and test
+tools: tools-rust tools-check tools-checkov tools-sql tools-examples ## install the tools of check and test
 tools: tools-demo tools-postgres tools-consumers tools-stack
 
 tools-rust:

@@ -1,4 +1,4 @@
-//! The edges to AWS: Kinesis, SSM Parameter Store, Secrets Manager through SSM, and the IAM token of RDS.
+//! The edges to AWS: Kinesis, SSM Parameter Store, Secrets Manager, and the IAM token of RDS.
 
 pub(crate) mod client;
 pub(crate) mod kinesis;

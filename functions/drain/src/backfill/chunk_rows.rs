@@ -117,10 +117,10 @@ impl ChunkRows {
 
     /// Adds a row as `COPY … TO STDOUT` writes it.
     ///
-    /// `line` may end with a line break. Its first field is not a column: see `OmittedFields`.
+    /// `line` may end with a line break. Its first field is not a column: see `OversizeColumns`.
     ///
     /// # Errors
-    /// The line is not a row of this table.
+    /// The line is not a row of this table, or a text in it is not UTF-8.
     pub fn push(&mut self, line: &[u8]) -> Result<(), RowError> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let row = ChunkRow {

@@ -53,7 +53,9 @@ pub struct Checkpoint {
     /// `None` if no part of the next transaction is acknowledged, and the transaction's end is not known.
     #[serde(default, rename = "progress")]
     pub resume: Option<ResumePoint>,
-    /// The last marker that was written.
+    /// The marker that the slot must return, if any.
+    ///
+    /// It is at or after the position. Usually it is the last marker that was written.
     #[serde(default)]
     pub marker: Option<Marker>,
     /// Acknowledged changes after the position; `None` if none are stored.

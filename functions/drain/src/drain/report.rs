@@ -63,7 +63,9 @@ pub struct Report {
     pub throttled: u64,
     /// Windows that were opened.
     pub peeks: u64,
-    /// Warnings of the server; the log has each distinct text once.
+    /// Warnings of the server.
+    ///
+    /// The function's log has the first 20 distinct texts, each once.
     pub notices: u64,
     /// Bytes of log that are not confirmed yet, of any table. Null if unknown.
     pub lag_bytes: Option<u64>,
@@ -93,7 +95,7 @@ pub struct Report {
     pub oldest_transaction: Option<OldestTransaction>,
     /// Tables that were sent at the last check, and are not now.
     ///
-    /// The log has a warning for each.
+    /// The function's log has a warning for each that still exists, and one warning for all others.
     pub tables_left: u64,
     /// The reason why the drain stopped.
     pub stopped: StopReason,

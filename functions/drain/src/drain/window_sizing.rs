@@ -76,7 +76,9 @@ pub enum SizingStep {
     Smaller,
     /// Try again in the next invocation. The window gets nearly all of its time.
     NextInvocation,
-    /// Fail: the smallest window had nearly all of an invocation's time.
+    /// The smallest window took nearly all of the time that was left.
+    ///
+    /// The drain fails only if that was most of its time. Otherwise the next invocation tries again.
     Impossible,
 }
 
@@ -103,8 +105,8 @@ impl WindowSizing {
     /// The next window after `confirmed`, up to `readable` at most.
     ///
     /// The server decodes from `restart`. It decodes the log from `restart` to `confirmed` again, which costs
-    /// as much as new log of that size. So the window is at least as large, unless such a window was too
-    /// slow.
+    /// as much as new log of that size. So the window is at least as large, up to 4 GiB, unless such a window
+    /// was too slow.
     pub fn next_window(&self, confirmed: Lsn, readable: Lsn, restart: Lsn) -> Window {
         let decoded_again = match self.may_stretch {
             true => confirmed.bytes_since(restart).min(*WAL_BYTES.end()),

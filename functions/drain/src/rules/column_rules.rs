@@ -122,7 +122,7 @@ impl ColumnRule {
     }
 }
 
-/// The form of `COLUMN_RULES`. A colon in a name is not escaped.
+/// The form of `COLUMN_RULES`. A backslash escapes a colon in a name.
 impl fmt::Display for ColumnRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let action = match self.action {

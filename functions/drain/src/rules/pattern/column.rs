@@ -44,7 +44,9 @@ impl ColumnPattern {
     }
 }
 
-/// The form of `COLUMN_RULES`, without quotes. A colon in a name is not escaped.
+/// The form of `COLUMN_RULES`, without quotes.
+///
+/// A backslash escapes a colon in a name.
 impl fmt::Display for ColumnPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.table, self.column)
