@@ -63,8 +63,8 @@ impl Markers {
     /// The state at the start of a drain.
     ///
     /// `stored` is the marker of the checkpoint. The numbers of new markers continue from its number.
-    /// `to_return` is the marker that the slot must return, if any. It counts as the last marker until a new one
-    /// is written.
+    /// `to_return` is the marker that the slot must return, if any. It counts as the last marker until a new
+    /// one is written.
     pub(super) fn new(settings: &Settings, stored: Option<&Marker>, to_return: Option<Marker>) -> Self {
         Markers {
             slot: settings.slot.clone(),
