@@ -1,4 +1,7 @@
 //! Timestamps and durations: PostgreSQL's text under `datestyle = iso`, its epoch, ISO 8601, milliseconds.
+//!
+//! PostgreSQL's years reach from 4713 BC to 294276. The crates `chrono` and `jiff` end before that, so the
+//! two conversions between days and dates are here.
 
 use std::time::Duration;
 
