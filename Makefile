@@ -62,7 +62,8 @@ test: tools-rust tools-demo tools-postgres tools-consumers tools-stack ## run al
 	cargo test --locked --workspace
 
 # `make test` does not run these: the libraries are large, KCL waits long, and the demo computes for a minute.
-examples: tools-rust tools-demo tools-postgres tools-consumers tools-kcl tools-flink tools-spark ## run the example consumers with KCL, Flink and Spark, and the demo of three databases
+examples: tools-consumers tools-kcl tools-flink tools-spark
+examples: tools-rust tools-demo tools-postgres ## run the example consumers with KCL, Flink and Spark, and the demo of three databases
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --test scenarios -- --ignored
 

@@ -136,7 +136,7 @@ async fn a_window_that_ends_at_its_row_bound_is_confirmed_with_a_marker() {
         commits + write_until(&fixture, Instant::now() + Duration::from_secs(3)).await
     };
     let (outcome, commits) = tokio::join!(fixture.invoke(json!({})), writing);
-    // On a busy machine, the loads may last longer than the invocation. Further ticks send the rest.
+    // On a busy machine, the loads may outlast the invocation. Further ticks send the rest.
     let mut reports = vec![outcome.answer()];
     reports.extend(fixture.drain().await);
     let changes: i64 = reports

@@ -62,7 +62,7 @@ impl OutputLines {
 }
 
 impl TryItRun {
-    /// Starts a run with these variables. It inherits no other variable of libpq.
+    /// Starts a run with these variables, and no others of libpq.
     fn start<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut run = Self::of(command(variables).stdout(Stdio::piped()));
         run.printed.collect(run.child.stdout.take().unwrap());

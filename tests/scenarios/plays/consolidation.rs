@@ -1,4 +1,4 @@
-//! `make demo SCENARIO=consolidate` with all its parts. `make examples` runs it.
+//! The whole demo of three databases. It must fail if records are lost.
 
 use std::process::Stdio;
 

@@ -104,8 +104,7 @@ async fn a_parameter_of_an_earlier_version_keeps_its_type_until_it_is_deleted() 
 
 async fn an_error_of_postgresql_that_quotes_a_value_is_reported_by_its_code() {
     let fixture = fixture().await;
-    // PostgreSQL's message would quote the value that the condition contains. So the function must not pass
-    // this message on.
+    // PostgreSQL's message quotes the value of the condition. The function must not pass the message on.
     let event = |condition: &str| {
         json!({
             "action": "backfill", "wait": true, "tables": ["public.people"], "where": condition,

@@ -6,9 +6,9 @@
 //! standby is promoted, and a function is killed. At the end a query joins the three in DuckDB. PostgreSQL
 //! answers the same query from the sources. The demo succeeds only when the answers and all rows are equal.
 //!
-//! With the same `SEED`, the writes and the moments of the faults are the same. Without `CHANGES`, the
-//! writers run small transactions for 30 seconds. With `CHANGES=10000000`, they write about that many rows.
-//! Small transactions then alternate with transactions of a thousand rows.
+//! `SEED` decides the writes and the moments of the faults. Without `CHANGES`, the writers run small
+//! transactions for 30 seconds. With `CHANGES=10000000`, they write about that many rows. Small transactions
+//! then alternate with transactions of a thousand rows.
 //! `DEMO_FAULT=drop` loses records on their way to the consumer, and kills nothing: the demo must fail.
 
 mod source;
