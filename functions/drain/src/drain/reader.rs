@@ -15,36 +15,38 @@
 //! compares the hash of the last skipped row.
 
 mod barriers;
+mod change_encoder;
 mod chunk;
-mod events;
 mod messages;
-mod tables;
+mod row_decoder;
 mod transaction;
+mod unidentified_rows;
+mod waiting_rows;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::report::Report;
 use super::settings::Settings;
 use crate::backfill::{ChunkContext, RowRequest};
 use crate::base::lsn::Lsn;
+use crate::base::position::Position;
 use crate::catalog::{Catalog, TableRequest};
 use crate::change::{Change, DecodedRow, message_prefix};
 use crate::continuity::ContinuityError;
 use crate::continuity::checkpoint::{AckAhead, ResumePoint};
 use crate::continuity::marker::Marker;
-use crate::decode::Decoder;
-use crate::encode::{EncodedEvents, Envelope, Progress, SpareEvents, Transaction};
+use crate::encode::{Envelope, Progress, SpareEvents, Transaction};
 use crate::error::Error;
 use crate::pack::{Acknowledgements, QueuedEvent};
-use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
+use crate::ports::{CommitRows, PeekRow};
 use crate::rules::pattern;
-use crate::rules::projection::Projections;
 pub(crate) use barriers::Barriers;
+use change_encoder::ChangeEncoder;
+use row_decoder::RowDecoder;
 use transaction::{OpenTransaction, not_resumed};
-
-/// Most bytes of held rows of a transaction.
-pub(crate) const HOLD_BYTES: usize = 8 << 20;
+use unidentified_rows::warn_of_unidentified_row;
+pub(crate) use waiting_rows::HOLD_BYTES;
+use waiting_rows::WaitingRows;
 
 /// Bytes of rows after which a section of a transaction ends.
 ///
@@ -72,24 +74,11 @@ pub(crate) enum ReaderRequest {
 /// Reads the rows of one window.
 pub(crate) struct WindowReader<'a, R> {
     settings: &'a Settings,
-    envelope: &'a Envelope,
-    decoder: Decoder,
-    catalog: Catalog,
-    /// Requests for tables so far.
-    table_requests: usize,
+    decoder: RowDecoder<'a>,
+    encoder: ChangeEncoder<'a>,
     history: SentHistory,
     open: Option<OpenTransaction>,
-    /// Rows that wait for their commit, or for room in the lanes.
-    rows: VecDeque<R>,
-    bytes_of_held_rows: usize,
-    /// Commits that are known before their row is read.
-    commits: CommitRows,
-    /// Whether they include those of all large transactions.
-    has_large_commits: bool,
-    /// Wall-clock time of this window, µs since 1970-01-01 UTC.
-    now: i64,
-    events: EncodedEvents,
-    projections: Projections<'a>,
+    rows: WaitingRows<R>,
     /// The open transaction's last change row, as the plugin wrote it.
     last_row: Vec<u8>,
     /// A decoded change that waits for its row lookup.
@@ -144,19 +133,11 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     ) -> Self {
         WindowReader {
             settings,
-            envelope,
-            decoder: Decoder::new(settings.plugin),
-            catalog,
-            table_requests: 0,
+            decoder: RowDecoder::new(&settings.slot, settings.plugin, catalog),
+            encoder: ChangeEncoder::new(settings, envelope, now),
             history,
             open: None,
-            rows: VecDeque::new(),
-            bytes_of_held_rows: 0,
-            commits: CommitRows::new(),
-            has_large_commits: false,
-            now,
-            events: EncodedEvents::default(),
-            projections: Projections::new(&settings.projection),
+            rows: WaitingRows::new(),
             last_row: Vec::new(),
             waiting: None,
             has_left_out: false,
@@ -170,7 +151,12 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
 
     /// Takes former events to reuse their buffers, unless some are left.
     pub(crate) fn refill_spare(&mut self, former: &mut SpareEvents) {
-        self.events.refill_spare(former);
+        self.encoder.refill_spare(former);
+    }
+
+    /// The catalog, to add tables to.
+    pub(crate) fn catalog_mut(&mut self) -> &mut Catalog {
+        &mut self.decoder.catalog
     }
 
     /// Whether a transaction is open.
@@ -191,25 +177,26 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// # Errors
     /// A commit is undecodable or out of place, the expected marker is missing, or the resume point is wrong.
     pub(crate) fn push_row(&mut self, row: R) -> Result<ReaderNeed, Error> {
-        let is_held = self.is_held();
-        if is_held && self.decoder.is_commit(row.data()) {
+        if !self.is_held() {
+            self.rows.push(row);
+        } else if self.decoder.is_commit(row.data()) {
             self.apply_commit_row(row.lsn(), row.data())?;
-        } else if is_held {
-            self.bytes_of_held_rows += row.data().len() + PEEK_ROW_BYTES;
+            self.rows.push(row);
+        } else {
+            self.rows.hold(row);
         }
-        self.rows.push_back(row);
-        if self.bytes_of_held_rows <= HOLD_BYTES {
+        if !self.rows.exceed_hold() {
             return Ok(ReaderNeed::Row);
         }
-        match self.commits.contains_key(&self.open_xid()) || self.has_large_commits {
-            true => self.apply_large_commit().map(|()| ReaderNeed::Row),
-            false => Ok(ReaderNeed::LargeCommits),
+        match self.rows.may_add_commit(self.open_xid()) {
+            true => Ok(ReaderNeed::LargeCommits),
+            false => self.apply_large_commit().map(|()| ReaderNeed::Row),
         }
     }
 
     /// Adds the commits that the server sent before all other rows.
     pub(crate) fn add_first_commits(&mut self, commits: CommitRows) {
-        self.commits.extend(commits);
+        self.rows.add_commits(commits);
     }
 
     /// Adds the commits of the window's large transactions.
@@ -219,8 +206,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// # Errors
     /// The commit of the open transaction is missing. Otherwise as [`WindowReader::push_row`].
     pub(crate) fn add_large_commits(&mut self, commits: CommitRows) -> Result<(), Error> {
-        self.commits.extend(commits);
-        self.has_large_commits = true;
+        self.rows.add_large_commits(commits);
         self.apply_large_commit()
     }
 
@@ -242,18 +228,15 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             return self.emit_chunk_row(out).map(|()| None);
         }
         if let Some((row, change)) = self.waiting.take() {
-            self.count(row.lsn(), row.data())?;
-            return self
-                .apply_change(row.lsn(), row.data(), change, out)
-                .map(|()| None);
+            return self.apply_change(&row, change, out).map(|()| None);
         }
-        if let Some(request) = self.table_request() {
+        if let Some(request) = self.decoder.table_request(&self.rows) {
             return Ok(Some(ReaderRequest::Tables(request)));
         }
-        let Some(row) = self.rows.pop_front() else {
+        let Some(row) = self.rows.pop() else {
             return Ok(None);
         };
-        match self.process(row.lsn(), row.data(), out)? {
+        match self.process(&row, out)? {
             None => Ok(None),
             Some((request, change)) => {
                 self.waiting = Some((row, change));
@@ -273,7 +256,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     }
 
     fn apply_large_commit(&mut self) -> Result<(), Error> {
-        let commit = self.commits.remove(&self.open_xid());
+        let commit = self.rows.take_commit(self.open_xid());
         let (lsn, data) = commit.ok_or_else(|| self.out_of_place(Lsn::ZERO))?;
         self.apply_commit_row(lsn, &data)
     }
@@ -285,11 +268,11 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let DecodedRow::Commit {
             commit_end,
             commit_time,
-        } = self.decode(lsn, data)?
+        } = self.decoder.decode(lsn, data)?
         else {
             return Err(self.out_of_place(lsn));
         };
-        self.bytes_of_held_rows = 0;
+        self.rows.release();
         self.apply_commit_end(lsn, commit_end, commit_time)
     }
 
@@ -310,7 +293,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let Some(open) = &mut self.open else {
             return Err(self.out_of_place(lsn));
         };
-        open.start_progress(self.envelope, commit_end, commit_time, &mut self.history);
+        open.start_progress(&self.encoder, commit_end, commit_time, &mut self.history);
         self.has_left_out |= open.left_out;
         match &open.resumes {
             // The server may have omitted the rows before the resume point. If this is another transaction
@@ -325,18 +308,18 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// If its change needs a row lookup, returns the request and the change.
     fn process(
         &mut self,
-        lsn: Lsn,
-        data: &[u8],
+        row: &R,
         out: &mut ReaderOutput<'_>,
     ) -> Result<Option<(RowRequest, Change<'static>)>, Error> {
-        match self.decode(lsn, data)? {
+        let lsn = row.lsn();
+        match self.decoder.decode(lsn, row.data())? {
             DecodedRow::Nothing => {}
             DecodedRow::Begin {
                 xid,
                 commit_end,
                 commit_time,
             } => {
-                self.catalog.begin_transaction(xid);
+                self.decoder.catalog.begin_transaction(xid);
                 self.begin(lsn, Transaction { xid, commit_time }, commit_end, out)?;
             }
             DecodedRow::Commit { commit_end, .. } => self.commit(lsn, commit_end, out)?,
@@ -352,8 +335,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 if let Some(request) = self.row_request(&change, out.chunk.as_deref()) {
                     return Ok(Some((request, change.into_owned())));
                 }
-                self.count(lsn, data)?;
-                self.apply_change(lsn, data, change, out)?;
+                self.apply_change(row, change, out)?;
             }
             DecodedRow::Message(message) => self.message(lsn, message, out)?,
         }
@@ -407,67 +389,75 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         Ok(())
     }
 
-    /// Applies a change row of the open transaction, which [`WindowReader::count`] has counted.
-    fn apply_change(
-        &mut self,
-        lsn: Lsn,
-        data: &[u8],
-        change: Change<'_>,
-        out: &mut ReaderOutput<'_>,
-    ) -> Result<(), Error> {
+    /// Counts and applies a change row of the open transaction.
+    fn apply_change(&mut self, row: &R, change: Change<'_>, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
+        let (lsn, encoder) = (row.lsn(), &mut self.encoder);
         let Some(open) = &mut self.open else {
             return Err(self.out_of_place(lsn));
         };
+        open.count(row);
+        self.last_row.clear();
+        self.last_row.extend_from_slice(row.data());
         if open.left_out {
             return Ok(());
         }
         let Some(progress) = &mut open.progress else {
             return Err(self.out_of_place(lsn));
         };
-        let (catalog, patterns, commit_end) = (&self.catalog, &self.settings.tables, progress.commit_end());
+        let (slot, commit_end) = (&self.settings.slot, progress.commit_end());
+        let (catalog, patterns) = (&self.decoder.catalog, &self.settings.tables);
         let change = change
             .filtered(|table| pattern::matches_any(patterns, table) && catalog.is_table(table, commit_end))
             .filter(|change| !self.settings.skipped.skips(change));
         if open.resumes.is_some() {
-            return self.skip_resumed(lsn, data, change.as_ref(), out);
+            return open.skip_resumed(slot, row, change.as_ref(), encoder, out.report);
         }
-        let Some(change) = change else {
+        let Some(mut change) = change else {
             return Ok(());
         };
         open.changes += 1;
         if open.is_sent {
             // This drain sent the transactions after the settled position. They are not counted as skipped.
             out.report.skipped += u64::from(commit_end <= self.history.settled);
-            events::skip(&mut self.projections, self.envelope, progress, lsn, &change);
+            encoder.skip(progress, lsn, &change);
             return Ok(());
         }
-        let id = open.id;
         out.report.changes += 1;
-        out.acknowledgements.add_change(id);
+        out.acknowledgements.add_change(open.id);
         out.report.replayed += u64::from(open.is_replayed);
         let ahead = self.history.ahead.as_ref();
-        if ahead.is_some_and(|ahead| events::has_change(ahead, &change, progress.next_position(lsn))) {
+        if ahead.is_some_and(|ahead| has_change(ahead, &change, progress.next_position(lsn))) {
             out.report.acknowledged_ahead += 1;
-            events::skip(&mut self.projections, self.envelope, progress, lsn, &change);
+            encoder.skip(progress, lsn, &change);
         } else {
-            events::warn_of_unidentified_row(&self.settings.slot, &change, out.report);
-            out.report.omitted += self.encode(lsn, change, out.chunk.as_deref_mut())?;
-            self.queue_events(id, out)?;
+            warn_of_unidentified_row(slot, &change, out.report);
+            let (xid, chunk) = (open.transaction.xid, out.chunk.as_deref_mut());
+            out.report.omitted += encoder.encode(progress, xid, lsn, &mut change, chunk);
+            self.decoder.recycle(change);
+            encoder.queue(open.id, out)?;
         }
-        let section_bytes = self.open.as_ref().map_or(0, |open| open.rows.bytes);
-        if section_bytes >= SECTION_BYTES {
-            self.end_section(out.acknowledgements, out.chunk.as_deref());
+        if open.rows.bytes >= SECTION_BYTES {
+            open.end_section(&self.last_row, out.acknowledgements, out.chunk.as_deref());
         }
         Ok(())
     }
 
-    fn decode<'d>(&mut self, lsn: Lsn, data: &'d [u8]) -> Result<DecodedRow<'d>, Error> {
-        let decoded = self.decoder.decode(&self.catalog, lsn, data);
-        decoded.map_err(|source| Error::Undecodable {
-            slot: self.settings.slot.clone(),
-            lsn,
-            source,
-        })
+    /// Whether the open transaction may have further sections.
+    pub(crate) fn has_sections(&self) -> bool {
+        self.open.as_ref().is_some_and(OpenTransaction::has_sections)
+    }
+
+    /// Ends a section of the open transaction.
+    ///
+    /// Once the events of the section are acknowledged, the transaction can be resumed after it.
+    pub(crate) fn end_section(
+        &mut self,
+        acknowledgements: &mut Acknowledgements,
+        chunk: Option<&ChunkContext>,
+    ) {
+        if let Some(open) = &mut self.open {
+            open.end_section(&self.last_row, acknowledgements, chunk);
+        }
     }
 
     pub(crate) fn out_of_place(&self, lsn: Lsn) -> Error {
@@ -475,6 +465,14 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             slot: self.settings.slot.clone(),
             lsn,
         }
+    }
+}
+
+/// Whether every event of a change is acknowledged. `position` is the position of its first event.
+fn has_change(ahead: &AckAhead, change: &Change<'_>, position: Position) -> bool {
+    match change {
+        Change::Insert { .. } => ahead.is_insert_acknowledged(position),
+        _ => ahead.is_record_acknowledged(position),
     }
 }
 

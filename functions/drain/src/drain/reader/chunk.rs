@@ -4,10 +4,9 @@ use super::{ReaderOutput, WindowReader};
 use crate::backfill::{ChunkContext, ChunkPayload, ChunkRows, RowRequest};
 use crate::base::lsn::Lsn;
 use crate::change::{Change, Message, MessageParts, message_prefix};
-use crate::encode::{BackfillRow, EncodedEvents, Envelope, Progress, SnapshotPlace};
+use crate::encode::SnapshotPlace;
 use crate::error::Error;
 use crate::ports::PeekRow;
-use crate::rules::projection::Projections;
 
 /// Whether rows of the chunk are emitted next: its watermark was read, and rows are left.
 pub(super) fn is_due(chunk: Option<&ChunkContext>) -> bool {
@@ -62,7 +61,6 @@ impl<R: PeekRow> WindowReader<'_, R> {
         else {
             return Ok(());
         };
-        let id = open.id;
         match &chunk.payload {
             ChunkPayload::Repaired(content) => {
                 chunk.next_row = None;
@@ -71,10 +69,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     content: content.as_bytes().into(),
                     omitted: MessageParts::default(),
                 };
-                let event = self
-                    .envelope
-                    .encode_control_message(progress, lsn, &message, self.now);
-                self.events.push(event);
+                self.encoder.encode_control_message(progress, lsn, &message);
             }
             ChunkPayload::Rows { rows, first, more } => {
                 let Some(at) = rows.next_row(from) else {
@@ -84,14 +79,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
                 chunk.next_row = rows.next_row(at + 1);
                 let is_last = chunk.next_row.is_none() && !more;
                 let place = snapshot_place(*first && chunk.rows_sent == 0, is_last);
-                let mut encoder = RowEncoder {
-                    envelope: self.envelope,
-                    projections: &mut self.projections,
-                    lsn,
-                    now: self.now,
-                    limit: self.settings.record_bytes,
-                };
-                match encoder.encode(progress, rows, at, place, &mut self.events) {
+                match self.encoder.encode_row(progress, lsn, rows, at, place) {
                     Ok(omitted) => {
                         out.report.omitted += omitted;
                         chunk.rows_sent += 1;
@@ -99,66 +87,12 @@ impl<R: PeekRow> WindowReader<'_, R> {
                     Err(why) => {
                         chunk.failure = Some(why);
                         chunk.next_row = None;
-                        self.events.events.clear();
                         return Ok(());
                     }
                 }
             }
         }
-        self.queue_events(id, out)
-    }
-}
-
-/// Encoder of a chunk's rows at their watermark.
-///
-/// The watermark was logged at `lsn`.
-struct RowEncoder<'a, 'r> {
-    envelope: &'a Envelope,
-    projections: &'a mut Projections<'r>,
-    lsn: Lsn,
-    /// Wall-clock time, µs since 1970-01-01 UTC.
-    now: i64,
-    /// Most bytes of a record.
-    limit: usize,
-}
-
-impl RowEncoder<'_, '_> {
-    /// Appends the events of the row with index `at`. Returns the number of events with omitted columns.
-    ///
-    /// # Errors
-    /// The reason why the row cannot be sent. The stored state keeps only 120 bytes of it.
-    fn encode(
-        &mut self,
-        progress: &mut Progress,
-        rows: &ChunkRows,
-        at: usize,
-        place: SnapshotPlace,
-        events: &mut EncodedEvents,
-    ) -> Result<u64, String> {
-        let values = rows.row(at).map_err(|error| error.to_string())?;
-        let relation = &rows.table().relation;
-        let projected = self.projections.row(relation, &values);
-        let (relation, values) = match &projected {
-            Some((relation, values)) => (relation, values),
-            None => (relation, &values),
-        };
-        let row = BackfillRow {
-            relation,
-            values,
-            place,
-        };
-        let omitted = self
-            .envelope
-            .encode_backfill_row(progress, self.lsn, &row, self.now, self.limit, events);
-        for event in &events.events {
-            if let Some(problem) = event.size_problem(self.limit) {
-                let key_hash = event.key_hash();
-                return Err(format!(
-                    "row with key hash {key_hash} {problem}: leave a column out, or OVERSIZE=omit"
-                ));
-            }
-        }
-        Ok(omitted)
+        self.encoder.queue(open.id, out)
     }
 }
 

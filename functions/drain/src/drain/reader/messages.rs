@@ -72,16 +72,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
             if ahead.is_some_and(|ahead| ahead.is_record_acknowledged(position)) {
                 out.report.acknowledged_ahead += 1;
             } else {
-                let limit = self.settings.record_bytes;
-                let (event, omitted) = self.envelope.encode_message_within(
-                    position,
-                    &with_foreign_prefix(message),
-                    self.now,
-                    limit,
-                );
-                out.report.omitted += omitted;
-                self.events.push(event);
-                self.queue_events(id, out)?;
+                let message = with_foreign_prefix(message);
+                out.report.omitted += self.encoder.encode_message(position, &message);
+                self.encoder.queue(id, out)?;
             }
         }
         out.acknowledgements.commit(id, lsn);

@@ -2,13 +2,14 @@
 
 use md5::{Digest as _, Md5};
 
-use super::events;
-use super::{ReaderOutput, SentHistory, WindowReader};
+use super::SentHistory;
+use super::change_encoder::ChangeEncoder;
 use crate::backfill::ChunkContext;
 use crate::base::lsn::Lsn;
 use crate::change::Change;
 use crate::continuity::checkpoint::ResumePoint;
-use crate::encode::{Envelope, Progress, Transaction};
+use crate::drain::report::Report;
+use crate::encode::{Progress, Transaction};
 use crate::error::Error;
 use crate::pack::{Acknowledgements, SpanId};
 use crate::ports::PeekRow;
@@ -74,13 +75,13 @@ impl OpenTransaction {
     /// Decides whether the transaction is sent, skipped, resumed or left out.
     pub(super) fn start_progress(
         &mut self,
-        envelope: &Envelope,
+        encoder: &ChangeEncoder<'_>,
         commit_end: Lsn,
         commit_time: Option<i64>,
         history: &mut SentHistory,
     ) {
         self.transaction.commit_time = self.transaction.commit_time.or(commit_time);
-        self.progress = Some(envelope.begin(self.transaction, commit_end));
+        self.progress = Some(encoder.begin(self.transaction, commit_end));
         self.is_sent = commit_end <= history.settled.max(history.sent_by_this_drain);
         self.is_replayed = commit_end <= history.acknowledged;
         self.left_out = commit_end > history.readable;
@@ -89,107 +90,97 @@ impl OpenTransaction {
         // A resume point without rows contains only the end of the transaction.
         self.resumes.take_if(|resume| resume.rows == 0);
     }
-}
-
-impl<R: PeekRow> WindowReader<'_, R> {
-    /// Counts a change row of the open transaction.
-    pub(super) fn count(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), Error> {
-        let Some(OpenTransaction { rows, .. }) = &mut self.open else {
-            return Err(self.out_of_place(lsn));
-        };
+    /// Counts a change row.
+    pub(super) fn count(&mut self, row: &impl PeekRow) {
+        let (rows, lsn) = (&mut self.rows, row.lsn());
         rows.count += 1;
         rows.at_lsn = if rows.lsn == lsn { rows.at_lsn + 1 } else { 1 };
         rows.lsn = lsn;
-        rows.bytes += data.len();
-        self.last_row.clear();
-        self.last_row.extend_from_slice(data);
-        Ok(())
+        rows.bytes += row.data().len();
     }
 
     /// Skips a row that an earlier invocation sent.
     ///
     /// The row at the resume point must have the stored hash.
+    ///
+    /// # Errors
+    /// [`Error::NotResumed`]: this is not the transaction of the resume point.
     pub(super) fn skip_resumed(
         &mut self,
-        lsn: Lsn,
-        data: &[u8],
+        slot: &str,
+        row: &impl PeekRow,
         change: Option<&Change<'_>>,
-        out: &mut ReaderOutput<'_>,
+        encoder: &mut ChangeEncoder<'_>,
+        report: &mut Report,
     ) -> Result<(), Error> {
-        let Some(open) = &mut self.open else {
-            return Err(self.out_of_place(lsn));
-        };
-        let (Some(progress), Some(resume)) = (&mut open.progress, &open.resumes) else {
-            return Err(self.out_of_place(lsn));
+        let (Some(progress), Some(resume)) = (&mut self.progress, &self.resumes) else {
+            return Ok(());
         };
         // The server omits the rows before the resume point only if the window has a sent prefix.
-        if lsn < resume.lsn {
+        if row.lsn() < resume.lsn {
             return Ok(());
         }
         if let Some(change) = change {
-            events::skip(&mut self.projections, self.envelope, progress, lsn, change);
+            encoder.skip(progress, row.lsn(), change);
         }
-        out.report.skipped += 1;
-        let is_last = open.rows.at_lsn >= resume.rows_at_lsn;
-        if lsn > resume.lsn || (is_last && md5(data) != resume.hash) {
-            return Err(not_resumed(&self.settings.slot, resume));
+        report.skipped += 1;
+        let is_last = self.rows.at_lsn >= resume.rows_at_lsn;
+        if row.lsn() > resume.lsn || (is_last && md5(row.data()) != resume.hash) {
+            return Err(not_resumed(slot, resume));
         }
         if is_last {
             progress.restore_counts(resume.counts.clone());
-            open.rows.count = resume.rows;
-            open.rows.bytes = 0;
-            open.changes += 1;
-            open.resumes = None;
+            self.rows.count = resume.rows;
+            self.rows.bytes = 0;
+            self.changes += 1;
+            self.resumes = None;
         }
         Ok(())
     }
 
-    /// Whether the open transaction may have further sections.
-    pub(crate) fn has_sections(&self) -> bool {
-        let progress = self.open.as_ref().and_then(|open| open.progress.as_ref());
+    /// Whether it may have further sections.
+    pub(super) fn has_sections(&self) -> bool {
+        let progress = self.progress.as_ref();
         progress.is_some_and(|progress| progress.counts().tables.len() <= MAX_COUNTED_TABLES)
     }
 
-    /// Ends a section of the open transaction.
+    /// Ends a section after the row `last_row`.
     ///
     /// Once the events of the section are acknowledged, the transaction can be resumed after it.
-    pub(crate) fn end_section(
+    pub(super) fn end_section(
         &mut self,
+        last_row: &[u8],
         acknowledgements: &mut Acknowledgements,
         chunk: Option<&ChunkContext>,
     ) {
-        let Some(open) = &mut self.open else {
+        let Some(progress) = &self.progress else {
             return;
         };
-        let Some(progress) = &open.progress else {
-            return;
-        };
-        if open.is_sent || open.left_out || open.resumes.is_some() {
+        if self.is_sent || self.left_out || self.resumes.is_some() {
             return;
         }
         // The transaction of a watermark has no sections: its chunk is acknowledged as a whole.
         let is_at_watermark = chunk.is_some_and(ChunkContext::is_at_watermark);
-        if open.rows.count == 0 && is_at_watermark {
+        if self.rows.count == 0 && is_at_watermark {
             return;
         }
-        open.rows.bytes = 0;
-        let counts = progress.counts().clone();
+        self.rows.bytes = 0;
         // The checkpoint has no room for more counts. So one invocation must send the rest of the
         // transaction.
-        if counts.tables.len() > MAX_COUNTED_TABLES {
+        if !self.has_sections() {
             return;
         }
         let resume = ResumePoint {
-            xid: open.transaction.xid,
+            xid: self.transaction.xid,
             commit_end: progress.commit_end(),
-            commit_time: open.transaction.commit_time,
-            lsn: open.rows.lsn,
-            rows_at_lsn: open.rows.at_lsn,
-            rows: open.rows.count,
-            hash: md5(&self.last_row),
-            counts,
+            commit_time: self.transaction.commit_time,
+            lsn: self.rows.lsn,
+            rows_at_lsn: self.rows.at_lsn,
+            rows: self.rows.count,
+            hash: md5(last_row),
+            counts: progress.counts().clone(),
         };
-        open.id = acknowledgements.begin_section(open.id, resume);
+        self.id = acknowledgements.begin_section(self.id, resume);
     }
 }
 
