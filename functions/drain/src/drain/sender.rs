@@ -27,7 +27,6 @@ use crate::ports::{PutAnswer, RecordOutcome, Stream, StreamError};
 
 use events_in_flight::EventsInFlight;
 use queue_bounds::QueueBounds;
-use throughput::{LaneTime, Throughput};
 
 /// Maximum number of requests in flight.
 ///
@@ -100,13 +99,7 @@ pub(super) struct Sender<K> {
     /// Maximum bytes of one record. Each stream accepts such records.
     record_bytes: usize,
     aggregation: Aggregation,
-    /// Maximum bytes that may wait, those in flight included.
-    max_unacknowledged_bytes: usize,
-    throughput: Throughput,
-    lane_time: LaneTime,
     bounds: QueueBounds,
-    /// Time by which every event must be acknowledged.
-    deadline: Instant,
     lanes: Lanes,
     pub(super) acknowledgements: Acknowledgements,
     in_flight: JoinSet<StreamAnswer>,
@@ -150,11 +143,7 @@ impl<K: Stream> Sender<K> {
             streams: vec![OpenStream::new(stream, settings.key_decides_shard)],
             record_bytes: settings.record_bytes,
             aggregation: settings.aggregation,
-            max_unacknowledged_bytes: settings.max_unacknowledged_bytes,
-            throughput: Throughput::default(),
-            lane_time: LaneTime::default(),
-            bounds: QueueBounds::new(settings.max_unacknowledged_bytes),
-            deadline,
+            bounds: QueueBounds::new(settings.max_unacknowledged_bytes, deadline),
             lanes: Lanes::new(settings.aggregation, settings.shards.clone()),
             acknowledgements: Acknowledgements::new(position),
             in_flight: JoinSet::new(),
@@ -209,11 +198,28 @@ impl<K: Stream> Sender<K> {
         self.lanes.is_empty() || (self.has_stopped && self.in_flight.is_empty())
     }
 
+    /// Updates the bounds of the waiting events: see [`QueueBounds::update`].
+    pub(super) fn update_bounds(&mut self, now: Instant) {
+        self.bounds.update(now, &self.lanes);
+    }
+
+    /// Whether more events may be read: see [`QueueBounds::has_room`].
+    pub(super) fn has_room(&self) -> bool {
+        self.bounds.has_room(&self.lanes, &self.acknowledgements)
+    }
+
+    /// Time in which the queued events are expected to be acknowledged.
+    pub(super) fn remaining_time(&self) -> Duration {
+        self.bounds.remaining_time(&self.lanes, self.aggregation)
+    }
+
     /// Whether a full request can be sent now.
     pub(super) fn can_send_full(&self) -> bool {
         // Events that wait must not use up the memory: otherwise aggregates are sent that are not full.
-        let is_short = self.lanes.memory() > self.max_unacknowledged_bytes / 4 * 3;
-        let full_aggregates = if is_short { 1 } else { FULL_AGGREGATES };
+        let full_aggregates = match self.bounds.is_memory_short(&self.lanes) {
+            true => 1,
+            false => FULL_AGGREGATES,
+        };
         self.may_send() && self.lanes.has_full_request(REQUEST_LIMITS, full_aggregates)
     }
 
@@ -263,7 +269,7 @@ impl<K: Stream> Sender<K> {
             let open = &mut self.streams[first.stream()];
             open.requests += 1;
             let stream = open.stream.clone();
-            self.throughput.start();
+            self.bounds.start_request();
             let number = self.events_in_flight.add(&records);
             self.in_flight.spawn(async move {
                 let began = Instant::now();
@@ -324,10 +330,10 @@ impl<K: Stream> Sender<K> {
         let result = match answer {
             StreamAnswer::Put(number, answer, took) => {
                 self.events_in_flight.remove(number);
-                self.lane_time.add(took);
                 let result = self.apply_put(answer, report);
                 let acknowledged = memory_before.saturating_sub(self.lanes.memory());
-                self.throughput.add(acknowledged, !self.in_flight.is_empty());
+                self.bounds
+                    .end_request(took, acknowledged, !self.in_flight.is_empty());
                 result
             }
             StreamAnswer::Shards(listed) => self.apply_shards(listed, report),

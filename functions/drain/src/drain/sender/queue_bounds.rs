@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::Sender;
-use crate::pack::Aggregation;
-use crate::ports::Stream;
+use super::throughput::{LaneTime, Throughput};
+use crate::pack::{Acknowledgements, Aggregation, Lanes};
 
 /// Bytes of events that may always wait in the lanes.
 ///
@@ -14,9 +13,15 @@ const MIN_QUEUED_BYTES: usize = 256 << 10;
 /// Records of one lane that may always wait.
 const MIN_LANE_RECORDS: usize = 10;
 
-/// Bounds of the events that wait in the lanes.
-#[derive(Debug, Clone, Copy)]
+/// Bounds of the events that wait in the lanes, from the answers so far.
+#[derive(Debug)]
 pub(super) struct QueueBounds {
+    /// Time by which every event must be acknowledged.
+    deadline: Instant,
+    /// Maximum bytes that may wait, those in flight included.
+    max_bytes: usize,
+    throughput: Throughput,
+    lane_time: LaneTime,
     /// Bytes of memory of all lanes.
     bytes: usize,
     /// Records of one lane.
@@ -26,18 +31,33 @@ pub(super) struct QueueBounds {
 }
 
 impl QueueBounds {
-    /// Bounds before the first measurement.
-    pub(super) fn new(bytes: usize) -> Self {
+    /// Bounds before the first answer.
+    pub(super) fn new(max_bytes: usize, deadline: Instant) -> Self {
         QueueBounds {
-            bytes,
+            deadline,
+            max_bytes,
+            throughput: Throughput::default(),
+            lane_time: LaneTime::default(),
+            bytes: max_bytes,
             lane_records: usize::MAX,
             longest_lane_fits: true,
         }
     }
-}
 
-impl<K: Stream> Sender<K> {
-    /// Updates the bounds of the waiting events: see [`Sender::has_room`].
+    /// Starts the measured time, since a request is in flight.
+    pub(super) fn start_request(&mut self) {
+        self.throughput.start();
+    }
+
+    /// Adds the duration of a request, and the bytes that its answer acknowledged.
+    ///
+    /// `is_busy` is true if another request is in flight.
+    pub(super) fn end_request(&mut self, took: Duration, acknowledged: usize, is_busy: bool) {
+        self.lane_time.add(took);
+        self.throughput.add(acknowledged, is_busy);
+    }
+
+    /// Updates the bounds: see [`QueueBounds::has_room`].
     ///
     /// Near the deadline, the bounds shrink, each to its minimum at least:
     ///
@@ -46,39 +66,40 @@ impl<K: Stream> Sender<K> {
     /// - `longest_lane_fits`: whether its shard accepts the longest lane in half of the remaining time
     ///
     /// The next invocation reads the rest again.
-    pub(in crate::drain) fn update_bounds(&mut self, now: Instant) {
+    pub(super) fn update(&mut self, now: Instant, lanes: &Lanes) {
         let time_left = self.deadline.saturating_duration_since(now);
         let accepted = self.throughput.bytes_within(time_left / 2);
-        self.bounds = QueueBounds {
-            bytes: accepted
-                .unwrap_or(usize::MAX)
-                .max(MIN_QUEUED_BYTES)
-                .min(self.max_unacknowledged_bytes),
-            lane_records: self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS),
-            longest_lane_fits: self.lanes.records_of_longest_lane() < MIN_LANE_RECORDS
-                || self.lanes.is_longest_lane_sent_within(now, time_left / 2),
-        };
+        let accepted = accepted.unwrap_or(usize::MAX).max(MIN_QUEUED_BYTES);
+        self.bytes = accepted.min(self.max_bytes);
+        self.lane_records = self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS);
+        self.longest_lane_fits = lanes.records_of_longest_lane() < MIN_LANE_RECORDS
+            || lanes.is_longest_lane_sent_within(now, time_left / 2);
     }
 
-    /// Whether more events may be read, by the bounds of [`Sender::update_bounds`].
+    /// Whether more events may be read, by the bounds of [`QueueBounds::update`].
     ///
     /// Transactions that wait for an earlier one count, too. They need memory even without events.
-    pub(in crate::drain) fn has_room(&self) -> bool {
-        let memory = self.lanes.memory();
-        memory < self.bounds.bytes
-            && memory + self.acknowledgements.memory() < self.max_unacknowledged_bytes
-            && self.lanes.records_of_longest_lane() < self.bounds.lane_records
-            && self.bounds.longest_lane_fits
+    pub(super) fn has_room(&self, lanes: &Lanes, acknowledgements: &Acknowledgements) -> bool {
+        let memory = lanes.memory();
+        memory < self.bytes
+            && memory + acknowledgements.memory() < self.max_bytes
+            && lanes.records_of_longest_lane() < self.lane_records
+            && self.longest_lane_fits
+    }
+
+    /// Whether more than three quarters of the memory are in use.
+    pub(super) fn is_memory_short(&self, lanes: &Lanes) -> bool {
+        lanes.memory() > self.max_bytes / 4 * 3
     }
 
     /// Time in which the queued events are expected to be acknowledged.
-    pub(in crate::drain) fn remaining_time(&self) -> Duration {
-        let longest_lane = match self.aggregation {
-            Aggregation::None => self.lane_time.time_for(self.lanes.records_of_longest_lane()),
+    pub(super) fn remaining_time(&self, lanes: &Lanes, aggregation: Aggregation) -> Duration {
+        let longest_lane = match aggregation {
+            Aggregation::None => self.lane_time.time_for(lanes.records_of_longest_lane()),
             Aggregation::Kpl { .. } => Duration::ZERO,
         };
-        let quota = self.lanes.shards().bytes_per_second();
-        let time = self.throughput.time_for(self.lanes.memory(), quota);
+        let quota = lanes.shards().bytes_per_second();
+        let time = self.throughput.time_for(lanes.memory(), quota);
         time.max(longest_lane)
     }
 }
