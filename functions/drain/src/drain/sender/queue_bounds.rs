@@ -13,7 +13,7 @@ const MIN_QUEUED_BYTES: usize = 256 << 10;
 /// Records of one lane that may always wait.
 const MIN_LANE_RECORDS: usize = 10;
 
-/// Bounds of the events that wait in the lanes, from the answers so far.
+/// Bounds of the waiting events, from the answers so far.
 #[derive(Debug)]
 pub(super) struct QueueBounds {
     /// Time by which every event must be acknowledged.
@@ -49,7 +49,7 @@ impl QueueBounds {
         self.throughput.start();
     }
 
-    /// Adds the duration of a request, and the bytes that its answer acknowledged.
+    /// Adds the duration of a request, and its acknowledged bytes.
     ///
     /// `is_busy` is true if another request is in flight.
     pub(super) fn end_request(&mut self, took: Duration, acknowledged: usize, is_busy: bool) {
