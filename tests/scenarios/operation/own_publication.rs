@@ -12,6 +12,7 @@ crate::scenarios![
     published_partitions_without_their_table_are_reported,
     a_partition_that_blocks_its_table_is_named,
     no_partition_is_reported_whose_table_or_schema_is_published,
+    the_advised_sql_is_valid_for_names_that_are_keywords,
 ];
 
 /// Fixture without publication and slot. Its tables belong to the function's role.
@@ -247,4 +248,25 @@ async fn no_partition_is_reported_whose_table_or_schema_is_published() {
             .await;
         assert_eq!(fixture.problems().await, json!([]), "{publication}");
     }
+}
+
+async fn the_advised_sql_is_valid_for_names_that_are_keywords() {
+    let sql = r#"
+        create schema "user";
+        create table "user"."order" (id int primary key) partition by range (id);
+        create table "user".order_1 partition of "user"."order" for values from (0) to (9)"#;
+    let builder = Fixture::builder(Plugin::Pgoutput).env("PUBLICATIONS", "end");
+    let fixture = fixture_with(builder, sql).await;
+    fixture
+        .sql(r#"create publication "end" for table "user".order_1"#)
+        .await;
+    let answer = fixture.invoke(json!({"action": "setup"})).await.answer();
+    let problem = answer["problems"][0].as_str().unwrap_or_default();
+    let advice = problem.split("run ").last().unwrap_or_default();
+    assert_eq!(
+        advice, r#"alter publication "end" add table "user"."order""#,
+        "{answer}"
+    );
+    fixture.sql(advice).await;
+    assert_eq!(fixture.problems().await, json!([]));
 }

@@ -4,6 +4,7 @@ pub mod budget;
 pub mod causes;
 pub mod clock;
 pub mod error_kind;
+mod keywords;
 pub mod lsn;
 pub(crate) mod nonce;
 pub mod position;

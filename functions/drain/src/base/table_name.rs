@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::keywords::is_keyword;
+
 /// Name of a table with its schema.
 ///
 /// Both parts are spelled as in the catalog. Names are ordered by schema, then by name. In a stored document,
@@ -48,7 +50,7 @@ impl TableName {
 
 /// The name with quotes around each part that needs them.
 ///
-/// The form is that of PostgreSQL's `quote_ident`, except for reserved words: see [`quoted_if_needed`].
+/// The form of each part is that of PostgreSQL's `quote_ident`: see [`quoted_if_needed`].
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -79,12 +81,14 @@ pub fn quoted(identifier: &str) -> String {
 
 /// An SQL identifier, in quotes unless it is plain.
 ///
-/// A plain identifier consists of lower-case ASCII letters, digits and underscores, and does not start with a
-/// digit. A reserved word gets no quotes. SQL needs them, except after a period.
+/// A plain identifier consists of lower-case ASCII letters, digits and underscores, does not start with a
+/// digit, and is no keyword. The keywords are those of every version, so an older server may need fewer
+/// quotes.
 pub fn quoted_if_needed(identifier: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let is_plain_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let starts_with_digit = identifier.starts_with(|c: char| c.is_ascii_digit());
-    match !identifier.is_empty() && !starts_with_digit && identifier.chars().all(is_plain) {
+    let is_plain = !identifier.is_empty() && !starts_with_digit && identifier.chars().all(is_plain_char);
+    match is_plain && !is_keyword(identifier) {
         true => identifier.to_owned(),
         false => quoted(identifier),
     }
@@ -102,6 +106,8 @@ mod tests {
             ("app", "Order\"s", "app.\"Order\"\"s\""),
             ("app", "2024", "app.\"2024\""),
             ("app", "a.b", "app.\"a.b\""),
+            ("user", "order", "\"user\".\"order\""),
+            ("name", "level", "name.level"),
         ] {
             assert_eq!(TableName::new(schema, name).to_string(), shown);
         }

@@ -279,6 +279,7 @@ mod tests {
             ("public", "mood", "mood"),
             ("public", "_lead", "_lead"),
             ("public", "Pair.of [x]", "\"Pair.of [x]\""),
+            ("public", "order", "\"order\""),
             ("public", "date", "public.date"),
             ("My app", "status", "\"My app\".status"),
             ("other", "Mo\"od", "other.\"Mo\"\"od\""),
