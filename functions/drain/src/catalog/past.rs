@@ -1,15 +1,17 @@
 //! Facts of the catalog that are valid for earlier rows.
 //!
 //! The catalog is read after the rows of the log were written. Each row of the catalog has the id of the
-//! transaction that wrote it. Its fact is valid for a row of the log if that id precedes the id of the row's
-//! transaction. The reason: a change of a table's definition waits until the table's writers have ended.
+//! transaction that wrote it. The fact in it is valid for a row of the log if that id precedes the id of the
+//! log row's transaction. The reason: a change of a table's definition waits until all transactions that have
+//! written to the table have ended.
 //!
-//! The rule depends only on the catalog and on the row's transaction. So a row that is sent again has the
-//! same key. If the table was altered in between, the row may have no key.
+//! The rule depends only on the catalog and on the log row's transaction. So a row that is sent again has the
+//! same key, or no key if the table was altered in between.
 //!
 //! The rule is wrong in one case, because a transaction receives its id at its first write. Transaction 10
 //! writes to another table. Transaction 11 writes to this table, and ends. Then transaction 10 alters this
-//! table. By the rule, its facts are valid for the rows of transaction 11.
+//! table. By the rule, its facts are valid for the rows of transaction 11. The events of these rows then have
+//! the key that the table has after the change. Spillway does not notice this.
 
 use std::collections::HashMap;
 
@@ -134,7 +136,7 @@ impl Catalog {
             table: self.table(name)?,
             by_oid: false,
         };
-        past.holds(&past.table.recent.name).then_some(past)
+        past.is_valid(&past.table.recent.name).then_some(past)
     }
 
     pub(super) fn note_recent(&mut self, changes: &RecentChanges) {
@@ -165,7 +167,7 @@ impl<'c> PastTable<'c> {
     /// A fact from the table's creation is valid for every row with the table's OID. A row with only the
     /// table's name may belong to an earlier table of that name. For such a row, the fact is valid only if
     /// the row's transaction created the table or is a later one.
-    fn holds(&self, transactions: &[u32]) -> bool {
+    fn is_valid(&self, transactions: &[u32]) -> bool {
         let row = self.catalog.read.xid;
         transactions.iter().all(|xid| {
             let is_creation = self.table.recent.created == Some(*xid);
@@ -177,7 +179,7 @@ impl<'c> PastTable<'c> {
     ///
     /// Empty if the table may have had another key or no key.
     pub fn key(&self) -> &'c [String] {
-        match self.holds(&self.table.recent.key) {
+        match self.is_valid(&self.table.recent.key) {
             true => &self.table.key,
             false => &[],
         }
@@ -187,7 +189,7 @@ impl<'c> PastTable<'c> {
     ///
     /// Empty if the primary key may have had other columns.
     pub fn primary_key(&self) -> &'c [String] {
-        match self.holds(&self.table.recent.primary_key) {
+        match self.is_valid(&self.table.recent.primary_key) {
             true => &self.table.primary_key,
             false => &[],
         }
@@ -195,7 +197,7 @@ impl<'c> PastTable<'c> {
 
     /// Whether the replica identity was `full` when the row was written.
     pub fn is_full(&self) -> bool {
-        self.table.identity_full && self.holds(&self.table.recent.identity)
+        self.table.identity_full && self.is_valid(&self.table.recent.identity)
     }
 
     /// Whether the table had no replica identity: see [`crate::change::Relation::is_insert_only`].
@@ -208,7 +210,7 @@ impl<'c> PastTable<'c> {
             'd' => lacks_primary_key || self.never_had_primary_key(),
             _ => false,
         };
-        lacks_identity && self.holds(&self.table.recent.identity)
+        lacks_identity && self.is_valid(&self.table.recent.identity)
     }
 
     /// Whether the catalog proves that the table had no primary key.
@@ -216,18 +218,18 @@ impl<'c> PastTable<'c> {
     /// A primary key makes its columns `not null`. They stay `not null` after it is dropped.
     fn never_had_primary_key(&self) -> bool {
         let recent = &self.table.recent;
-        let is_unaltered = recent.columns.values().all(|xid| self.holds(&[*xid]));
-        !self.table.has_not_null && is_unaltered && self.holds(&recent.dropped)
+        let is_unaltered = recent.columns.values().all(|xid| self.is_valid(&[*xid]));
+        !self.table.has_not_null && is_unaltered && self.is_valid(&recent.dropped)
     }
 
     /// Whether an update without an old row left the key unchanged.
     ///
     /// PostgreSQL logs the old values only of the replica identity's columns. So the answer is false if an
-    /// index of the table was written since: it may have become the identity. The identity may also have been
-    /// `nothing`, if the table's row in `pg_class` was written since. That is not checked, because every
-    /// truncate writes that row, too.
+    /// index of the table was written after the row: it may be the identity only since then. The identity may
+    /// also have been `nothing`, if the table's row in `pg_class` was written after the row. That is not
+    /// checked, because every truncate writes that row of `pg_class`, too.
     pub fn logs_key_changes(&self) -> bool {
-        self.table.identity != 'n' && self.holds(&self.table.recent.indexes)
+        self.table.identity != 'n' && self.is_valid(&self.table.recent.indexes)
     }
 
     /// Whether the index of the replica identity was dropped. Then the log identifies no row.
@@ -253,7 +255,7 @@ impl<'c> PastTable<'c> {
     /// Whether a column was not altered after the row was written.
     fn is_unaltered(&self, column: &str) -> bool {
         let altered = self.table.recent.columns.get(column);
-        altered.is_none_or(|xid| self.holds(&[*xid]))
+        altered.is_none_or(|xid| self.is_valid(&[*xid]))
     }
 
     /// Whether the column of this name was virtual.
@@ -266,7 +268,7 @@ impl<'c> PastTable<'c> {
     /// A null of this column may then replace a value that the log does not contain.
     pub fn may_be_virtual(&self, name: &str) -> bool {
         self.table.virtual_columns.iter().any(|column| column == name)
-            || !self.has_column(name) && !self.kept_its_virtual_columns()
+            || !self.has_column(name) && !self.missing_column_was_ordinary()
     }
 
     /// Whether a column of the table may have been virtual.
@@ -274,18 +276,18 @@ impl<'c> PastTable<'c> {
         !self.table.virtual_columns.is_empty() || !self.table.recent.is_empty()
     }
 
-    /// Whether the table had the same virtual columns, with the same names.
+    /// Whether a column that the catalog lacks was certainly ordinary.
     ///
-    /// PostgreSQL 18 cannot turn a virtual column into an ordinary one. So any other virtual column was
-    /// dropped or renamed since. The answer is also false if no column was altered since: then nothing
-    /// explains why the catalog lacks a column of the row.
-    fn kept_its_virtual_columns(&self) -> bool {
+    /// The row has this column, so it was dropped or renamed after the row was written. PostgreSQL 18 cannot
+    /// turn a virtual column into an ordinary one. So the column was ordinary if no column was dropped, every
+    /// virtual column is unaltered, and another column was altered: that one has the new name.
+    fn missing_column_was_ordinary(&self) -> bool {
         let recent = &self.table.recent;
         let row = self.catalog.read.xid;
         let mut dropped = recent.dropped.iter();
         // A row of the transaction that dropped a column may be older than the drop.
         dropped.all(|xid| row.is_some_and(|row| precedes(*xid, row)))
-            && recent.columns.values().any(|xid| !self.holds(&[*xid]))
+            && recent.columns.values().any(|xid| !self.is_valid(&[*xid]))
             && self.table.virtual_columns.iter().all(|it| self.is_unaltered(it))
     }
 
@@ -295,7 +297,7 @@ impl<'c> PastTable<'c> {
     /// it does not publish: generated columns, and columns outside of a column list. `is_primary` is true if
     /// the identity is the primary key. `sent` are all columns of the description.
     pub fn is_whole_identity(&self, is_primary: bool, marked: &[&str], sent: &[&str]) -> bool {
-        let is_index = self.table.identity == 'i' && self.holds(&self.table.recent.indexes);
+        let is_index = self.table.identity == 'i' && self.is_valid(&self.table.recent.indexes);
         let key = match is_primary {
             true => self.primary_key(),
             false if is_index => self.key(),
@@ -307,7 +309,8 @@ impl<'c> PastTable<'c> {
         // The identity at the time of the row is unknown. The marked columns are certainly the whole identity
         // if the server sent every column.
         let mut columns = self.table.columns.iter();
-        self.holds(&self.table.recent.dropped) && columns.all(|column| sent.contains(&column.name.as_str()))
+        self.is_valid(&self.table.recent.dropped)
+            && columns.all(|column| sent.contains(&column.name.as_str()))
     }
 
     /// Whether it was a partitioned table when the row was written.
@@ -315,7 +318,7 @@ impl<'c> PastTable<'c> {
     /// An ordinary table cannot become a partitioned one, but an earlier table may have had the name.
     pub fn is_partitioned(&self) -> bool {
         let created = self.table.recent.created;
-        self.table.is_partitioned && created.is_none_or(|xid| self.holds(&[xid]))
+        self.table.is_partitioned && created.is_none_or(|xid| self.is_valid(&[xid]))
     }
 
     /// Its leaf partitions that existed when the row was written.

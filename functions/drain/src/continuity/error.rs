@@ -81,7 +81,8 @@ pub enum ContinuityError {
     #[error(
         "the checkpoint belongs to slot {slot} ({plugin}) of database {database}, and this is slot \
          {this_slot} ({this_plugin}) of database {this_database}: set another CHECKPOINT_PARAMETER for each \
-         slot, or accept the gap if the slot or its database was created again, or the database was renamed"
+         slot, or accept the gap if the slot or its database was created again, or the database was renamed \
+         and the checkpoint is of an older Spillway"
     )]
     CheckpointMismatch {
         slot: String,

@@ -17,7 +17,7 @@ use crate::ports::{Slot, SlotError, StateStore, Stream};
 
 /// Confirms the acknowledged position of one drain.
 ///
-/// It keeps `confirmed_flush <= checkpoint <= acknowledged`.
+/// The slot never passes the stored checkpoint, nor the acknowledged position.
 pub(super) struct Confirmer<C> {
     budget: Budget,
     checkpointer: Checkpointer<C>,
@@ -29,10 +29,10 @@ pub(super) struct Confirmer<C> {
     confirmed_at: Instant,
     /// Whether the current window stays unconfirmed. A later window confirms its events.
     is_unconfirmed: bool,
-    /// Position up to which unconfirmed windows have sent or queued every transaction.
+    /// Position up to which earlier windows have queued every transaction.
     ///
-    /// Zero before the first such window.
-    sent_unconfirmed: Lsn,
+    /// These windows were unconfirmed or overlapped. Zero before the first such window.
+    queued_upto: Lsn,
 }
 
 impl<C: StateStore> Confirmer<C> {
@@ -54,7 +54,7 @@ impl<C: StateStore> Confirmer<C> {
             confirmed,
             confirmed_at: Instant::now(),
             is_unconfirmed: false,
-            sent_unconfirmed: Lsn::ZERO,
+            queued_upto: Lsn::ZERO,
         }
     }
 
@@ -68,23 +68,21 @@ impl<C: StateStore> Confirmer<C> {
         self.confirmed_at
     }
 
-    /// Position up to which unconfirmed windows have sent or queued every transaction.
+    /// Position up to which earlier windows have queued every transaction.
     ///
-    /// Zero before the first such window.
-    pub(super) fn sent_unconfirmed(&self) -> Lsn {
-        self.sent_unconfirmed
+    /// These windows were unconfirmed or overlapped. Zero before the first such window.
+    pub(super) fn queued_upto(&self) -> Lsn {
+        self.queued_upto
     }
 
-    /// Position up to which transactions are confirmed, sent or queued.
-    ///
-    /// Unconfirmed windows of this drain have sent or queued the transactions that are not confirmed.
-    pub(super) fn sent(&self) -> Lsn {
-        self.sent_unconfirmed.max(self.confirmed)
+    /// The later one of the slot's position and [`Confirmer::queued_upto`].
+    pub(super) fn confirmed_or_queued(&self) -> Lsn {
+        self.queued_upto.max(self.confirmed)
     }
 
-    /// Whether unconfirmed windows have sent or queued transactions since the last advance.
-    pub(super) fn has_unconfirmed(&self) -> bool {
-        self.sent_unconfirmed > self.confirmed
+    /// Whether earlier windows have queued transactions that are not confirmed.
+    pub(super) fn has_unconfirmed_events(&self) -> bool {
+        self.queued_upto > self.confirmed
     }
 
     /// Begins a window. With `is_unconfirmed`, a later window confirms its events.
@@ -97,12 +95,14 @@ impl<C: StateStore> Confirmer<C> {
         self.is_unconfirmed
     }
 
-    /// Records that an unconfirmed window has queued each transaction up to `sent`.
-    pub(super) fn add_unconfirmed(&mut self, sent: Lsn) {
-        self.sent_unconfirmed = sent;
+    /// Records that each transaction up to `lsn` is queued.
+    ///
+    /// An unconfirmed or overlapped window has queued them.
+    pub(super) fn set_queued_upto(&mut self, lsn: Lsn) {
+        self.queued_upto = lsn;
     }
 
-    /// Skips the changes of `stored` if possible: see [`AckAheadState::use_if_marker_found`].
+    /// Skips changes that were acknowledged ahead: see [`AckAheadState::use_if_marker_found`].
     pub(super) async fn use_ahead_if_marker_found<S: Slot>(
         &mut self,
         stored: Option<AckAhead>,
@@ -119,7 +119,7 @@ impl<C: StateStore> Confirmer<C> {
         self.ahead.known.clone()
     }
 
-    /// Sets the stored position back: see [`Checkpointer::set_back`].
+    /// Sets the position back that counts as stored: see [`Checkpointer::set_back`].
     pub(super) fn set_back(&mut self, position: AckPosition) {
         self.checkpointer.set_back(position);
     }
@@ -132,7 +132,9 @@ impl<C: StateStore> Confirmer<C> {
         self.checkpointer.set_back(position);
     }
 
-    /// The position of the stored checkpoint; `None` before the first one.
+    /// The position that counts as stored; `None` before the first checkpoint.
+    ///
+    /// It is that of the stored checkpoint, unless it was [set back](Confirmer::set_back).
     pub(super) fn stored(&self) -> Option<&AckPosition> {
         self.checkpointer.stored()
     }
@@ -179,11 +181,11 @@ impl<C: StateStore> Confirmer<C> {
 
     /// Stores the checkpoint, then advances the slot.
     ///
-    /// Returns `false` if the slot was not advanced in time. The next invocation then reads these
+    /// Returns `false` only if the slot was not advanced in time. The next invocation then reads these
     /// transactions again, and skips them by position.
     ///
     /// Does nothing if unconfirmed windows have passed the last marker: no window has checked that the slot
-    /// returns this marker. A later window reads these transactions again.
+    /// returns this marker. Returns `true` then. A later window reads these transactions again.
     ///
     /// # Errors
     /// The checkpoint cannot be stored, or the slot cannot be advanced.
@@ -194,7 +196,7 @@ impl<C: StateStore> Confirmer<C> {
     ) -> Result<bool, Error> {
         let position = sender.acknowledgements.position().clone();
         let acknowledged = position.commit_end;
-        let is_unchecked = self.is_unconfirmed || acknowledged <= self.sent_unconfirmed;
+        let is_unchecked = self.is_unconfirmed || acknowledged <= self.queued_upto;
         if acknowledged > self.confirmed && is_unchecked && self.markers.is_passed_at(acknowledged) {
             return Ok(true);
         }
@@ -275,7 +277,7 @@ impl<C: StateStore> Confirmer<C> {
         slot.check_lock().await?;
         let position = sender.acknowledgements.position();
         // A server that was restored from an older copy may have an earlier marker, and other changes after
-        // it. So the stored marker must not be before the position.
+        // it. So the checkpoint should have a marker that is not before its position, if there is one.
         if !self.checkpointer.has_marker_for(position.commit_end)
             && let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end)
         {

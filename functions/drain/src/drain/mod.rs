@@ -27,7 +27,7 @@ use crate::base::window::Window;
 use crate::continuity::checkpoint::AckAhead;
 use crate::encode::Event;
 use crate::error::Error;
-use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
+use crate::ports::{Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
 
 use backfill::{BackfillStep, BackfillWait, ChunkEnvironment, MAX_LAG_BYTES};
 use report::StopReason;
@@ -92,10 +92,7 @@ struct Drain<'a, S, K, C> {
     reading_time: Duration,
 }
 
-impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C>
-where
-    <S::Rows as PeekRows>::Row: PeekRow,
-{
+impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
     fn new(ports: DrainPorts<'a, S, K, C>, task: DrainTask<'a>) -> Self {
         let began = Instant::now();
         let settings = task.settings;
@@ -120,7 +117,7 @@ where
             let (positions, window) = self.next_window().await?;
             self.runner.report_lag(positions);
             let confirmer = &self.runner.confirmer;
-            let has_new = window.upto > confirmer.sent();
+            let has_new = window.upto > confirmer.confirmed_or_queued();
             let opens_window =
                 has_new || (window.upto > confirmer.confirmed() && !confirmer.is_unconfirmed());
             if opens_window {
@@ -276,7 +273,7 @@ where
         // The next window confirms the events of the unconfirmed windows. If the log of these windows is no
         // longer readable, a later tick reads it.
         let confirmer = &self.runner.confirmer;
-        if confirmer.has_unconfirmed() && positions.readable > confirmer.confirmed() {
+        if confirmer.has_unconfirmed_events() && positions.readable > confirmer.confirmed() {
             return Ok(self.reading_time_left() >= MIN_WINDOW_TIME);
         }
         // The positions were read a moment ago, and there was nothing to read.

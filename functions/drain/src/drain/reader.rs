@@ -19,11 +19,10 @@ mod change_encoder;
 mod chunk;
 mod messages;
 mod row_decoder;
+mod sent_history;
 mod transaction;
 mod unidentified_rows;
 mod waiting_rows;
-
-use std::sync::Arc;
 
 use super::report::Report;
 use super::settings::Settings;
@@ -33,7 +32,7 @@ use crate::base::position::Position;
 use crate::catalog::{Catalog, TableRequest};
 use crate::change::{Change, DecodedRow, message_prefix};
 use crate::continuity::ContinuityError;
-use crate::continuity::checkpoint::{AckAhead, ResumePoint};
+use crate::continuity::checkpoint::AckAhead;
 use crate::continuity::marker::Marker;
 use crate::encode::{Envelope, Progress, SpareEvents, Transaction};
 use crate::error::Error;
@@ -43,7 +42,8 @@ use crate::rules::pattern;
 pub(crate) use barriers::Barriers;
 use change_encoder::ChangeEncoder;
 use row_decoder::RowDecoder;
-use transaction::{OpenTransaction, not_resumed};
+pub(crate) use sent_history::SentHistory;
+use transaction::{OpenTransaction, Treatment, not_resumed};
 use unidentified_rows::warn_of_unidentified_row;
 pub(crate) use waiting_rows::HOLD_BYTES;
 use waiting_rows::WaitingRows;
@@ -77,39 +77,16 @@ pub(crate) struct WindowReader<'a, R> {
     decoder: RowDecoder<'a>,
     encoder: ChangeEncoder<'a>,
     history: SentHistory,
+    /// The transaction between its first row and its commit.
     open: Option<OpenTransaction>,
+    /// Rows that were read and are not processed yet.
     rows: WaitingRows<R>,
     /// The open transaction's last change row, as the plugin wrote it.
     last_row: Vec<u8>,
-    /// A decoded change that waits for its row lookup.
-    waiting: Option<(R, Change<'static>)>,
+    /// A decoded change whose row lookup is requested.
+    looking_up: Option<(R, Change<'static>)>,
     /// See [`WindowReader::has_left_out`].
     has_left_out: bool,
-}
-
-/// Changes that the stream already has, and the readable position.
-#[derive(Debug)]
-pub(crate) struct SentHistory {
-    /// The settled position: the stream has the log's transactions that end at or before it.
-    pub(crate) settled: Lsn,
-    /// Position up to which this drain has sent or queued the transactions.
-    ///
-    /// Each transaction that ends at or before it was sent or queued by this drain, or is settled.
-    pub(crate) sent_by_this_drain: Lsn,
-    /// The acknowledged position: the stream has all transactions up to it, perhaps of another history.
-    pub(crate) acknowledged: Lsn,
-    /// Resume point of the next transaction, if it was partly acknowledged.
-    ///
-    /// The stream has the part before this point.
-    pub(crate) resume: Option<ResumePoint>,
-    /// The marker that the slot must return; `None` once it did.
-    pub(crate) expected: Option<Marker>,
-    /// Acknowledged changes after the acknowledged position.
-    ///
-    /// `None` unless the log contains their marker.
-    pub(crate) ahead: Option<Arc<AckAhead>>,
-    /// The readable position: transactions that end after it are left to a later window.
-    pub(crate) readable: Lsn,
 }
 
 /// Outputs of the reader.
@@ -139,7 +116,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             open: None,
             rows: WaitingRows::new(),
             last_row: Vec::new(),
-            waiting: None,
+            looking_up: None,
             has_left_out: false,
         }
     }
@@ -185,10 +162,10 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         } else {
             self.rows.hold(row);
         }
-        if !self.rows.exceed_hold() {
+        if !self.rows.exceed_hold_bytes() {
             return Ok(ReaderNeed::Row);
         }
-        match self.rows.may_add_commit(self.open_xid()) {
+        match self.rows.must_request_commits(self.open_xid()) {
             true => Ok(ReaderNeed::LargeCommits),
             false => self.apply_large_commit().map(|()| ReaderNeed::Row),
         }
@@ -212,7 +189,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
 
     /// Whether [`WindowReader::next`] has a row to process.
     pub(crate) fn has_rows(&self, chunk: Option<&ChunkContext>) -> bool {
-        let has_some = chunk::is_due(chunk) || self.waiting.is_some() || !self.rows.is_empty();
+        let has_some = chunk::is_due(chunk) || self.looking_up.is_some() || !self.rows.is_empty();
         has_some && !self.is_held()
     }
 
@@ -227,7 +204,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if chunk::is_due(out.chunk.as_deref()) {
             return self.emit_chunk_row(out).map(|()| None);
         }
-        if let Some((row, change)) = self.waiting.take() {
+        if let Some((row, change)) = self.looking_up.take() {
             return self.apply_change(&row, change, out).map(|()| None);
         }
         if let Some(request) = self.decoder.table_request(&self.rows) {
@@ -239,7 +216,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         match self.process(&row, out)? {
             None => Ok(None),
             Some((request, change)) => {
-                self.waiting = Some((row, change));
+                self.looking_up = Some((row, change));
                 Ok(Some(ReaderRequest::Row(request)))
             }
         }
@@ -247,7 +224,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
 
     /// Whether the rows of the open transaction wait for their commit.
     fn is_held(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.progress.is_none())
+        let treatment = self.open.as_ref().map(|open| &open.treatment);
+        matches!(treatment, Some(Treatment::Hold))
     }
 
     /// The open transaction's id; 0 if none is open.
@@ -272,7 +250,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         else {
             return Err(self.out_of_place(lsn));
         };
-        self.rows.release();
+        self.rows.reset_held_bytes();
         self.apply_commit_end(lsn, commit_end, commit_time)
     }
 
@@ -293,12 +271,14 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let Some(open) = &mut self.open else {
             return Err(self.out_of_place(lsn));
         };
-        open.start_progress(&self.encoder, commit_end, commit_time, &mut self.history);
-        self.has_left_out |= open.left_out;
-        match &open.resumes {
+        open.decide(&self.encoder, commit_end, commit_time, &mut self.history);
+        self.has_left_out |= matches!(open.treatment, Treatment::LeaveOut);
+        match &open.treatment {
             // The server may have omitted the rows before the resume point. If this is another transaction
             // with the same xid, these rows would be lost.
-            Some(resume) if resume.commit_end != commit_end => Err(not_resumed(&self.settings.slot, resume)),
+            Treatment::Resume(resume) if resume.commit_end != commit_end => {
+                Err(not_resumed(&self.settings.slot, resume))
+            }
             _ => Ok(()),
         }
     }
@@ -319,7 +299,6 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 commit_end,
                 commit_time,
             } => {
-                self.decoder.catalog.begin_transaction(xid);
                 self.begin(lsn, Transaction { xid, commit_time }, commit_end, out)?;
             }
             DecodedRow::Commit { commit_end, .. } => self.commit(lsn, commit_end, out)?,
@@ -367,7 +346,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let Some(open) = self.open.take() else {
             return Err(self.out_of_place(lsn));
         };
-        if let Some(resume) = &open.resumes {
+        if let Treatment::Resume(resume) = &open.treatment {
             return Err(not_resumed(&self.settings.slot, resume));
         }
         // The positions of the events contain the commit end that was known earlier. Both ends must agree.
@@ -376,11 +355,12 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             return Err(self.out_of_place(lsn));
         }
         // A transaction that this drain has queued before is acknowledged as part of that window.
-        if open.left_out || commit_end <= self.history.sent_by_this_drain {
+        let is_left_out = matches!(open.treatment, Treatment::LeaveOut);
+        if is_left_out || commit_end <= self.history.sent_by_this_drain {
             out.acknowledgements.discard(open.id);
             return Ok(());
         }
-        if open.changes > 0 && !open.is_sent {
+        if open.changes > 0 && matches!(open.treatment, Treatment::Send) {
             out.report.transactions += 1;
             out.acknowledgements
                 .add_transaction(open.id, open.transaction.commit_time);
@@ -398,7 +378,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         open.count(row);
         self.last_row.clear();
         self.last_row.extend_from_slice(row.data());
-        if open.left_out {
+        if matches!(open.treatment, Treatment::LeaveOut) {
             return Ok(());
         }
         let Some(progress) = &mut open.progress else {
@@ -409,14 +389,14 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         let change = change
             .filtered(|table| pattern::matches_any(patterns, table) && catalog.is_table(table, commit_end))
             .filter(|change| !self.settings.skipped.skips(change));
-        if open.resumes.is_some() {
+        if matches!(open.treatment, Treatment::Resume(_)) {
             return open.skip_resumed(slot, row, change.as_ref(), encoder, out.report);
         }
         let Some(mut change) = change else {
             return Ok(());
         };
         open.changes += 1;
-        if open.is_sent {
+        if matches!(open.treatment, Treatment::Skip) {
             // This drain sent the transactions after the settled position. They are not counted as skipped.
             out.report.skipped += u64::from(commit_end <= self.history.settled);
             encoder.skip(progress, lsn, &change);
@@ -436,15 +416,15 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             self.decoder.recycle(change);
             encoder.queue(open.id, out)?;
         }
-        if open.rows.bytes >= SECTION_BYTES {
+        if open.row_counts.bytes >= SECTION_BYTES {
             open.end_section(&self.last_row, out.acknowledgements, out.chunk.as_deref());
         }
         Ok(())
     }
 
     /// Whether the open transaction may have further sections.
-    pub(crate) fn has_sections(&self) -> bool {
-        self.open.as_ref().is_some_and(OpenTransaction::has_sections)
+    pub(crate) fn may_have_sections(&self) -> bool {
+        self.open.as_ref().is_some_and(OpenTransaction::may_have_sections)
     }
 
     /// Ends a section of the open transaction.
@@ -461,10 +441,14 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     }
 
     pub(crate) fn out_of_place(&self, lsn: Lsn) -> Error {
-        Error::RowOutsideTransaction {
-            slot: self.settings.slot.clone(),
-            lsn,
-        }
+        out_of_place(&self.settings.slot, lsn)
+    }
+}
+
+fn out_of_place(slot: &str, lsn: Lsn) -> Error {
+    Error::RowOutsideTransaction {
+        slot: slot.to_owned(),
+        lsn,
     }
 }
 

@@ -28,7 +28,7 @@ use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::{AckPosition, ResumePoint};
 use crate::encode::Envelope;
 use crate::error::Error;
-use crate::ports::{PeekRow, PeekRows, Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
+use crate::ports::{PeekRows, Slot, SlotError, StateStore, Stream, TableSource, WalPositions};
 
 use open_peek::{OpenPeek, ReadOutcome};
 
@@ -67,10 +67,7 @@ pub(super) struct WindowRunner<'a, S, K, C> {
     pub(super) report: Report,
 }
 
-impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K, C>
-where
-    <S::Rows as PeekRows>::Row: PeekRow,
-{
+impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K, C> {
     /// A runner before the first window.
     pub(super) fn new(ports: DrainPorts<'a, S, K, C>, task: DrainTask<'a>) -> Self {
         let (settings, start, budget) = (task.settings, task.start, task.budget);
@@ -136,7 +133,7 @@ where
     /// # Errors
     /// The stream failed definitely. Otherwise as [`Confirmer::confirm`].
     pub(super) async fn confirm_sent(&mut self) -> Result<(), Error> {
-        if !self.confirmer.has_unconfirmed() {
+        if !self.confirmer.has_unconfirmed_events() {
             return Ok(());
         }
         let (sent, _) = self.send_rest().await;
@@ -150,7 +147,7 @@ where
     /// transaction that was sent completely, but is not acknowledged yet.
     pub(super) fn resume_point(&self) -> Option<&ResumePoint> {
         let resume = self.sender.acknowledgements.position().resume.as_ref();
-        resume.filter(|resume| resume.commit_end > self.confirmer.sent_unconfirmed())
+        resume.filter(|resume| resume.commit_end > self.confirmer.queued_upto())
     }
 
     /// Reports the bytes of log that are unconfirmed, or not readable yet.
@@ -246,7 +243,7 @@ where
     fn history(&self, readable: Lsn) -> SentHistory {
         SentHistory {
             settled: self.settled,
-            sent_by_this_drain: self.confirmer.sent_unconfirmed(),
+            sent_by_this_drain: self.confirmer.queued_upto(),
             acknowledged: self.start.acknowledged,
             resume: self.resume_point().cloned(),
             expected: self.confirmer.markers.expected().cloned(),
@@ -295,7 +292,7 @@ where
             // An unconfirmed window stores no checkpoint. If it continued, the next tick might send the
             // section again.
             let has_resume_point = self.sender.acknowledgements.position().resume.is_some();
-            if self.confirmer.is_unconfirmed() && has_resume_point && peek.reader.has_sections() {
+            if self.confirmer.is_unconfirmed() && has_resume_point && peek.reader.may_have_sections() {
                 return Ok(ReadOutcome::SectionSent);
             }
             let retry = self.sender.next_try();

@@ -180,7 +180,7 @@ impl Lanes {
     pub fn acknowledge(&mut self, now: Instant, record: Record) -> Vec<QueuedEvent> {
         let key = record.lane;
         let shard = self.end_flight(&record);
-        self.pacings[shard].accept(now, record.bytes());
+        self.pacings[shard].count_stored(now, record.bytes());
         let events = record.into_events();
         for event in &events {
             self.memory -= event.memory();
@@ -215,7 +215,7 @@ impl Lanes {
     /// A throttle does not count as a failure of the lane. [`Lanes::pause_shard`] sets the time of the next
     /// attempt.
     pub fn retry_throttled(&mut self, now: Instant, record: Record) {
-        self.pacings[record.shard()].refuse_record(now, record.bytes());
+        self.pacings[record.shard()].count_refused(now, record.bytes());
         self.queue_again(now, record);
     }
 
@@ -233,7 +233,7 @@ impl Lanes {
 
     /// Raises a shard's limit, after an answer without a refusal.
     pub fn raise_limit(&mut self, shard: usize) {
-        self.pacings[shard].raise_limit();
+        self.pacings[shard].raise_max_in_flight();
         self.update_counts(shard);
     }
 
@@ -249,7 +249,7 @@ impl Lanes {
         pause: impl FnOnce(u32) -> Duration,
     ) {
         let pacing = &mut self.pacings[shard];
-        let (throttles, least) = pacing.reduce_limit(now, records, refused);
+        let (throttles, least) = pacing.apply_throttle(now, records, refused);
         let until = now + pause(throttles).max(least);
         pacing.pause(until);
         self.paused.push(Reverse((until, shard)));
@@ -406,7 +406,7 @@ impl Lanes {
     /// Whether its shard accepts the longest known lane within `time`.
     pub fn is_longest_lane_sent_within(&self, now: Instant, time: Duration) -> bool {
         self.longest_lane()
-            .is_none_or(|(lane, pacing)| pacing.accepts(lane.bytes, now, time))
+            .is_none_or(|(lane, pacing)| pacing.can_accept_within(lane.bytes, now, time))
     }
 
     fn longest_lane(&self) -> Option<(&Lane, &ShardPacing)> {

@@ -13,16 +13,16 @@ use super::record::{Aggregation, LaneKey};
 use super::shard_rate::ShardRate;
 use crate::base::position::Position;
 
-/// Fewest records that may be in flight to a shard that throttles.
+/// Lower bound of [`ShardPacing::max_in_flight`].
 const MIN_IN_FLIGHT: usize = 25;
 
-/// Most records that may be in flight to one shard.
+/// Upper bound of [`ShardPacing::max_in_flight`].
 ///
-/// If each answer takes 30 ms, these are eight times the quota of a shard. A shard that has reached its quota
-/// refuses all of them.
+/// If each answer takes 30 ms, these are eight times the quota of a shard. More would only cause more
+/// refusals: a shard that has reached its quota refuses all of them.
 const MAX_IN_FLIGHT: usize = 250;
 
-/// Usual bytes of an aggregate for a shard that has refused records.
+/// Least bytes of a full aggregate, after the shard has refused records.
 ///
 /// They fill three put units of 25 KB. Larger aggregates would be refused more often: a shard accepts only a
 /// few of them in a second, and refuses the last one if it arrives a few milliseconds early. After each
@@ -40,7 +40,8 @@ pub(super) struct ShardPacing {
     /// Records that may be in flight.
     ///
     /// A throttled answer sets the number to half of the records that were sent, or to half of its former
-    /// value if that is less. An answer without a refusal doubles it.
+    /// value if that is less. An answer without a refusal doubles it. It stays between [`MIN_IN_FLIGHT`] and
+    /// [`MAX_IN_FLIGHT`].
     max_in_flight: usize,
     rate: ShardRate,
     /// Consecutive throttled answers.
@@ -117,8 +118,9 @@ impl ShardPacing {
 
     /// The packing of the next record: `usual`, or smaller aggregates.
     ///
-    /// A shard has one aggregate in flight at a time. So the bytes of an aggregate are those that the shard
-    /// accepts in the time of one answer.
+    /// With aggregation, a shard is one lane, so one record is in flight. After a refusal, an aggregate has
+    /// the bytes that the shard is expected to accept until the answer: at least [`LIMITED_AGGREGATE_BYTES`],
+    /// at most those of `usual`.
     pub(super) fn aggregation(&self, usual: Aggregation) -> Aggregation {
         match usual {
             Aggregation::Kpl { bytes } if self.rate.is_limited() => Aggregation::Kpl {
@@ -130,8 +132,8 @@ impl ShardPacing {
         }
     }
 
-    /// Whether the shard accepts these bytes within `time`. True without a limit.
-    pub(super) fn accepts(&self, bytes: usize, now: Instant, time: Duration) -> bool {
+    /// Whether the shard accepts these bytes within `time`. True while it has refused nothing.
+    pub(super) fn can_accept_within(&self, bytes: usize, now: Instant, time: Duration) -> bool {
         self.rate
             .bytes_within(now, time)
             .is_none_or(|limit| bytes <= limit)
@@ -147,12 +149,12 @@ impl ShardPacing {
     }
 
     /// Counts a record that the shard stored.
-    pub(super) fn accept(&mut self, now: Instant, bytes: usize) {
+    pub(super) fn count_stored(&mut self, now: Instant, bytes: usize) {
         self.rate.accept(now, bytes);
     }
 
     /// Counts a record that the shard refused because of its quota.
-    pub(super) fn refuse_record(&mut self, now: Instant, bytes: usize) {
+    pub(super) fn count_refused(&mut self, now: Instant, bytes: usize) {
         self.rate.refuse_record(now, bytes);
     }
 
@@ -164,17 +166,17 @@ impl ShardPacing {
     /// Doubles the records that may be in flight.
     ///
     /// The last answer had no refusal.
-    pub(super) fn raise_limit(&mut self) {
+    pub(super) fn raise_max_in_flight(&mut self) {
         self.throttles = 0;
         self.max_in_flight = (self.max_in_flight * 2).min(MAX_IN_FLIGHT);
     }
 
-    /// Reduces the records that may be in flight, and the rate.
+    /// Halves the records that may be in flight, and adapts the rate.
     ///
     /// The shard refused `refused` of `records` records.
     ///
     /// Returns the number of consecutive throttled answers, and the shortest time of a pause.
-    pub(super) fn reduce_limit(&mut self, now: Instant, records: usize, refused: usize) -> (u32, Duration) {
+    pub(super) fn apply_throttle(&mut self, now: Instant, records: usize, refused: usize) -> (u32, Duration) {
         let until = self.rate.adapt_limit(now, records, refused);
         let least = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
         self.max_in_flight = (self.max_in_flight.min(records) / 2).max(MIN_IN_FLIGHT);
@@ -230,7 +232,7 @@ mod tests {
         let (mut pacing, now) = (ShardPacing::default(), Instant::now());
         let usual = Aggregation::Kpl { bytes: 248_000 };
         assert_eq!(pacing.aggregation(usual), usual);
-        pacing.reduce_limit(now, 4, 1);
+        pacing.apply_throttle(now, 4, 1);
         assert_eq!(pacing.aggregation(usual), Aggregation::Kpl { bytes: 74_400 });
         let small = Aggregation::Kpl { bytes: 1_000 };
         assert_eq!(pacing.aggregation(small), small);
@@ -241,10 +243,10 @@ mod tests {
     fn late_answers_make_the_aggregates_of_a_limited_shard_larger() {
         let (mut pacing, now) = (ShardPacing::default(), Instant::now());
         let usual = Aggregation::Kpl { bytes: 248_000 };
-        pacing.reduce_limit(now, 4, 1);
+        pacing.apply_throttle(now, 4, 1);
         for (millis, expected) in [(20, 74_400), (120, 143_440), (500, 248_000), (20, 74_400)] {
             pacing.spend(now, 74_400);
-            pacing.accept(now + Duration::from_millis(millis), 74_400);
+            pacing.count_stored(now + Duration::from_millis(millis), 74_400);
             assert_eq!(
                 pacing.aggregation(usual),
                 Aggregation::Kpl { bytes: expected },
@@ -257,16 +259,16 @@ mod tests {
     fn a_limited_shard_accepts_what_its_limit_allows_in_a_time() {
         let (mut pacing, now) = (ShardPacing::default(), Instant::now());
         let second = Duration::from_secs(1);
-        assert!(pacing.accepts(usize::MAX, now, second), "it has no limit");
+        assert!(pacing.can_accept_within(usize::MAX, now, second), "it has no limit");
         for _ in 0..10 {
             pacing.spend(now, 50_000);
-            pacing.accept(now, 50_000);
+            pacing.count_stored(now, 50_000);
         }
         pacing.spend(now, 50_000);
-        pacing.refuse_record(now, 50_000);
-        pacing.reduce_limit(now, 1, 1);
-        assert!(pacing.accepts(400_000, now, second));
-        assert!(!pacing.accepts(700_000, now, second));
-        assert!(pacing.accepts(700_000, now, second * 2));
+        pacing.count_refused(now, 50_000);
+        pacing.apply_throttle(now, 1, 1);
+        assert!(pacing.can_accept_within(400_000, now, second));
+        assert!(!pacing.can_accept_within(700_000, now, second));
+        assert!(pacing.can_accept_within(700_000, now, second * 2));
     }
 }

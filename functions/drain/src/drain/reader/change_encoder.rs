@@ -41,12 +41,15 @@ impl<'a> ChangeEncoder<'a> {
         self.events.refill_spare(former);
     }
 
-    /// The counts of a transaction before its first event.
-    pub(super) fn begin(&self, transaction: Transaction, commit_end: Lsn) -> Progress {
+    /// The progress of a transaction before its first event.
+    pub(super) fn first_progress(&self, transaction: Transaction, commit_end: Lsn) -> Progress {
         self.envelope.begin(transaction, commit_end)
     }
 
-    /// Encodes a change of the transaction `xid`. Large values that it lacks are filled in from the backfill.
+    /// Applies a change to the pending chunk, then encodes it.
+    ///
+    /// `xid` is the change's transaction. The chunk drops the rows that the change overtook. It fills in
+    /// large values that the change lacks. If the events are then too large, these values are removed again.
     ///
     /// Returns the number of events with omitted columns.
     pub(super) fn encode(
@@ -60,7 +63,7 @@ impl<'a> ChangeEncoder<'a> {
         let filled = chunk.as_mut().map(|chunk| chunk.apply_change(xid, change));
         let filled = filled.unwrap_or_default();
         let before = (!filled.is_empty()).then(|| progress.clone());
-        let omitted = self.encode_as_it_is(progress, lsn, change);
+        let omitted = self.encode_projected(progress, lsn, change);
         let Some(before) = before.filter(|_| self.size_problem().is_some()) else {
             return omitted;
         };
@@ -80,10 +83,13 @@ impl<'a> ChangeEncoder<'a> {
                 }
             }
         }
-        self.encode_as_it_is(progress, lsn, change)
+        self.encode_projected(progress, lsn, change)
     }
 
-    fn encode_as_it_is(&mut self, progress: &mut Progress, lsn: Lsn, change: &Change<'_>) -> u64 {
+    /// Encodes the projection of a change.
+    ///
+    /// Returns the number of events with omitted columns.
+    fn encode_projected(&mut self, progress: &mut Progress, lsn: Lsn, change: &Change<'_>) -> u64 {
         let projected = self.projections.change(change);
         let change = projected.as_ref().unwrap_or(change);
         let limit = self.settings.record_bytes;
@@ -139,8 +145,8 @@ impl<'a> ChangeEncoder<'a> {
     /// Returns the number of events with omitted columns.
     ///
     /// # Errors
-    /// The reason why the row cannot be sent. It then has no events. The stored state keeps only 120 bytes of
-    /// the reason.
+    /// The reason why the row cannot be sent. No event of the row is kept. The stored state has only 120
+    /// bytes of the reason.
     pub(super) fn encode_row(
         &mut self,
         progress: &mut Progress,
@@ -177,7 +183,8 @@ impl<'a> ChangeEncoder<'a> {
     /// Queues the encoded events.
     ///
     /// # Errors
-    /// An event is too large for a record. The events before it are queued.
+    /// An event is too large for a record. The events before it are queued, and those after it are dropped.
+    /// With `passes_oversize`, such an event is queued, too.
     pub(super) fn queue(&mut self, span: SpanId, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
         let limit = self.settings.record_bytes;
         // A definition and a tombstone have the position of their row's event.

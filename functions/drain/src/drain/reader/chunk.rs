@@ -1,5 +1,6 @@
 //! The reader's part in a backfill: row lookups, and the chunk at its watermark.
 
+use super::transaction::Treatment;
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{ChunkContext, ChunkPayload, ChunkRows, RowRequest};
 use crate::base::lsn::Lsn;
@@ -24,8 +25,8 @@ impl<R: PeekRow> WindowReader<'_, R> {
         context: Option<&ChunkContext>,
     ) -> Option<RowRequest> {
         let (open, context) = (self.open.as_ref()?, context?);
-        let is_skipped = self.settings.skipped.skips(change);
-        if open.is_sent || open.left_out || open.resumes.is_some() || is_skipped {
+        let is_sent = matches!(open.treatment, Treatment::Send) && !self.settings.skipped.skips(change);
+        if !is_sent {
             return None;
         }
         let rows = context.chunk.as_ref().and_then(|chunk| chunk.pending_rows());
@@ -37,8 +38,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
         let (Some(open), Some(context)) = (&self.open, out.chunk.as_deref_mut()) else {
             return;
         };
-        let chunk = context.chunk.as_mut().filter(|_| !open.left_out);
-        if let Some(chunk) = chunk
+        let is_left_out = matches!(open.treatment, Treatment::LeaveOut);
+        if let Some(chunk) = &mut context.chunk
+            && !is_left_out
             && chunk.watermark.as_bytes() == content
         {
             chunk.watermark_lsn = Some(lsn);

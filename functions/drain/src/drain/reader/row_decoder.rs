@@ -1,4 +1,4 @@
-//! The reader's decoder: a row with the tables of the system catalog becomes a change.
+//! The reader's decoder. It finds the tables that the catalog lacks.
 
 use std::collections::BTreeSet;
 
@@ -39,15 +39,21 @@ impl<'a> RowDecoder<'a> {
 
     /// Decodes a row. `lsn` is its `lsn` column.
     ///
+    /// After a begin row, the catalog has the tables as its transaction sees them.
+    ///
     /// # Errors
     /// [`Error::Undecodable`].
     pub(super) fn decode<'d>(&mut self, lsn: Lsn, data: &'d [u8]) -> Result<DecodedRow<'d>, Error> {
         let decoded = self.decoder.decode(&self.catalog, lsn, data);
-        decoded.map_err(|source| Error::Undecodable {
+        let decoded = decoded.map_err(|source| Error::Undecodable {
             slot: self.slot.to_owned(),
             lsn,
             source,
-        })
+        })?;
+        if let DecodedRow::Begin { xid, .. } = &decoded {
+            self.catalog.begin_transaction(*xid);
+        }
+        Ok(decoded)
     }
 
     /// Whether a row is a commit.
@@ -62,7 +68,7 @@ impl<'a> RowDecoder<'a> {
 
     /// The tables that the first row needs and the catalog lacks.
     ///
-    /// Returns `None` if the catalog lacks none. The request has the tables of the other rows, too.
+    /// Returns `None` if the catalog lacks none. The request also has the tables that the other rows lack.
     pub(super) fn table_request<R: PeekRow>(&mut self, rows: &WaitingRows<R>) -> Option<TableRequest> {
         let first = rows.iter().next()?;
         if !self.catalog.is_partial() || !self.decoder.names_tables(first.data()) {

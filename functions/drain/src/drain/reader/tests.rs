@@ -5,6 +5,7 @@ use crate::backfill::RowLookup;
 use crate::backfill::database_schema::tests::{request, table_info};
 use crate::backfill::database_schema::{ColumnInfo, DatabaseSchema};
 use crate::base::table_name::TableName;
+use crate::continuity::checkpoint::ResumePoint;
 use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, Event, KeylessRows, OversizePolicy, PartitionBy};
 use crate::pack::{Aggregation, ShardMap};
 use crate::rules::projection::ProjectionRules;
@@ -231,33 +232,39 @@ fn a_resume_point_without_rows_reads_the_transaction_from_its_beginning() {
     assert_eq!((events, next), (whole, None));
 }
 
+/// Also if a window before has sent a part of it. The readable position may become smaller.
 #[test]
 fn a_transaction_that_ends_after_the_readable_position_is_left_out() {
-    let (settings, envelope) = (settings(), envelope());
-    let history = SentHistory {
-        readable: Lsn(COMMIT_END.0 - 1),
-        ..history(None)
-    };
-    let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
-    let (mut queued, mut report) = (Vec::new(), Report::default());
-    let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history, 0);
-    let mut barriers = Barriers::default();
-    for row in transaction(&[100, 101]) {
-        reader.push_row(row).unwrap();
-        while reader.has_rows(None) {
-            let mut out = ReaderOutput {
-                acknowledgements: &mut acknowledgements,
-                events: &mut queued,
-                barriers: &mut barriers,
-                report: &mut report,
-                chunk: None,
-            };
-            reader.next(&mut out).unwrap();
+    let lsns = lsns(&[1; 5]);
+    let (_, resume, _) = read(transaction(&lsns), None, 2);
+    assert!(resume.is_some());
+    for resume in [None, resume] {
+        let (settings, envelope) = (settings(), envelope());
+        let history = SentHistory {
+            readable: Lsn(COMMIT_END.0 - 1),
+            ..history(resume)
+        };
+        let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
+        let (mut queued, mut report) = (Vec::new(), Report::default());
+        let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history, 0);
+        let mut barriers = Barriers::default();
+        for row in transaction(&lsns) {
+            reader.push_row(row).unwrap();
+            while reader.has_rows(None) {
+                let mut out = ReaderOutput {
+                    acknowledgements: &mut acknowledgements,
+                    events: &mut queued,
+                    barriers: &mut barriers,
+                    report: &mut report,
+                    chunk: None,
+                };
+                reader.next(&mut out).unwrap();
+            }
         }
+        assert!(queued.is_empty() && reader.has_left_out() && !reader.is_open());
+        // The slot must not advance past the start of the transaction's commit record.
+        assert_eq!(acknowledgements.acknowledged(), Lsn(1));
     }
-    assert!(queued.is_empty() && reader.has_left_out() && !reader.is_open());
-    // The slot must not advance past the start of the transaction's commit record.
-    assert_eq!(acknowledgements.acknowledged(), Lsn(1));
 }
 
 /// The reader's need after each row of a large transaction.

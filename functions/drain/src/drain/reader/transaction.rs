@@ -2,8 +2,8 @@
 
 use md5::{Digest as _, Md5};
 
-use super::SentHistory;
 use super::change_encoder::ChangeEncoder;
+use super::{SentHistory, out_of_place};
 use crate::backfill::ChunkContext;
 use crate::base::lsn::Lsn;
 use crate::change::Change;
@@ -27,20 +27,35 @@ pub(super) struct OpenTransaction {
     ///
     /// The begin row, the commit row or the resume point has this end.
     pub(super) progress: Option<Progress>,
-    /// Whether it was sent before. Such a transaction is skipped.
-    ///
-    /// It ends at or before the settled position, or this drain sent it before.
-    pub(super) is_sent: bool,
+    pub(super) treatment: Treatment,
     /// Whether it ends at or before the acknowledged position.
     ///
     /// The stream may have this transaction, or one of another history.
     pub(super) is_replayed: bool,
+    /// Changes that are sent or skipped.
     pub(super) changes: u64,
-    /// Whether it ends after the readable position. A later window sends such a transaction.
-    pub(super) left_out: bool,
-    pub(super) rows: RowCounts,
-    /// The resume point, until its row is read.
-    pub(super) resumes: Option<ResumePoint>,
+    pub(super) row_counts: RowCounts,
+}
+
+/// What happens to the changes of an open transaction.
+#[derive(Debug)]
+pub(super) enum Treatment {
+    /// They wait: the end of the commit record is not known yet.
+    Hold,
+    /// A later window sends them.
+    ///
+    /// The transaction ends after the readable position.
+    LeaveOut,
+    /// They are skipped.
+    ///
+    /// The stream has them, or this drain has queued them.
+    Skip,
+    /// They are skipped up to the resume point.
+    ///
+    /// The stream has them. The rest is sent.
+    Resume(Box<ResumePoint>),
+    /// They are sent.
+    Send,
 }
 
 /// Counts of a transaction's change rows.
@@ -61,19 +76,15 @@ impl OpenTransaction {
             id,
             transaction,
             progress: None,
-            is_sent: false,
+            treatment: Treatment::Hold,
             is_replayed: false,
             changes: 0,
-            left_out: false,
-            rows: RowCounts::default(),
-            resumes: None,
+            row_counts: RowCounts::default(),
         }
     }
 
-    /// Starts the event counts, once the commit end is known.
-    ///
-    /// Decides whether the transaction is sent, skipped, resumed or left out.
-    pub(super) fn start_progress(
+    /// Decides what happens to the changes, once the commit end is known.
+    pub(super) fn decide(
         &mut self,
         encoder: &ChangeEncoder<'_>,
         commit_end: Lsn,
@@ -81,18 +92,23 @@ impl OpenTransaction {
         history: &mut SentHistory,
     ) {
         self.transaction.commit_time = self.transaction.commit_time.or(commit_time);
-        self.progress = Some(encoder.begin(self.transaction, commit_end));
-        self.is_sent = commit_end <= history.settled.max(history.sent_by_this_drain);
+        self.progress = Some(encoder.first_progress(self.transaction, commit_end));
         self.is_replayed = commit_end <= history.acknowledged;
-        self.left_out = commit_end > history.readable;
+        let is_sent = commit_end <= history.settled.max(history.sent_by_this_drain);
         let xid = self.transaction.xid;
-        self.resumes = history.resume.take_if(|resume| resume.xid == xid);
-        // A resume point without rows contains only the end of the transaction.
-        self.resumes.take_if(|resume| resume.rows == 0);
+        let resume = history.resume.take_if(|resume| resume.xid == xid);
+        self.treatment = match resume {
+            _ if commit_end > history.readable => Treatment::LeaveOut,
+            _ if is_sent => Treatment::Skip,
+            // A resume point without rows contains only the end of the transaction.
+            Some(resume) if resume.rows > 0 => Treatment::Resume(Box::new(resume)),
+            _ => Treatment::Send,
+        };
     }
+
     /// Counts a change row.
     pub(super) fn count(&mut self, row: &impl PeekRow) {
-        let (rows, lsn) = (&mut self.rows, row.lsn());
+        let (rows, lsn) = (&mut self.row_counts, row.lsn());
         rows.count += 1;
         rows.at_lsn = if rows.lsn == lsn { rows.at_lsn + 1 } else { 1 };
         rows.lsn = lsn;
@@ -105,6 +121,7 @@ impl OpenTransaction {
     ///
     /// # Errors
     /// [`Error::NotResumed`]: this is not the transaction of the resume point.
+    /// [`Error::RowOutsideTransaction`]: the transaction is not resumed.
     pub(super) fn skip_resumed(
         &mut self,
         slot: &str,
@@ -113,8 +130,8 @@ impl OpenTransaction {
         encoder: &mut ChangeEncoder<'_>,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let (Some(progress), Some(resume)) = (&mut self.progress, &self.resumes) else {
-            return Ok(());
+        let (Some(progress), Treatment::Resume(resume)) = (&mut self.progress, &self.treatment) else {
+            return Err(out_of_place(slot, row.lsn()));
         };
         // The server omits the rows before the resume point only if the window has a sent prefix.
         if row.lsn() < resume.lsn {
@@ -124,27 +141,27 @@ impl OpenTransaction {
             encoder.skip(progress, row.lsn(), change);
         }
         report.skipped += 1;
-        let is_last = self.rows.at_lsn >= resume.rows_at_lsn;
+        let is_last = self.row_counts.at_lsn >= resume.rows_at_lsn;
         if row.lsn() > resume.lsn || (is_last && md5(row.data()) != resume.hash) {
             return Err(not_resumed(slot, resume));
         }
         if is_last {
             progress.restore_counts(resume.counts.clone());
-            self.rows.count = resume.rows;
-            self.rows.bytes = 0;
+            self.row_counts.count = resume.rows;
+            self.row_counts.bytes = 0;
             self.changes += 1;
-            self.resumes = None;
+            self.treatment = Treatment::Send;
         }
         Ok(())
     }
 
     /// Whether it may have further sections.
-    pub(super) fn has_sections(&self) -> bool {
+    pub(super) fn may_have_sections(&self) -> bool {
         let progress = self.progress.as_ref();
         progress.is_some_and(|progress| progress.counts().tables.len() <= MAX_COUNTED_TABLES)
     }
 
-    /// Ends a section after the row `last_row`.
+    /// Ends a section. `last_row` is the last change row that was read.
     ///
     /// Once the events of the section are acknowledged, the transaction can be resumed after it.
     pub(super) fn end_section(
@@ -156,27 +173,27 @@ impl OpenTransaction {
         let Some(progress) = &self.progress else {
             return;
         };
-        if self.is_sent || self.left_out || self.resumes.is_some() {
+        if !matches!(self.treatment, Treatment::Send) {
             return;
         }
         // The transaction of a watermark has no sections: its chunk is acknowledged as a whole.
         let is_at_watermark = chunk.is_some_and(ChunkContext::is_at_watermark);
-        if self.rows.count == 0 && is_at_watermark {
+        if self.row_counts.count == 0 && is_at_watermark {
             return;
         }
-        self.rows.bytes = 0;
+        self.row_counts.bytes = 0;
         // The checkpoint has no room for more counts. So one invocation must send the rest of the
         // transaction.
-        if !self.has_sections() {
+        if !self.may_have_sections() {
             return;
         }
         let resume = ResumePoint {
             xid: self.transaction.xid,
             commit_end: progress.commit_end(),
             commit_time: self.transaction.commit_time,
-            lsn: self.rows.lsn,
-            rows_at_lsn: self.rows.at_lsn,
-            rows: self.rows.count,
+            lsn: self.row_counts.lsn,
+            rows_at_lsn: self.row_counts.at_lsn,
+            rows: self.row_counts.count,
             hash: md5(last_row),
             counts: progress.counts().clone(),
         };

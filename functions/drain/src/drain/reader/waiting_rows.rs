@@ -8,7 +8,9 @@ use crate::ports::{CommitRows, PEEK_ROW_BYTES, PeekRow};
 /// Most bytes of held rows of a transaction.
 pub(crate) const HOLD_BYTES: usize = 8 << 20;
 
-/// Rows that wait for their commit, or for room in the lanes. They are in the order of the peek.
+/// Rows that are not processed yet, in the order of the peek.
+///
+/// It also has the commits that are known before their row is read.
 #[derive(Debug)]
 pub(super) struct WaitingRows<R> {
     rows: VecDeque<R>,
@@ -30,7 +32,7 @@ impl<R: PeekRow> WaitingRows<R> {
         }
     }
 
-    /// Adds the next row of the peek.
+    /// Adds the next row of the peek. It does not count as held.
     pub(super) fn push(&mut self, row: R) {
         self.rows.push_back(row);
     }
@@ -42,12 +44,12 @@ impl<R: PeekRow> WaitingRows<R> {
     }
 
     /// Whether the held rows take more than [`HOLD_BYTES`].
-    pub(super) fn exceed_hold(&self) -> bool {
+    pub(super) fn exceed_hold_bytes(&self) -> bool {
         self.held_bytes > HOLD_BYTES
     }
 
-    /// Ends the wait of the held rows: the commit of their transaction is known.
-    pub(super) fn release(&mut self) {
+    /// Sets the held bytes to zero: the commit of their transaction is known.
+    pub(super) fn reset_held_bytes(&mut self) {
         self.held_bytes = 0;
     }
 
@@ -62,8 +64,8 @@ impl<R: PeekRow> WaitingRows<R> {
         self.has_large_commits = true;
     }
 
-    /// Whether a request could add the commit of this transaction.
-    pub(super) fn may_add_commit(&self, xid: u32) -> bool {
+    /// Whether the commit is unknown, and no large commits were requested.
+    pub(super) fn must_request_commits(&self, xid: u32) -> bool {
         !self.has_large_commits && !self.commits.contains_key(&xid)
     }
 

@@ -22,11 +22,13 @@ pub(super) struct QueueBounds {
     max_bytes: usize,
     throughput: Throughput,
     lane_time: LaneTime,
-    /// Bytes of memory of all lanes.
-    bytes: usize,
-    /// Records of one lane.
+    /// Most bytes of memory of all lanes, at present.
+    lane_bytes: usize,
+    /// Most records of one lane, at present.
     lane_records: usize,
-    /// Whether the longest lane has no more than its shard accepts.
+    /// Whether the longest lane is not too long for its shard.
+    ///
+    /// Its shard accepts it in half of the remaining time.
     longest_lane_fits: bool,
 }
 
@@ -38,13 +40,13 @@ impl QueueBounds {
             max_bytes,
             throughput: Throughput::default(),
             lane_time: LaneTime::default(),
-            bytes: max_bytes,
+            lane_bytes: max_bytes,
             lane_records: usize::MAX,
             longest_lane_fits: true,
         }
     }
 
-    /// Starts the measured time, since a request is in flight.
+    /// Starts the measurement: a request is in flight.
     pub(super) fn start_request(&mut self) {
         self.throughput.start();
     }
@@ -59,9 +61,9 @@ impl QueueBounds {
 
     /// Updates the bounds: see [`QueueBounds::has_room`].
     ///
-    /// Near the deadline, the bounds shrink, each to its minimum at least:
+    /// Near the deadline, the bounds become smaller. The first two keep a minimum:
     ///
-    /// - `bytes`: what the streams are expected to accept in half of the remaining time
+    /// - `lane_bytes`: what the streams are expected to accept in half of the remaining time
     /// - `lane_records`: the records that one lane can send in the remaining time
     /// - `longest_lane_fits`: whether its shard accepts the longest lane in half of the remaining time
     ///
@@ -70,7 +72,7 @@ impl QueueBounds {
         let time_left = self.deadline.saturating_duration_since(now);
         let accepted = self.throughput.bytes_within(time_left / 2);
         let accepted = accepted.unwrap_or(usize::MAX).max(MIN_QUEUED_BYTES);
-        self.bytes = accepted.min(self.max_bytes);
+        self.lane_bytes = accepted.min(self.max_bytes);
         self.lane_records = self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS);
         self.longest_lane_fits = lanes.records_of_longest_lane() < MIN_LANE_RECORDS
             || lanes.is_longest_lane_sent_within(now, time_left / 2);
@@ -81,7 +83,7 @@ impl QueueBounds {
     /// Transactions that wait for an earlier one count, too. They need memory even without events.
     pub(super) fn has_room(&self, lanes: &Lanes, acknowledgements: &Acknowledgements) -> bool {
         let memory = lanes.memory();
-        memory < self.bytes
+        memory < self.lane_bytes
             && memory + acknowledgements.memory() < self.max_bytes
             && lanes.records_of_longest_lane() < self.lane_records
             && self.longest_lane_fits

@@ -7,7 +7,7 @@ use super::open_peek::ReadOutcome;
 use crate::base::lsn::Lsn;
 use crate::base::window::Window;
 use crate::error::Error;
-use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
+use crate::ports::{Slot, StateStore, Stream, TableSource};
 
 /// Outcome of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +50,7 @@ impl WindowEnd {
     }
 }
 
-impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
-where
-    <S::Rows as PeekRows>::Row: PeekRow,
-{
+impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> {
     /// Waits for the window's acknowledgements, then confirms the acknowledged position.
     ///
     /// There are four exceptions. If all events of an unconfirmed window are acknowledged, a later window
@@ -130,7 +127,7 @@ where
     /// pass the last marker before a window has checked it, and no later window could check it.
     fn leave_unconfirmed(&mut self, read: ReadOutcome) -> WindowOutcome {
         let sent = self.sender.acknowledgements.position().commit_end;
-        self.confirmer.add_unconfirmed(sent);
+        self.confirmer.set_queued_upto(sent);
         match read {
             ReadOutcome::RowBoundReached | ReadOutcome::SectionSent => WindowOutcome::Partial,
             ReadOutcome::TooSlow => WindowOutcome::TooSlow,

@@ -4,7 +4,7 @@ use crate::base::window::Window;
 use crate::drain::reader::WindowReader;
 use crate::error::Error;
 use crate::pack::QueuedEvent;
-use crate::ports::{PeekRow, PeekRows};
+use crate::ports::PeekRows;
 
 /// Outcome of reading a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,10 +41,7 @@ pub(super) struct OpenPeek<'r, P: PeekRows> {
     pub(super) count: i32,
 }
 
-impl<P: PeekRows> OpenPeek<'_, P>
-where
-    P::Row: PeekRow,
-{
+impl<P: PeekRows> OpenPeek<'_, P> {
     /// Outcome of reading a peek to its last row.
     pub(super) fn end_of_rows(&self) -> Result<ReadOutcome, Error> {
         if self.reader.is_open() {

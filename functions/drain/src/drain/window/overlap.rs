@@ -14,17 +14,15 @@ use super::closing::{WindowEnd, WindowOutcome};
 use super::open_peek::ReadOutcome;
 use crate::base::lsn::Lsn;
 use crate::error::Error;
-use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, TableSource};
+use crate::ports::{Slot, StateStore, Stream, TableSource};
 
-/// Least time that the queued events still need, for an overlap.
+/// Minimum remaining sending time for an overlap.
 ///
-/// The advance of the slot takes time, too, and the server decodes their transactions again.
+/// With less time, it is cheaper to wait. An overlap costs an advance of the slot, and the server decodes the
+/// transactions of the queued events again.
 const MIN_REMAINING_TIME: Duration = Duration::from_millis(200);
 
-impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
-where
-    <S::Rows as PeekRows>::Row: PeekRow,
-{
+impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> {
     /// Ends a window before all its events are acknowledged.
     ///
     /// It does so only if that saves time. At most half of the window's log is then read again. Returns
@@ -33,69 +31,71 @@ where
     /// # Errors
     /// The stream failed definitely, the lock is lost, or the slot cannot be advanced.
     pub(super) async fn overlap(&mut self, end: WindowEnd) -> Result<Option<WindowOutcome>, Error> {
-        let sent = match end.read {
+        let read_upto = match end.read {
             ReadOutcome::Whole => end.window.upto,
             _ => self.sender.acknowledgements.last_end(),
         };
-        if !self.may_overlap(end, sent) {
+        if !self.may_overlap(end, read_upto) {
             return Ok(None);
         }
-        let log = sent.bytes_since(self.confirmer.confirmed());
-        self.send_until(|runner| runner.is_worth_an_overlap(sent, log))
+        let log_bytes = read_upto.bytes_since(self.confirmer.confirmed());
+        self.send_until(|runner| runner.is_worth_an_overlap(read_upto, log_bytes))
             .await
             .0?;
-        if !self.is_worth_an_overlap(sent, log) {
+        if !self.is_worth_an_overlap(read_upto, log_bytes) {
             return Ok(None);
         }
         self.confirm_meanwhile().await?;
-        if sent.bytes_since(self.confirmer.confirmed()) > log / 2 {
+        if read_upto.bytes_since(self.confirmer.confirmed()) > log_bytes / 2 {
             return Ok(None);
         }
         tracing::debug!(
             slot = self.settings.slot,
             confirmed = %self.confirmer.confirmed(),
-            %sent,
+            %read_upto,
             "the next window begins before all events are acknowledged"
         );
-        self.confirmer.add_unconfirmed(sent);
+        self.confirmer.set_queued_upto(read_upto);
         Ok(Some(match end.read {
             ReadOutcome::Whole => WindowOutcome::Whole,
             _ => WindowOutcome::Partial,
         }))
     }
 
-    /// Whether a window follows that can overlap this one.
+    /// Whether the next window may overlap this one.
     ///
-    /// `sent` is the position up to which this window has read every transaction.
-    fn may_overlap(&self, end: WindowEnd, sent: Lsn) -> bool {
+    /// It then begins before all events of this one are acknowledged. `read_upto` is the position up to which
+    /// this window has read every transaction.
+    fn may_overlap(&self, end: WindowEnd, read_upto: Lsn) -> bool {
         let WindowEnd { window, readable, .. } = end;
-        let is_last = match end.read {
+        let must_wait = match end.read {
             ReadOutcome::Whole => window.upto == readable || self.confirmer.markers.ends_at(window),
             ReadOutcome::RowBoundReached => false,
             ReadOutcome::TooSlow | ReadOutcome::SectionSent | ReadOutcome::Stopped => true,
         };
-        // The end of a chunk is confirmed with its window. And a window without a new transaction must not be
-        // read again and again.
-        !is_last
+        // The end of a chunk is confirmed with its window. If this window had no new transaction, the next
+        // one could read the same rows again.
+        !must_wait
             && !end.has_left_out
             && self.backfill.is_none()
             && !self.confirmer.is_unconfirmed()
-            && sent > self.confirmer.sent()
+            && read_upto > self.confirmer.confirmed_or_queued()
     }
 
     /// Whether the next window should begin now.
     ///
-    /// This window has read every transaction up to `sent`, and `log` bytes of log.
-    fn is_worth_an_overlap(&self, sent: Lsn, log: u64) -> bool {
+    /// This window has read every transaction up to `read_upto`. `log_bytes` is the log from the slot's
+    /// position to there.
+    fn is_worth_an_overlap(&self, read_upto: Lsn, log_bytes: u64) -> bool {
         let position = self.sender.acknowledgements.position();
         position.resume.is_none()
-            && sent.bytes_since(position.commit_end) <= log / 2
+            && read_upto.bytes_since(position.commit_end) <= log_bytes / 2
             && self.sender.remaining_time() >= MIN_REMAINING_TIME
     }
 
     /// Stores the checkpoint and advances the slot. Sends the queued events meanwhile.
     async fn confirm_meanwhile(&mut self) -> Result<(), Error> {
-        // A store that is already running has an earlier position.
+        // A store that is already running has an earlier position. Only one store may run.
         let stored = self.confirmer.wait_for_store();
         self.sender.send_while(stored, &mut self.report).await?;
         self.confirmer.start_store(self.slot, &self.sender).await?;

@@ -6,12 +6,9 @@ use crate::drain::markers::HistoryCheck;
 use crate::encode::Event;
 use crate::error::Error;
 use crate::pack::{MAIN_STREAM, QueuedEvent};
-use crate::ports::{PeekRow, PeekRows, Slot, StateStore, Stream, StreamError, TableSource};
+use crate::ports::{Slot, StateStore, Stream, StreamError, TableSource};
 
-impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C>
-where
-    <S::Rows as PeekRows>::Row: PeekRow,
-{
+impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> {
     /// Prepares the first window.
     ///
     /// `first_event` is the control event of an accepted gap. `ahead` has the stored changes that were
