@@ -19,6 +19,7 @@ use crate::support::backfill::{
 };
 use crate::support::cluster::start_cluster;
 use crate::support::positions::wait_until_sessions_end;
+use crate::support::versions::pgoutput;
 
 crate::scenarios![
     a_chunk_reads_no_row_older_than_a_delivered_change,
@@ -32,10 +33,11 @@ crate::scenarios![
     a_row_that_changes_before_an_alter_of_its_column_is_complete,
     a_row_deleted_during_a_chunk_stays_deleted,
     a_table_rewritten_during_a_chunk_is_complete,
-    a_locked_table_does_not_stop_the_drain,
     a_change_of_an_oversize_row_keeps_the_omitted_column_named,
     a_backfill_waits_for_a_watermark_behind_the_standby,
 ];
+
+crate::version_scenarios![a_locked_table_does_not_stop_the_drain];
 
 const ROWS: usize = 20;
 
@@ -343,8 +345,10 @@ async fn a_table_rewritten_during_a_chunk_is_complete() {
     );
 }
 
-async fn a_locked_table_does_not_stop_the_drain() {
-    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &documents_sql()).await;
+/// Neither the table of the backfill nor another published one.
+async fn a_locked_table_does_not_stop_the_drain(version: u32) {
+    let sql = documents_sql() + "; create table other (id int primary key)";
+    let fixture = fixture_with_tables(pgoutput(version), &sql).await;
     let event = start_event_with_lock("public.doc", 10);
     let lock = ChunkLock::at_row(&fixture, 12).await;
     start_within(&fixture, event, Duration::from_secs(4)).await;
@@ -352,7 +356,7 @@ async fn a_locked_table_does_not_stop_the_drain() {
     fixture.sql("update doc set id = -1 where id = 20").await;
     let client = fixture.connect().await;
     client
-        .batch_execute("begin; lock table doc in access exclusive mode")
+        .batch_execute("begin; lock table doc, other in access exclusive mode")
         .await
         .unwrap();
     let deadline = Duration::from_secs(8);

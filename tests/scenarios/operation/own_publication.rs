@@ -15,6 +15,11 @@ crate::scenarios![
     the_advised_sql_is_valid_for_names_that_are_keywords,
 ];
 
+crate::version_scenarios![
+    since 18:
+    setup_publishes_no_table_whose_identity_has_a_generated_column,
+];
+
 /// Fixture without publication and slot. Its tables belong to the function's role.
 async fn fixture_with(builder: FixtureBuilder, sql: &str) -> Fixture {
     let fixture = builder.without_slot().build().await;
@@ -269,4 +274,65 @@ async fn the_advised_sql_is_valid_for_names_that_are_keywords() {
     );
     fixture.sql(advice).await;
     assert_eq!(fixture.problems().await, json!([]));
+}
+
+/// PostgreSQL 18 refuses updates and deletes of such a table.
+async fn setup_publishes_no_table_whose_identity_has_a_generated_column(version: u32) {
+    let sql = "
+        create table whole (id int primary key, n int, g int generated always as (n + 1) stored);
+        alter table whole replica identity full;
+        create table whole_virtual (id int primary key, n int, g int generated always as (n + 1) virtual);
+        alter table whole_virtual replica identity full;
+        create table keyed (id int, n int, g int generated always as (id + 1) stored primary key);
+        create table indexed
+          (id int primary key, n int, g int generated always as (id + 1) stored not null unique);
+        alter table indexed replica identity using index indexed_g_key;
+        create table fine (id int primary key, n int, g int generated always as (n + 1) stored);
+        create table root (id int primary key, n int, g int generated always as (n + 1) stored)
+          partition by range (id);
+        create table root_1 partition of root for values from (0) to (9);
+        create table whole_root (id int primary key, n int, g int generated always as (n + 1) stored)
+          partition by range (id);
+        create table whole_root_1 partition of whole_root for values from (0) to (9);
+        alter table whole_root_1 replica identity full";
+    let mut fixture = fixture_with(Fixture::builder(Plugin::Pgoutput).version(version), sql).await;
+    let answer = fixture.invoke(json!({"action": "setup"})).await.answer();
+    assert_eq!(
+        answer["created"][0], "publication spillway of 2 tables",
+        "{answer}"
+    );
+    for table in [
+        "whole",
+        "whole_virtual",
+        "keyed",
+        "indexed",
+        "fine",
+        "root",
+        "whole_root",
+    ] {
+        let changes =
+            format!("insert into {table} values (1, 0); update {table} set n = 1; delete from {table}");
+        fixture.sql(&changes).await;
+    }
+    fixture.drain().await;
+    let counts = fixture.consume().await.counts();
+    let sent: Vec<(&str, usize)> = counts.iter().map(|(table, count)| (&**table, *count)).collect();
+    assert_eq!(sent, [("public.fine", 3), ("public.root_1", 3)]);
+
+    // The advice for a partition that is published alone says what to do first.
+    fixture
+        .sql("create publication other for table whole_root_1 with (publish_generated_columns = stored)")
+        .await;
+    fixture.function.set("PUBLICATIONS", "spillway,other").await;
+    let problems = fixture.problems().await.to_string();
+    let advice = "run alter publication other add table public.whole_root";
+    assert!(problems.contains(advice), "{problems}");
+    assert!(!problems.contains("without generated columns"), "{problems}");
+    fixture
+        .sql("alter publication other set (publish_generated_columns = none)")
+        .await;
+    let problems = fixture.problems().await.to_string();
+    let advice =
+        format!("give public.whole_root_1 a replica identity without generated columns, then {advice}");
+    assert!(problems.contains(&advice), "{problems}");
 }

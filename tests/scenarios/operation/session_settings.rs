@@ -1,11 +1,15 @@
-//! Timeouts that a role or a database sets: they do not end a drain whose stream is slow.
+//! Settings that a role or a database makes: they change neither the drain nor its events.
 
 use std::time::Duration;
 
 use scenarios::aws::fake_kinesis::{FakeKinesisSettings, Faults};
+use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
+use serde_json::json;
 
 use crate::support::versions::pgoutput;
+
+crate::scenarios![literals_do_not_depend_on_the_role];
 
 crate::version_scenarios![since 17: timeouts_of_the_role_do_not_end_a_drain];
 
@@ -60,4 +64,29 @@ async fn timeouts_of_the_role_do_not_end_a_drain(version: u32) {
     }
     fixture.drain().await;
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 41);
+}
+
+/// With this setting, a backslash in a literal begins an escape.
+///
+/// The server warns of it.
+async fn literals_do_not_depend_on_the_role() {
+    Plugin::each(|plugin| async move {
+        let fixture = Fixture::new(plugin).await;
+        fixture
+            .sql(&format!(
+                "alter role {} in database {} set standard_conforming_strings = off;
+                 create table t (id int primary key, what text)",
+                REPLUSER.0, fixture.database
+            ))
+            .await;
+        fixture.sql(r"insert into t values (1, 'a\b')").await;
+        let report = fixture.tick().await;
+        assert_eq!(
+            (&report["changes"], &report["notices"]),
+            (&json!(1), &json!(0)),
+            "{report}"
+        );
+        fixture.compare(&["t"]).await;
+    })
+    .await;
 }

@@ -117,7 +117,7 @@ async fn a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain() {
     // A chunk has one row, so the first invocation does not finish.
     start_within(&fixture, start_event(&["public.t"], 1), Duration::from_secs(4)).await;
     fixture
-        .sql("revoke select on pg_publication_tables from public")
+        .sql("revoke select on pg_publication_rel from public")
         .await;
     fixture.sql("update t set n = -1 where id = 7").await;
     let report = fixture.tick().await;
@@ -128,15 +128,13 @@ async fn a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain() {
     );
     assert_eq!(reported_state(&report), "waiting", "{report}");
     let reason = report["backfill"]["waits_for"].to_string();
-    assert!(reason.contains("pg_publication_tables"), "{reason}");
+    assert!(reason.contains("pg_publication_rel"), "{reason}");
     let status = fixture.status().await;
     assert!(
-        status["problems"].to_string().contains("pg_publication_tables"),
+        status["problems"].to_string().contains("pg_publication_rel"),
         "{status}"
     );
-    fixture
-        .sql("grant select on pg_publication_tables to public")
-        .await;
+    fixture.sql("grant select on pg_publication_rel to public").await;
     let cancel = fixture
         .invoke(json!({"action": "backfill", "cancel": true}))
         .await

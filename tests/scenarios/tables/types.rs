@@ -6,6 +6,7 @@ use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
 use scenarios::postgres::sql_text::quote_literal;
 use serde_json::{Value, json};
 
+use crate::support::backfill::{fixture_with_tables, run_backfill, start_event};
 use crate::support::keys::{assert_images, operations};
 use crate::support::type_values::{OWN_TYPES, VALUES};
 use crate::support::versions::with_each_plugin;
@@ -19,7 +20,7 @@ crate::scenarios![
     text_that_looks_like_syntax_stays_text,
 ];
 
-crate::version_scenarios![every_type_arrives];
+crate::version_scenarios![every_type_arrives, a_byte_of_char_that_is_no_text_arrives];
 
 async fn every_type_arrives_as_its_json() {
     Plugin::each(|plugin| every_type(Fixture::builder(plugin))).await;
@@ -291,4 +292,34 @@ async fn text_that_looks_like_syntax_stays_text() {
 
 async fn every_type_arrives(version: u32) {
     with_each_plugin(version, every_type).await;
+}
+
+/// PostgreSQL 14 writes the byte itself, later versions write `\303`.
+async fn a_byte_of_char_that_is_no_text_arrives(version: u32) {
+    with_each_plugin(version, |builder| async move {
+        let sql = r#"create table t (id int primary key, c "char"); insert into t values (1, 'é')"#;
+        let fixture = fixture_with_tables(builder, sql).await;
+        fixture
+            .sql("insert into t values (2, 'é'), (3, 'e'); alter table t replica identity full")
+            .await;
+        fixture.sql("delete from t where id = 2").await;
+        run_backfill(&fixture, start_event(&["public.t"], 10)).await;
+        let events = fixture.consume().await.of_table("public.t");
+        let of_char = |event: &Value| {
+            let image = if event["op"] == "d" { "before" } else { "after" };
+            (event["op"].to_string(), event[image]["c"].to_string())
+        };
+        let mut sent: Vec<_> = events.iter().map(of_char).collect();
+        sent.sort();
+        let expected = [
+            ("c", "e"),
+            ("c", r"\303"),
+            ("d", r"\303"),
+            ("r", "e"),
+            ("r", r"\303"),
+        ];
+        let expected = expected.map(|(op, c)| (json!(op).to_string(), json!(c).to_string()));
+        assert!(expected.iter().all(|event| sent.contains(event)), "{sent:?}");
+    })
+    .await;
 }

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
+use crate::change::char_byte;
 use crate::change::{Change, ColumnCoverage, Datum, Relation, Tuple};
 
 use super::row_lookup::RowRequest;
@@ -358,7 +359,16 @@ pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<
         tuple.push(match table.selects(index) {
             true => {
                 let field = fields.next().ok_or(RowError::Malformed)?;
-                omitted.datum(index).map_or_else(|| value(field), Ok)?
+                let type_oid = table
+                    .relation
+                    .columns
+                    .get(index)
+                    .map_or(0, |column| column.type_oid);
+                let byte = char_byte::of_oid(type_oid, field);
+                let known = omitted
+                    .datum(index)
+                    .or(byte.map(|byte| Datum::Text(Cow::Owned(byte))));
+                known.map_or_else(|| value(field), Ok)?
             }
             false => Datum::Absent,
         });

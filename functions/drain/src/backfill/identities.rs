@@ -90,7 +90,8 @@ impl<'s> PublishedTable<'s> {
         Some(format!(
             "partition {leaf} has no replica identity, so PostgreSQL refuses its updates and deletes, \
              and nothing names its rows: add a primary key to it, or \
-             alter table {leaf} replica identity full"
+             alter table {leaf} replica identity full (from PostgreSQL 18 on, only if it has no generated \
+             column)"
         ))
     }
 

@@ -3,6 +3,7 @@
 //! A value is the text that PostgreSQL's output function wrote. It borrows from the server's row where
 //! possible.
 
+pub mod char_byte;
 pub mod format_type;
 mod kind;
 pub mod message_prefix;

@@ -14,6 +14,7 @@ use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::base::time::POSTGRES_EPOCH;
 use crate::catalog::Catalog;
+use crate::change::char_byte;
 use crate::change::{
     Change, Column, ColumnCoverage, ColumnType, Datum, DecodedRow, Message, MessageParts, Relation, Tuple,
 };
@@ -394,19 +395,26 @@ impl<'a> ByteReader<'a> {
         }
         let mut tuple = emptied(spare);
         tuple.reserve(relation.columns.len());
-        for _ in &relation.columns {
-            tuple.push(self.datum()?);
+        for column in &relation.columns {
+            tuple.push(self.datum(column.type_oid)?);
         }
         Ok(tuple)
     }
 
-    fn datum(&mut self) -> Result<Datum<'a>, DecodeError> {
+    /// A value of a column whose type has this OID.
+    fn datum(&mut self, type_oid: u32) -> Result<Datum<'a>, DecodeError> {
         match self.u8()? {
             b'n' => Ok(Datum::Null),
             b'u' => Ok(Datum::Unchanged),
             b't' => {
                 let length = self.u32()? as usize;
-                Ok(Datum::Text(Cow::Borrowed(self.text(length)?)))
+                let value = self.data.get(self.at..).and_then(|rest| rest.get(..length));
+                let text = self.text(length).map(Cow::Borrowed);
+                let text = text.or_else(|error| {
+                    let byte = value.and_then(|value| char_byte::of_oid(type_oid, value));
+                    byte.map(Cow::Owned).ok_or(error)
+                });
+                text.map(Datum::Text)
             }
             OVERSIZE => Ok(Datum::Oversize {
                 bytes: usize::try_from(self.u64()?).unwrap_or(usize::MAX),

@@ -14,6 +14,7 @@ use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
 use crate::base::time::micros_of_timestamp;
 use crate::catalog::Catalog;
+use crate::change::char_byte;
 use crate::change::{Change, ColumnCoverage, Datum, DecodedRow, Message, MessageParts};
 use catalog_facts::{
     ColumnValue, key, key_of_update, old_tuple, relation, row, with_bit_lengths, with_nulls, without_virtual,
@@ -335,7 +336,7 @@ impl<'a> TextReader<'a> {
             values.push(ColumnValue {
                 name,
                 type_name: Cow::Borrowed(type_name),
-                datum: self.datum()?,
+                datum: self.datum(type_name)?,
             });
         }
         Ok(values)
@@ -348,7 +349,14 @@ impl<'a> TextReader<'a> {
         Ok(Datum::Oversize { bytes })
     }
 
-    fn datum(&mut self) -> Result<Datum<'a>, DecodeError> {
+    /// A value of the type with this name.
+    fn datum(&mut self, type_name: &str) -> Result<Datum<'a>, DecodeError> {
+        if let [b'\'', value, b'\'', ..] = self.rest()
+            && let Some(byte) = char_byte::of_name(type_name, &[*value])
+        {
+            self.at += 3;
+            return Ok(Datum::Text(Cow::Owned(byte)));
+        }
         if self.skip("'") || self.skip("B'") {
             return Ok(Datum::Text(self.quoted(b'\'')?));
         }

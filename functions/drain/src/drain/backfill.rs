@@ -223,8 +223,12 @@ impl<C: StateStore> BackfillRunner<C> {
             let Some(table) = self.next_table(slot, budget).await? else {
                 return self.finish(slot, environment).await;
             };
-            if !self.have_writers_ended(slot, &table).await? {
-                return Ok(BackfillStep::Blocked);
+            if self.table_without_writers.as_ref() != Some(table.name()) {
+                match self.have_writers_ended(slot, &table).await? {
+                    // A writer may have altered the table since it was described.
+                    true => continue,
+                    false => return Ok(BackfillStep::Blocked),
+                }
             }
             if let Some(step) = self.read_chunk(slot, table, time_left, environment).await? {
                 return Ok(step);

@@ -259,7 +259,10 @@ mod tests {
     fn a_limited_shard_accepts_what_its_limit_allows_in_a_time() {
         let (mut pacing, now) = (ShardPacing::default(), Instant::now());
         let second = Duration::from_secs(1);
-        assert!(pacing.can_accept_within(usize::MAX, now, second), "it has no limit");
+        assert!(
+            pacing.can_accept_within(usize::MAX, now, second),
+            "it has no limit"
+        );
         for _ in 0..10 {
             pacing.spend(now, 50_000);
             pacing.count_stored(now, 50_000);

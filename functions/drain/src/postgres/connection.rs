@@ -41,7 +41,7 @@ const LIFETIME_SETTINGS: [&str; 4] = [
 /// They determine the text that the plugins write, and how long a session outlives its client. Without
 /// warnings, a skipped publication would not be noticed. A setting that the server's version does not have is
 /// not set.
-const SETTINGS: [(&str, &str); 16] = [
+const SETTINGS: [(&str, &str); 17] = [
     // These two change the names of types, and values of types such as regclass. With this path, names are
     // printed as in a session with PostgreSQL's defaults. Settings of the role or the database then have no
     // effect.
@@ -53,6 +53,8 @@ const SETTINGS: [(&str, &str); 16] = [
     ("bytea_output", "hex"),
     ("extra_float_digits", "1"),
     ("lc_monetary", "C"),
+    // Without it, the queries' literals with a backslash mean something else.
+    ("standard_conforming_strings", "on"),
     // Warnings are counted. Notices are of no interest.
     ("client_min_messages", "warning"),
     ("lock_timeout", "10s"),

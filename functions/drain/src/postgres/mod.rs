@@ -4,6 +4,7 @@ pub(crate) mod catalog;
 pub(crate) mod checks;
 pub(crate) mod connection;
 pub(crate) mod provisioning;
+mod publications;
 pub(crate) mod retention;
 mod rows;
 pub(crate) mod server;

@@ -94,16 +94,21 @@ pub(crate) async fn create_publication(
 /// `roots` are the partitioned tables above a partition, on all levels. The rows of a partitioned table are
 /// logged with the replica identities of its partitions, so each partition needs one. A new partition
 /// inherits only the primary key. So the partitioned table needs a primary key, even if all its partitions
-/// have a replica identity today.
-const PUBLISHABLE_TABLES: &str = "
-    with recursive identified as materialized (
+/// have a replica identity today. Tables with a generated column in their replica identity are left out, if
+/// PostgreSQL would refuse their updates: see the file.
+const PUBLISHABLE_TABLES: &str = concat!(
+    "with recursive ",
+    include_str!("generated_identities.sql"),
+    ",
+    identified as materialized (
       select c.oid
       from pg_class c
       where c.relkind in ('r', 'p') and (c.relreplident = 'f' or exists (
         select from pg_index i
         where i.indrelid = c.oid and i.indisvalid and i.indimmediate
           and case c.relreplident
-            when 'd' then i.indisprimary when 'i' then i.indisreplident else false end))),
+            when 'd' then i.indisprimary when 'i' then i.indisreplident else false end))
+        and c.oid not in (select g.oid from generated_identities g)),
     parts(oid, root) as (
       select i.inhrelid, i.inhparent
       from pg_inherits i join pg_class c on c.oid = i.inhrelid where c.relispartition
@@ -129,8 +134,10 @@ const PUBLISHABLE_TABLES: &str = "
         else exists (
             select from pg_index i
             where i.indrelid = c.oid and i.indisprimary and i.indisvalid and i.indimmediate)
+          and c.oid not in (select g.oid from generated_identities g)
           and c.oid not in (select u.root from unsafe u) end
-    order by format('%I.%I', n.nspname, c.relname)";
+    order by format('%I.%I', n.nspname, c.relname)"
+);
 
 /// Creates the slot.
 ///

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::connection::{Connector, Session};
+use super::publications::PUBLISHED;
 use super::rows;
 use crate::base::causes::BoxError;
 use crate::base::error_kind::ErrorKind;
@@ -427,12 +428,10 @@ pub(crate) async fn published_tables(
     session: &Session,
     publications: &[String],
 ) -> Result<i64, SlotError> {
+    let statement = format!("with recursive {PUBLISHED} select count(*) as count from published_oids");
     let row = session
         .client
-        .query_one(
-            "select count(*) as count from pg_publication_tables where pubname = any($1)",
-            &[&publications],
-        )
+        .query_one(&statement, &[&publications])
         .await
         .map_err(|error| connector.failed("counting the published tables", error))?;
     Ok(row.get("count"))

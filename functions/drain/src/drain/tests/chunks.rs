@@ -126,3 +126,19 @@ async fn an_invocation_without_time_for_its_first_chunk_names_the_cause() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_table_is_described_again_after_its_writers_have_ended() {
+    let settings = settings(Aggregation::None);
+    let (mut runner, mut slot) = runner();
+    slot.renaming = Some("renamed");
+    let environment = ChunkEnvironment {
+        settings: &settings,
+        budget: Budget::new(Instant::now(), Instant::now() + Duration::from_secs(60)),
+        acknowledged: Lsn(1),
+        reading_time: Duration::from_secs(60),
+        peek_took: Duration::from_millis(1),
+    };
+    runner.next_chunk(&mut slot, &environment).await.unwrap();
+    assert_eq!(slot.read_columns, ["id", "renamed"]);
+}

@@ -59,6 +59,14 @@ pub(super) struct FakeSlot {
     /// Number of peeks.
     pub(super) peeks: u64,
     pub(super) faults: Faults,
+    /// A writer that renames the table's column `n` to this name.
+    ///
+    /// It ends after the first check of writers.
+    pub(super) renaming: Option<&'static str>,
+    /// The columns with which the last chunk was read.
+    pub(super) read_columns: Vec<String>,
+    /// The present name of the column `n`.
+    pub(super) renamed: Option<&'static str>,
 }
 
 impl FakeSlot {
@@ -73,6 +81,9 @@ impl FakeSlot {
             position_reads: 0,
             peeks: 0,
             faults: Faults::default(),
+            renaming: None,
+            read_columns: Vec::new(),
+            renamed: None,
         }
     }
 }
@@ -262,14 +273,20 @@ impl TableSource for FakeSlot {
     }
 
     async fn describe_relation(&mut self, _: &TableName) -> Result<DatabaseSchema, SlotError> {
+        let mut info = table_info("t", 1);
+        if let Some(name) = self.renamed {
+            info.columns[1].name = name.to_owned();
+        }
         Ok(DatabaseSchema {
-            relations: vec![table_info("t", 1)],
+            relations: vec![info],
             ..DatabaseSchema::default()
         })
     }
 
     async fn open_writers(&mut self, _: &BackfillTable) -> Result<Vec<String>, SlotError> {
-        Ok(Vec::new())
+        let writer = self.renaming.take();
+        self.renamed = writer.or(self.renamed);
+        Ok(writer.map(str::to_owned).into_iter().collect())
     }
 
     async fn current_snapshot(&mut self) -> Result<Snapshot, SlotError> {
@@ -278,13 +295,15 @@ impl TableSource for FakeSlot {
 
     async fn read_chunk(
         &mut self,
-        _: &BackfillTable,
+        table: &BackfillTable,
         _: Option<&[String]>,
         _: ChunkBounds,
         _: &mut BTreeSet<u32>,
     ) -> Result<ChunkRead, SlotError> {
         self.log
             .add(LogEntry::ChunkRead(self.flush.bytes_since(self.confirmed)));
+        let columns = table.relation.columns.iter();
+        self.read_columns = columns.map(|column| column.name.clone()).collect();
         Ok(ChunkRead::TooSlow)
     }
 

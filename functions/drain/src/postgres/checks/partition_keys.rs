@@ -31,20 +31,15 @@ const MATCHED_TABLES: &str = "
     rules as materialized (
       select r.schema, r.name, r.column_name, r.omits
       from unnest($7::text[], $8::text[], $9::text[], $10::bool[]) r(schema, name, column_name, omits)),
-    published as materialized (
-      select p.schemaname::text as schema, p.tablename::text as name,
-             to_jsonb(p) -> 'attnames' as columns -- PostgreSQL 14 has no column lists
-      from pg_publication_tables p where $2 and p.pubname = any($1)),
     chosen as materialized (
       select s.oid, s.schema, s.name, min(e.entry_index) as entry_index
       from entries e join sent s on s.schema like e.schema and s.name like e.name
       group by s.oid, s.schema, s.name),
     logged as materialized (
-      select t.oid, p.relid::oid as relid
-      from chosen t cross join lateral pg_partition_tree(t.oid) p where p.isleaf
+      select t.oid, c.oid as relid
+      from chosen t join below b on b.root = t.oid join pg_class c on c.oid = b.oid and c.relkind <> 'p'
       union all
-      select t.oid, t.oid from chosen t
-      where not exists (select from pg_partition_tree(t.oid) p where p.isleaf))
+      select t.oid, t.oid from chosen t where t.oid not in (select b.root from below b))
     select t.schema as schema, t.name as name, t.entry_index as entry_index,
            min(e.column_name) filter (where lacks.it) as missing,
            min(format('%I.%I', n.nspname, c.relname)) filter (where lacks.it) as lacking,
@@ -55,10 +50,10 @@ const MATCHED_TABLES: &str = "
     join entries e on e.entry_index = t.entry_index
     join pg_class c on c.oid = l.relid
     join pg_namespace n on n.oid = c.relnamespace
-    left join published p on p.schema = t.schema and p.name = t.name
+    left join published p on p.oid = t.oid and $2
     left join pg_attribute a
       on a.attrelid = l.relid and a.attname = e.column_name and a.attnum > 0 and not a.attisdropped
-      and coalesce(p.columns ? a.attname::text, true)
+      and coalesce(a.attname::text = any(p.columns), true)
       and not exists (
         select from rules r
         where r.omits and t.schema like r.schema and t.name like r.name and a.attname like r.column_name)
@@ -156,7 +151,8 @@ fn incomplete_sentence(table: &TableName, row: &PgRow) -> Option<String> {
     match missing.zip(row.get::<_, Option<String>>("lacking")) {
         Some((column, lacking)) if has_key => Some(format!(
             "PARTITION_KEYS: the replica identity of {lacking} lacks column {column}, so deletes have the \
-             partition key of the row's own key: alter table {lacking} replica identity full"
+             partition key of the row's own key: alter table {lacking} replica identity full (from \
+             PostgreSQL 18 on, only if it has no generated column)"
         )),
         _ if !has_key && is_whole => Some(format!(
             "PARTITION_KEYS: {table} has no key, so its events have the table's partition key: add a \

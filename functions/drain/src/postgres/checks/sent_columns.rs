@@ -4,7 +4,11 @@ use crate::rules::column_rules::{ColumnAction, ColumnRule};
 
 /// The tables whose changes the slot sends: see the file for $1 and $2.
 pub(super) const SENT: &str = concat!(
-    "with sent as materialized (\n",
+    "with recursive ",
+    include_str!("../publication_members.sql"),
+    ",\n",
+    include_str!("../published_tables.sql"),
+    ",\nsent as materialized (\n",
     include_str!("../sent_tables.sql"),
     ")"
 );

@@ -2,11 +2,12 @@
 
 use tokio_postgres::Row as PgRow;
 
-use super::publication_members::{MEMBERS, steps_to_publish};
+use super::publication_members::steps_to_publish;
 use crate::base::table_name::{TableName, quoted_if_needed};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::publications::PUBLISHED;
 use crate::rules::pattern::TablePattern;
 
 /// The patterns that match none of the tables that are sent.
@@ -15,7 +16,7 @@ use crate::rules::pattern::TablePattern;
 /// names are $2 and $3, with their places $4. `like` patterns are $5 and $6, with their places $7. If $8 is
 /// true, only the tables of the publications $1 count. If $8 is false, all permanent tables that store rows
 /// count. A partitioned table is reported if its changes have the names of its partitions, unless patterns
-/// match all of these. The query follows [`MEMBERS`].
+/// match all of these. The query follows [`PUBLISHED`].
 const UNMATCHED: &str = "
     tables as materialized (
       select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind as kind,
@@ -25,8 +26,7 @@ const UNMATCHED: &str = "
     sent as materialized (
       select t.schema, t.name from tables t where not $8 and t.kind = 'r' and t.is_permanent
       union all
-      select p.schemaname::text, p.tablename::text from pg_publication_tables p
-      where $8 and p.pubname = any($1)),
+      select p.schema, p.name from published p where $8),
     unmatched as materialized (
       select e.pattern_index, e.schema, e.name, true as is_exact
       from unnest($2::text[], $3::text[], $4::int4[]) e(schema, name, pattern_index)
@@ -45,8 +45,8 @@ const UNMATCHED: &str = "
              -- Null without a sent partition.
              bool_and(o.is_matched) filter (where s.name is not null) as is_matched
       from matching m
-      cross join lateral pg_partition_tree(m.oid) l
-      join tables t on t.oid = l.relid
+      join below l on l.root = m.oid
+      join tables t on t.oid = l.oid
       left join sent s on s.schema = t.schema and s.name = t.name
       cross join lateral (
         select exists (
@@ -66,8 +66,8 @@ const UNMATCHED: &str = "
            exists (
              select from pg_partition_ancestors(p.oid) c
              where c.relid <> p.oid and c.relid in (select b.oid from members b)) as has_published_ancestor,
-           (select min(b.publication) from pg_partition_tree(p.oid) l join members b on b.oid = l.relid)
-             as publication,
+           (select min(b.publication) from members b
+            where b.oid = p.oid or b.oid in (select l.oid from below l where l.root = p.oid)) as publication,
            a.schema as similar_schema,
            a.name as similar_name
     from unmatched u
@@ -112,7 +112,7 @@ pub(crate) async fn unmatched_patterns(
         names.2.push(pattern_index);
     }
     let reads_publications = plugin.reads_publications();
-    let statement = format!("with {MEMBERS}, {UNMATCHED}");
+    let statement = format!("with recursive {PUBLISHED}, {UNMATCHED}");
     let rows = session
         .client
         .query(

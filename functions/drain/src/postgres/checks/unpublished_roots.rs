@@ -2,11 +2,12 @@
 
 use tokio_postgres::Row as PgRow;
 
-use super::publication_members::{MEMBERS, steps_to_publish};
+use super::publication_members::steps_to_publish;
 use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::publications::MEMBERS;
 use crate::postgres::rows::table_name;
 use crate::rules::pattern::TablePattern;
 

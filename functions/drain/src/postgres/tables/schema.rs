@@ -13,6 +13,7 @@ use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::catalog;
 use crate::postgres::connection::{Connector, Session};
+use crate::postgres::publications::PUBLISHED;
 use crate::postgres::rows::table_name;
 use crate::rules::column_rules::ColumnRule;
 use crate::rules::pattern::TablePattern;
@@ -47,25 +48,15 @@ const PARTITIONS: &str = concat!(
 
 /// The tables of the publications $1 with the given names.
 ///
-/// $2 are schemas and $3 are names, in pairs. From PostgreSQL 15 on, the view `pg_publication_tables` has the
-/// columns and the row filter of a table. For a table without columns, the view's list of columns is null.
+/// $2 are schemas and $3 are names, in pairs. The query follows [`PUBLISHED`].
 const PUBLISHED_TABLES: &str = "
-    select t.schemaname::text as schema,
-           t.tablename::text as name,
-           case when to_jsonb(t) ? 'attnames'
-                then array(select jsonb_array_elements_text(
-                  coalesce(nullif(to_jsonb(t) -> 'attnames', 'null'), '[]'))) end as columns,
-           to_jsonb(t) ->> 'rowfilter' as filter
-    from pg_publication_tables t
-    where t.pubname = any($1)
-      and (t.schemaname, t.tablename) in (
-        select w.schema, w.name from unnest($2::text[], $3::text[]) w(schema, name))";
+    select t.schema, t.name, t.columns, t.filter
+    from published t
+    where (t.schema, t.name) in (
+      select w.schema, w.name from unnest($2::text[], $3::text[]) w(schema, name))";
 
-/// The names of the tables of the publications $1.
-const PUBLISHED_NAMES: &str = "
-    select t.schemaname::text as schema, t.tablename::text as name
-    from pg_publication_tables t
-    where t.pubname = any($1)";
+/// The names of the tables of the publications $1. The query follows [`PUBLISHED`].
+const PUBLISHED_NAMES: &str = "select t.schema, t.name from published t";
 
 /// The source of a schema: the session that reads it, and the configuration that it depends on.
 pub(crate) struct SchemaSource<'a> {
@@ -88,7 +79,8 @@ impl SchemaSource<'_> {
         let rows = self.rows(RELATION_LIST, &[]).await?;
         let published = match self.plugin.reads_publications() {
             true => {
-                let published = self.rows(PUBLISHED_NAMES, &[&self.publications]).await?;
+                let sql = format!("with recursive {PUBLISHED} {PUBLISHED_NAMES}");
+                let published = self.rows(&sql, &[&self.publications]).await?;
                 let name = |row: &PgRow| (table_name(row), PublicationInfo::default());
                 Some(published.iter().map(name).collect())
             }
@@ -118,7 +110,8 @@ impl SchemaSource<'_> {
         let published = match self.plugin.reads_publications() {
             true => {
                 let arguments: [&(dyn ToSql + Sync); 3] = [&self.publications, &schemas, &tables];
-                Some(publication_infos(&self.rows(PUBLISHED_TABLES, &arguments).await?))
+                let sql = format!("with recursive {PUBLISHED} {PUBLISHED_TABLES}");
+                Some(publication_infos(&self.rows(&sql, &arguments).await?))
             }
             false => None,
         };
