@@ -22,6 +22,8 @@ crate::version_scenarios![
     a_key_that_is_unique_in_its_partition_only_is_none,
 ];
 
+crate::version_scenarios![since 15: a_column_list_of_the_root_leaves_the_key_of_its_partitions];
+
 crate::scenarios![a_partition_without_identity_is_reported];
 
 /// A fixture that publishes `p` under its own name.
@@ -176,6 +178,44 @@ async fn partitions_with_other_column_orders_have_the_values_of_their_columns(ve
         befores(&delivery)[1..],
         [json!({"id": 2}), json!({"id": 1}), json!({"id": 3})]
     );
+}
+
+/// The server describes a partition with wrong columns.
+///
+/// It applies the column numbers of the root's list to the partition.
+async fn a_column_list_of_the_root_leaves_the_key_of_its_partitions(version: u32) {
+    for list in ["id, v", "id, v, w", "id"] {
+        let fixture = pgoutput(version).without_slot().build().await;
+        fixture
+            .sql(&format!(
+                "create table p (gone int, id int primary key, v text, w int) partition by range (id);
+                 alter table p drop column gone;
+                 create table p1 partition of p for values from (0) to (10);
+                 create table p2 (w int, v text, id int primary key);
+                 alter table p attach partition p2 for values from (10) to (20);
+                 create publication spillway for table p ({list}) with (publish_via_partition_root = true)"
+            ))
+            .await;
+        fixture.create_slot().await;
+        fixture
+            .sql("insert into p values (7, 'a'), (17, 'a'); update p set v = 'b'")
+            .await;
+        fixture
+            .sql("update p set id = 8 where id = 7; update p set id = 18 where id = 17; delete from p")
+            .await;
+        fixture.drain().await;
+        let delivery = fixture.consume().await;
+        assert_id_steps(&delivery, "c7 c17 u7 u17 d7 c8 d17 c18 d8 d18");
+        let expected = [7, 17, 8, 18].map(|id| json!({"id": id}));
+        let befores = befores(&delivery);
+        assert_eq!(befores[2..], expected, "{list}");
+        let keys = delivery.changes();
+        assert!(
+            keys.iter()
+                .all(|change| change.partition_key.starts_with(r#"{"id":"#)),
+            "{list}"
+        );
+    }
 }
 
 async fn partitions_are_attached_and_detached_between_write_and_drain(version: u32) {

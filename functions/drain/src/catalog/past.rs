@@ -291,18 +291,26 @@ impl<'c> PastTable<'c> {
             && self.table.virtual_columns.iter().all(|it| self.is_unaltered(it))
     }
 
+    /// The columns of the index that was the replica identity.
+    ///
+    /// `identity` is that of the description: `d` for the primary key, `i` for another index. Empty if the
+    /// index at the time of the row is not known, and for the other identities.
+    pub fn identity_columns(&self, identity: u8) -> &'c [String] {
+        let is_index = self.table.identity == 'i' && self.is_valid(&self.table.recent.indexes);
+        match identity {
+            b'd' => self.primary_key(),
+            b'i' if is_index => self.key(),
+            _ => &[],
+        }
+    }
+
     /// Whether the marked columns of a relation are its whole replica identity.
     ///
     /// The description of the relation marks these columns. The server neither marks nor sends columns that
-    /// it does not publish: generated columns, and columns outside of a column list. `is_primary` is true if
-    /// the identity is the primary key. `sent` are all columns of the description.
-    pub fn is_whole_identity(&self, is_primary: bool, marked: &[&str], sent: &[&str]) -> bool {
-        let is_index = self.table.identity == 'i' && self.is_valid(&self.table.recent.indexes);
-        let key = match is_primary {
-            true => self.primary_key(),
-            false if is_index => self.key(),
-            false => &[],
-        };
+    /// it does not publish: generated columns, and columns outside of a column list. `identity` is that of
+    /// the description. `sent` are all columns of the description.
+    pub fn is_whole_identity(&self, identity: u8, marked: &[&str], sent: &[&str]) -> bool {
+        let key = self.identity_columns(identity);
         if !key.is_empty() {
             return key.iter().all(|column| marked.contains(&column.as_str()));
         }

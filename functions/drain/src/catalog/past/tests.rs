@@ -172,9 +172,9 @@ fn an_altered_column_may_have_belonged_to_a_primary_key() {
 fn an_identity_is_whole_if_the_server_marked_every_column_of_it() {
     let catalog = catalog();
     let past = catalog.past_table(7).unwrap();
-    assert!(past.is_whole_identity(true, &["a"], &["a"]));
-    assert!(!past.is_whole_identity(true, &["b"], &["b", "c"]));
+    assert!(past.is_whole_identity(b'd', &["a"], &["a"]));
+    assert!(!past.is_whole_identity(b'd', &["b"], &["b", "c"]));
     // The identity's index at the time of the row is unknown.
-    assert!(past.is_whole_identity(false, &["b"], &["a", "b", "c"]));
-    assert!(!past.is_whole_identity(false, &["b"], &["a", "b"]));
+    assert!(past.is_whole_identity(b'i', &["b"], &["a", "b", "c"]));
+    assert!(!past.is_whole_identity(b'i', &["b"], &["a", "b"]));
 }

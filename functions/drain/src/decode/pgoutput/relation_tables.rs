@@ -83,7 +83,7 @@ impl RowIdentity {
         };
         let (marked, sent) = (names(|is_marked| is_marked), names(|_| true));
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let is_whole = past.is_none_or(|past| past.is_whole_identity(identity == b'd', &marked, &sent));
+        let is_whole = past.is_none_or(|past| past.is_whole_identity(identity, &marked, &sent));
         // Without the catalog, the identity may consist of columns that the server does not send.
         let lacks_unsent_identity = match identity {
             b'n' => true,
@@ -96,8 +96,17 @@ impl RowIdentity {
             _ => BTreeSet::new(),
         };
         let lacks_identity = marked.is_empty() && lacks_unsent_identity;
+        // With a column list of its partitioned table, the description of a partition may lack columns: the
+        // server applies the column numbers of the partitioned table to it. But it logs the whole identity.
+        let identity_columns = past
+            .map(|past| past.identity_columns(identity))
+            .unwrap_or_default();
+        let logged = match is_whole || identity_columns.is_empty() {
+            true => owned(&marked),
+            false => identity_columns.iter().cloned().collect(),
+        };
         RowIdentity {
-            logged: (identity != b'f').then(|| owned(&marked)),
+            logged: (identity != b'f').then_some(logged),
             is_insert_only: lacks_identity,
             lacks_identity,
             key,
