@@ -217,8 +217,9 @@ async fn a_table_that_cannot_follow_is_reported() {
             "PARTITION_KEYS: public.log has no key, so its events have the table's partition key: \
              add a primary key",
             "PARTITION_KEYS: the replica identity of public.orders lacks column customer_id, so deletes have \
-             the partition key of the row's own key: alter table public.orders replica identity full (from \
-             PostgreSQL 18 on, only if it has no generated column)",
+             the partition key of the row's own key: alter table public.orders replica identity full (only \
+             if no publication has a column list of it, and from PostgreSQL 18 on, if it has no generated \
+             column)",
         ];
         assert_eq!(fixture.problems().await, json!(expected));
         let sql = ["insert into orders values (1, 1); delete from orders; insert into items values (1, 1)"];
@@ -292,8 +293,8 @@ async fn columns_that_events_lack_are_reported(version: u32) {
 fn lacks_note(table: &str) -> String {
     format!(
         "PARTITION_KEYS: the replica identity of {table} lacks column note, so deletes have the partition \
-         key of the row's own key: alter table {table} replica identity full (from \
-         PostgreSQL 18 on, only if it has no generated column)"
+         key of the row's own key: alter table {table} replica identity full (only \
+         if no publication has a column list of it, and from PostgreSQL 18 on, if it has no generated column)"
     )
 }
 

@@ -12,7 +12,10 @@ use crate::support::backfill::{
 };
 use crate::support::versions::with_each_plugin;
 
-crate::version_scenarios![odd_objects_do_not_stop_a_backfill];
+crate::version_scenarios![
+    odd_objects_do_not_stop_a_backfill,
+    functions_in_public_are_not_called
+];
 crate::scenarios![a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain];
 
 /// Objects without columns to describe, or that a backfill cannot read.
@@ -142,4 +145,40 @@ async fn a_backfill_that_cannot_list_its_tables_does_not_stop_the_drain() {
     assert_eq!(cancel["backfill"]["state"], "cancelled", "{cancel}");
     run_backfill(&fixture, start_event(&["public.t"], 10_000)).await;
     fixture.compare(&["t"]).await;
+}
+
+/// Functions and an operator in `public`.
+///
+/// Their parameters match those of the queries better than PostgreSQL's own. Before PostgreSQL 15, each role
+/// may create objects in `public`.
+const HOSTILE: &str = "
+    create function public.called(name, name) returns bool language plpgsql
+      as $$ begin raise exception 'a function of public was called'; end $$;
+    create operator public.!~ (leftarg = name, rightarg = name, function = public.called);
+    create function public.format(text, name, name) returns text language plpgsql
+      as $$ begin raise exception 'a function of public was called'; end $$;
+    create function public.array_out(text) returns text language sql as 'select $1';
+    create function public.array_subscript_handler(text) returns text language sql as 'select $1';";
+
+async fn functions_in_public_are_not_called(version: u32) {
+    let builder = Fixture::builder(Plugin::Pgoutput)
+        .version(version)
+        .env("PARTITION_KEYS", "public.t:n")
+        .env("COLUMN_RULES", "public.t.gone:omit")
+        .env("TABLES", "public.t");
+    let sql = "create type mood as enum ('a', 'b');
+        create table t (id int primary key, n int, moods mood[], gone text);
+        alter table t replica identity full;
+        insert into t values (1, 1, '{a}')";
+    let fixture = fixture_with_tables(builder, &format!("{HOSTILE} {sql}")).await;
+    fixture.sql("insert into t values (2, 2, '{b}')").await;
+    run_backfill(&fixture, start_event(&["public.t"], 10)).await;
+    let events = fixture.consume().await.of_table("public.t");
+    let moods: Vec<_> = events
+        .iter()
+        .map(|event| event["after"]["moods"].to_string())
+        .collect();
+    assert!(moods.contains(&r#"["b"]"#.to_owned()), "{moods:?}");
+    assert_eq!(fixture.problems().await, json!([]));
+    assert!(!fixture.function.log().concat().contains("was called"));
 }

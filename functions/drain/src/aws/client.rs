@@ -135,7 +135,7 @@ pub(crate) enum FailureClass {
     /// The service does not authorize the request.
     ///
     /// The function's role lacks a permission, or the account has not activated the service. Other causes are
-    /// a missing or wrong signature, and unknown credentials. All KMS errors except throttling are of this
+    /// a missing signature, and unknown credentials. All KMS errors except throttling are of this
     /// class, too.
     Denied,
     /// The credentials expired, or the clock is wrong.
@@ -193,15 +193,27 @@ pub(super) fn class_of_code(code: &str) -> FailureClass {
         | "NotAuthorized"
         | "UnrecognizedClientException"
         | "InvalidClientTokenId"
-        | "InvalidSignatureException"
         | "MissingAuthenticationToken"
         | "MissingAuthenticationTokenException"
         | "IncompleteSignature"
         | "OptInRequired" => FailureClass::Denied,
-        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => FailureClass::Expired,
+        // Lambda supplies the keys. So a signature that is not valid has the time of a wrong clock.
+        "ExpiredToken"
+        | "ExpiredTokenException"
+        | "InvalidSignatureException"
+        | "RequestExpired"
+        | "RequestInTheFuture"
+        | "RequestTimeTooSkewed"
+        | "SignatureDoesNotMatch" => FailureClass::Expired,
         "ProvisionedThroughputExceededException"
         | "LimitExceededException"
+        | "RequestLimitExceeded"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "ThrottledException"
+        | "Throttling"
         | "ThrottlingException"
+        | "TooManyRequestsException"
         | "TooManyUpdates"
         | "KMSThrottlingException" => FailureClass::Throttled,
         "ResourceNotFoundException" | "ParameterNotFound" => FailureClass::NotFound,

@@ -84,7 +84,7 @@ pub struct DatabaseSchema {
     pub column_rules: Vec<ColumnRule>,
     /// The types of columns, and the keys of tables.
     pub catalog: Catalog,
-    /// The role that reads the tables.
+    /// The role that reads the tables, as an SQL identifier.
     pub role: String,
 }
 

@@ -90,8 +90,8 @@ impl<'s> PublishedTable<'s> {
         Some(format!(
             "partition {leaf} has no replica identity, so PostgreSQL refuses its updates and deletes, \
              and nothing names its rows: add a primary key to it, or \
-             alter table {leaf} replica identity full (from PostgreSQL 18 on, only if it has no generated \
-             column)"
+             alter table {leaf} replica identity full (only if no publication has a column list of it, \
+             and from PostgreSQL 18 on, if it has no generated column)"
         ))
     }
 

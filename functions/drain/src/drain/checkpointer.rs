@@ -189,7 +189,12 @@ impl<C: StateStore> Checkpointer<C> {
             .stored
             .as_ref()
             .is_none_or(|stored| stored.is_before(acknowledged));
-        if !is_behind && (ahead.is_none() || ahead == self.stored_ahead) {
+        // A drain that must read the last marker again begins before the stored position.
+        let is_ahead = self
+            .stored
+            .as_ref()
+            .is_some_and(|stored| acknowledged.is_before(stored));
+        if is_ahead || !is_behind && (ahead.is_none() || ahead == self.stored_ahead) {
             self.events_ahead = events_ahead;
             self.last_try = Instant::now();
             return;

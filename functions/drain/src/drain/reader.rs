@@ -258,16 +258,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     ///
     /// It decides whether the transaction is sent, skipped, resumed or left out.
     fn apply_commit_end(&mut self, lsn: Lsn, commit_end: Lsn, commit_time: Option<i64>) -> Result<(), Error> {
-        // The peek sends transactions in the order of their commits. So the marker cannot follow this commit.
-        if let Some(marker) = &self.history.expected
-            && marker.flushed < commit_end
-        {
-            return Err(missing_marker(
-                &self.settings.slot,
-                marker,
-                self.history.acknowledged,
-            ));
-        }
+        self.check_expected_marker(commit_end)?;
         let Some(open) = &mut self.open else {
             return Err(self.out_of_place(lsn));
         };
@@ -280,6 +271,22 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
                 Err(not_resumed(&self.settings.slot, resume))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Fails if the expected marker is missing before this position.
+    ///
+    /// The position is the end of a commit record, or of the record of a message outside of transactions. The
+    /// peek sends both in the order of these ends. So the marker cannot follow.
+    fn check_expected_marker(&self, end: Lsn) -> Result<(), Error> {
+        let expected = self.history.expected.as_ref();
+        match expected.filter(|marker| marker.flushed < end) {
+            Some(marker) => Err(missing_marker(
+                &self.settings.slot,
+                marker,
+                self.history.acknowledged,
+            )),
+            None => Ok(()),
         }
     }
 

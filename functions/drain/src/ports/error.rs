@@ -5,6 +5,7 @@ use crate::base::error_kind::ErrorKind;
 use crate::base::lsn::Lsn;
 use crate::base::stored_document::InvalidDocument;
 use crate::base::table_name::TableName;
+use crate::base::table_name::quoted_if_needed;
 use crate::pack::InvalidShardMap;
 use crate::ports::lock_holder::LockHolder;
 
@@ -41,8 +42,9 @@ pub enum SlotError {
     #[error("{host} is a reader, or is just being promoted: PGHOST must be the cluster's writer endpoint")]
     NotWriter { host: String },
     #[error(
-        "role {user} may not use replication slots: grant rds_replication to {user}, or on your own server: \
-         alter role {user} replication"
+        "role {user} may not use replication slots: grant rds_replication to {role}, or on your own server: \
+         alter role {role} replication",
+        role = quoted_if_needed(.user)
     )]
     RoleLacksReplication { user: String, source: BoxError },
     #[error(

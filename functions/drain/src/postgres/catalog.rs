@@ -54,7 +54,7 @@ const COLUMNS: &str = "
     , youngest_schemas as (
       select oid, xmin
       from pg_namespace
-      where nspname !~ '^pg_'
+      where nspname::text !~ '^pg_'::text
       order by age(xmin) < 0, age(xmin)
       limit 32)
     select n.nspname::text as schema,

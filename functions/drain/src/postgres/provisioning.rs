@@ -136,7 +136,7 @@ const PUBLISHABLE_TABLES: &str = concat!(
             where i.indrelid = c.oid and i.indisprimary and i.indisvalid and i.indimmediate)
           and c.oid not in (select g.oid from generated_identities g)
           and c.oid not in (select u.root from unsafe u) end
-    order by format('%I.%I', n.nspname, c.relname)"
+    order by pg_catalog.format('%I.%I', n.nspname, c.relname)"
 );
 
 /// Creates the slot.

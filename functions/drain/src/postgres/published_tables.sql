@@ -10,17 +10,19 @@ below(root, oid) as (
   from pg_inherits i join pg_class c on c.oid = i.inhrelid and c.relispartition
   union
   select b.root, i.inhrelid from below b join pg_inherits i on i.inhparent = b.oid),
+covered as materialized (
+  -- Partitions of a member that is published under its own name.
+  select distinct m.publication, b.oid
+  from members m join below b on b.root = m.oid
+  where m.is_via_root),
 published_oids as materialized (
   select distinct m.publication, c.oid
   from members m
   left join below b on b.root = m.oid and not m.is_via_root
+  left join covered v on v.oid = m.oid and v.publication = m.publication
   join pg_class c on c.oid = coalesce(b.oid, m.oid)
   where c.relpersistence = 'p' and c.oid >= 16384
-    and case when m.is_via_root
-             then not exists (
-               select from below a join members o on o.oid = a.root and o.publication = m.publication
-               where a.oid = m.oid)
-             else c.relkind = 'r' end),
+    and case when m.is_via_root then v.oid is null else c.relkind = 'r' end),
 published as not materialized (
   select l.publication, l.oid, n.nspname::text as schema, c.relname::text as name,
          case when current_setting('server_version_num')::int >= 150000 then array(

@@ -63,7 +63,8 @@ const IS_REWRITTEN: &str = concat!(
     include_str!("table_and_partitions.sql"),
     "select not exists (
              select from t
-             where t.oid = $3::oid and t.oid = to_regclass(format('%I.%I', $1::text, $2::text))::oid)
+             where t.oid = $3::oid
+               and t.oid = to_regclass(pg_catalog.format('%I.%I', $1::text, $2::text))::oid)
         or exists (
              select from t join pg_class c using (oid)
              where c.relfilenode <> 0 and c.relfilenode is distinct from pg_relation_filenode(c.oid))

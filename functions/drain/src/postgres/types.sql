@@ -41,5 +41,5 @@ from t
 join pg_type y on y.oid = t.oid
 join pg_namespace n on n.oid = y.typnamespace
 left join pg_type e
-  on e.oid = y.typelem and y.typsubscript = 'array_subscript_handler'::regproc
-  and y.typoutput = 'array_out'::regproc
+  on e.oid = y.typelem and y.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
+  and y.typoutput = 'pg_catalog.array_out'::regproc

@@ -39,6 +39,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
     /// Processes a logical message outside of transactions.
     ///
     /// Such a message has no commit. So the `commit_end` of its position is the end of the message's record.
+    ///
+    /// # Errors
+    /// The message is within a transaction, the expected marker is missing, or an event is too large.
     pub(super) fn message(
         &mut self,
         lsn: Lsn,
@@ -56,6 +59,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             self.has_left_out = true;
             return Ok(());
         }
+        self.check_expected_marker(lsn)?;
         let id = out.acknowledgements.begin();
         if lsn <= self.history.settled.max(self.history.sent_by_this_drain) {
             out.report.skipped += u64::from(lsn <= self.history.settled);

@@ -267,6 +267,43 @@ fn a_transaction_that_ends_after_the_readable_position_is_left_out() {
     }
 }
 
+#[test]
+fn a_message_outside_of_transactions_does_not_pass_a_missing_marker() {
+    let (settings, envelope) = (settings(), envelope());
+    let message = |lsn| {
+        TestRow(
+            Lsn(lsn),
+            "message: transactional: 0 prefix: app, sz: 1 content:x".into(),
+        )
+    };
+    let marker = Marker {
+        number: 7,
+        nonce: "0123456789abcdef".into(),
+        lsn: Lsn(250),
+        flushed: Lsn(260),
+    };
+    for (lsn, fails) in [(255, false), (270, true)] {
+        let history = SentHistory {
+            expected: Some(marker.clone()),
+            ..history(None)
+        };
+        let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
+        let (mut queued, mut report) = (Vec::new(), Report::default());
+        let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history, 0);
+        reader.push_row(message(lsn)).unwrap();
+        let mut out = ReaderOutput {
+            acknowledgements: &mut acknowledgements,
+            events: &mut queued,
+            barriers: &mut Barriers::default(),
+            report: &mut report,
+            chunk: None,
+        };
+        let outcome = reader.next(&mut out).map_err(|error| error.name());
+        assert_eq!(outcome.err(), fails.then_some("MarkerMissing"), "{lsn}");
+        assert_eq!(queued.is_empty(), fails, "{lsn}");
+    }
+}
+
 /// The reader's need after each row of a large transaction.
 ///
 /// The held rows exceed [`HOLD_BYTES`].

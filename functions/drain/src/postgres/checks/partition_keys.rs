@@ -39,10 +39,10 @@ const MATCHED_TABLES: &str = "
       select t.oid, c.oid as relid
       from chosen t join below b on b.root = t.oid join pg_class c on c.oid = b.oid and c.relkind <> 'p'
       union all
-      select t.oid, t.oid from chosen t where t.oid not in (select b.root from below b))
+      select t.oid, t.oid from chosen t where not exists (select from below b where b.root = t.oid))
     select t.schema as schema, t.name as name, t.entry_index as entry_index,
            min(e.column_name) filter (where lacks.it) as missing,
-           min(format('%I.%I', n.nspname, c.relname)) filter (where lacks.it) as lacking,
+           min(pg_catalog.format('%I.%I', n.nspname, c.relname)) filter (where lacks.it) as lacking,
            bool_or(c.relreplident = 'f') as is_whole,
            bool_or(k.indexrelid is not null) as has_key
     from chosen t
@@ -151,8 +151,8 @@ fn incomplete_sentence(table: &TableName, row: &PgRow) -> Option<String> {
     match missing.zip(row.get::<_, Option<String>>("lacking")) {
         Some((column, lacking)) if has_key => Some(format!(
             "PARTITION_KEYS: the replica identity of {lacking} lacks column {column}, so deletes have the \
-             partition key of the row's own key: alter table {lacking} replica identity full (from \
-             PostgreSQL 18 on, only if it has no generated column)"
+             partition key of the row's own key: alter table {lacking} replica identity full (only if no \
+             publication has a column list of it, and from PostgreSQL 18 on, if it has no generated column)"
         )),
         _ if !has_key && is_whole => Some(format!(
             "PARTITION_KEYS: {table} has no key, so its events have the table's partition key: add a \

@@ -10,7 +10,11 @@ use crate::postgres::connection::{Connector, Session};
 /// inherits the primary key. `bare_schema` and `bare_name` are a partition that has none of both today. Or it
 /// has a generated column in its replica identity, and the publication $2 does not publish that column.
 const OBSTACLES: &str = concat!(
-    "with ",
+    "with recursive tree(oid) as (
+      select $1::oid
+      union
+      select i.inhrelid from tree t join pg_inherits i on i.inhparent = t.oid),
+    ",
     include_str!("../generated_identities.sql"),
     "
     select exists (
@@ -20,8 +24,8 @@ const OBSTACLES: &str = concat!(
     from (values (0)) one
     left join lateral (
       select n.nspname::text as schema, c.relname::text as name, g.oid is not null as is_generated
-      from pg_partition_tree($1::oid::regclass) t
-      join pg_class c on c.oid = t.relid and c.relkind = 'r' and c.relpersistence = 'p'
+      from tree t
+      join pg_class c on c.oid = t.oid and c.relkind = 'r' and c.relpersistence = 'p'
       join pg_namespace n on n.oid = c.relnamespace
       left join generated_identities g on g.oid = c.oid and not (g.is_stored and exists (
         select from pg_publication p where p.pubname = $2 and to_jsonb(p) ->> 'pubgencols' = 's'))

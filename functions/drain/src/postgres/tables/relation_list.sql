@@ -21,4 +21,4 @@ select
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
-  and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
+  and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname::text !~ '^pg_(toast|temp)'::text

@@ -43,7 +43,8 @@ cross join lateral (
     array_agg(a.attname::text order by k.place),
     -- The strategies 1, 3, 4 and 5 of a B-tree: less, equal, at least, greater.
     array_agg((
-      select string_agg(format('operator(%I.%s)', opn.nspname, op.oprname), chr(1) order by am.amopstrategy)
+      select string_agg(pg_catalog.format('operator(%I.%s)', opn.nspname, op.oprname),
+        chr(1) order by am.amopstrategy)
       from pg_opclass oc
       join pg_amop am
         on am.amopfamily = oc.opcfamily and am.amoplefttype = oc.opcintype and am.amoprighttype = oc.opcintype
@@ -51,17 +52,18 @@ cross join lateral (
       join pg_namespace opn on opn.oid = op.oprnamespace
       where oc.oid = k.class and am.amoppurpose = 's' and am.amopstrategy in (1, 3, 4, 5)) order by k.place),
     array_agg(
-      case when k.coll <> a.attcollation then format('%I.%I', cn.nspname, co.collname) end order by k.place),
+      case when k.coll <> a.attcollation
+           then pg_catalog.format('%I.%I', cn.nspname, co.collname) end order by k.place),
     -- The operators of these types accept an oid or any record. The server would parse a literal without a
     -- type as an oid or a record, and refuse the text of a regclass or of a row.
     array_agg((
-      select format('%I.%I', tn.nspname, t.typname)
+      select pg_catalog.format('%I.%I', tn.nspname, t.typname)
       from pg_opclass oc
       join pg_type t on t.oid = a.atttypid
       join pg_namespace tn on tn.oid = t.typnamespace
       where oc.oid = k.class and oc.opcintype in ('oid'::regtype, 'record'::regtype)
         and oc.opcintype <> a.atttypid) order by k.place),
-    array_agg(format('%s %s %s', a.atttypid, k.class, k.coll) order by k.place)
+    array_agg(pg_catalog.format('%s %s %s', a.atttypid, k.class, k.coll) order by k.place)
   from pg_index i
   cross join unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[])
     with ordinality k(attnum, coll, class, place)

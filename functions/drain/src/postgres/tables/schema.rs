@@ -7,7 +7,7 @@ use tokio_postgres::Row as PgRow;
 
 use crate::backfill::database_schema::{ColumnInfo, DatabaseSchema, PublicationInfo, RelationInfo};
 use crate::backfill::table::{KeyOrder, SizeProbe};
-use crate::base::table_name::TableName;
+use crate::base::table_name::{TableName, quoted_if_needed};
 use crate::catalog::{Catalog, TableRequest};
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
@@ -92,7 +92,7 @@ impl SchemaSource<'_> {
             tables: self.tables.to_vec(),
             column_rules: self.column_rules.to_vec(),
             catalog: Catalog::default(),
-            role: self.connector.user().to_owned(),
+            role: quoted_if_needed(self.connector.user()),
         })
     }
 
@@ -131,7 +131,7 @@ impl SchemaSource<'_> {
             tables: self.tables.to_vec(),
             column_rules: self.column_rules.to_vec(),
             catalog,
-            role: self.connector.user().to_owned(),
+            role: quoted_if_needed(self.connector.user()),
         })
     }
 

@@ -18,15 +18,17 @@ const TABLE_STATES: &str = "
     sent_parts as materialized (
       select s.oid from sent s
       union
-      select b.oid from sent s join below b on b.root = s.oid)
+      select b.oid from sent s join below b on b.root = s.oid
+      union
+      select b.root from sent s join below b on b.oid = s.oid)
     select n.nspname::text as schema,
            c.relname::text as name,
            c.relispartition as is_partition,
            case when not $2 then c.relpersistence = 'p'
-                else c.oid in (select p.oid from sent_parts p)
-                  or c.oid in (select b.root from below b join sent s on s.oid = b.oid) end as is_sent
+                else p.oid is not null end as is_sent
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
+    left join sent_parts p on p.oid = c.oid
     where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384";
 
 /// All tables of the database. `patterns` are those of `TABLES`.
