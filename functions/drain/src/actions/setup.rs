@@ -27,7 +27,8 @@ use crate::postgres::server::{self, CommitWait, Inspection};
 /// `given` is the plugin of a new slot. The default is that of the checkpoint, or pgoutput without a
 /// checkpoint. An existing slot must have the given plugin.
 ///
-/// The answer has problems: a stream or a salt that a drain cannot use, and settings that do not fit.
+/// `problems` of the answer lists a stream or a salt that a drain cannot use, a failed check of continuity,
+/// and settings that do not fit the database.
 ///
 /// # Errors
 /// The server is a standby, or the role may not use replication slots. The slot cannot be read, or it has
@@ -66,7 +67,7 @@ pub(crate) async fn run(
         // An existing checkpoint is not overwritten: if the slot is new, the checkpoint proves the gap.
         Some(stored) => {
             let checked = continuity::check(&config.slot, &server, state.as_ref(), Some(stored), None);
-            problems.extend(checked.err().map(|gap| Error::from(gap).chain()));
+            problems.extend(checked.err().map(|error| Error::from(error).chain()));
         }
         None => {
             store_first_checkpoint(app, connector, &session, &server, plugin, confirmed).await?;
@@ -147,9 +148,10 @@ async fn store_first_checkpoint(
     Ok(())
 }
 
-/// The first marker, written when the first checkpoint is stored.
+/// Writes the marker of the first checkpoint.
 ///
-/// If the slot returns it, the slot lost no change between its position and the marker.
+/// `None` without markers, or if its commit takes too long. If the slot returns the marker, it lost no change
+/// between its position and the marker.
 async fn first_marker(
     app: &App,
     connector: &Connector,
@@ -170,7 +172,8 @@ async fn first_marker(
         CommitWait::ForStandbys,
     );
     let Ok(emitted) = tokio::time::timeout(MARKER_TIME, emitted).await else {
-        // The commit waits for a standby. So this checkpoint has no marker, and the first drain emits one.
+        // The commit probably waits for a standby. So this checkpoint has no marker, and the first drain
+        // emits one.
         session.cancel().await;
         return Ok(None);
     };

@@ -124,7 +124,8 @@ pub struct CatalogColumn {
 impl CatalogTable {
     /// Whether no change can refer to an existing row.
     ///
-    /// No column identifies a row, and the replica identity is not `full`.
+    /// No column identifies a row, and the replica identity is not `full`. Unlike
+    /// [`PastTable::is_insert_only`], this is also true if the index of the replica identity was dropped.
     pub fn is_insert_only(&self) -> bool {
         !self.identity_full && self.key.is_empty()
     }

@@ -1,9 +1,9 @@
-//! Table definitions that the DMS envelope announced, by position.
+//! Table definitions that the DMS envelope announced with an event.
 //!
-//! The position is that of the change after the announcement. The definitions are kept for the lifetime of
-//! the Lambda sandbox. In each sandbox a table is announced before its first change, and again after a change
-//! of its definition. A change that is read again gets the same announcement again, if its definition is one
-//! of the last 16 of its table.
+//! Each has the position of the change after that event. The definitions are kept for the lifetime of the
+//! Lambda sandbox. In each sandbox a table is announced before its first change, and again after a change of
+//! its definition. A change that is read again gets the same announcement again, if its definition is one of
+//! the last 16 of its table.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use crate::base::position::Position;
 use crate::base::table_name::TableName;
 use crate::change::{ColumnCoverage, Relation};
 
-/// Most definitions remembered per table.
+/// Maximum number of definitions per table.
 ///
 /// A window that is read again rarely contains more definitions of one table. If it does, a change may get
 /// another announcement than before.
@@ -56,8 +56,8 @@ impl Definitions {
         let operation = match definitions.range(..=position).next_back() {
             Some((at, definition)) if *at == position => return Some(definition.operation),
             Some((_, definition)) if definition.relation.has_same_columns(relation) => return None,
-            // Some columns of a completed relation are from the present catalog. So a difference does not
-            // prove that the definition changed.
+            // Some columns are from the present catalog. So a difference does not prove that the definition
+            // changed.
             Some(_) if relation.coverage == ColumnCoverage::Completed => return None,
             Some(_) => TableOperation::ChangeColumns,
             None => TableOperation::CreateTable,
@@ -65,7 +65,8 @@ impl Definitions {
         let relation = Arc::clone(relation);
         definitions.insert(position, Definition { relation, operation });
         if definitions.len() > MAX_PER_TABLE {
-            // The new definition must stay. Otherwise every later change would be announced again.
+            // In a window that is read again, the new definition may be the oldest. It must stay: otherwise
+            // each later change of that window would get another announcement.
             let oldest = definitions.keys().find(|at| **at != position).copied();
             oldest.and_then(|oldest| definitions.remove(&oldest));
         }

@@ -40,8 +40,9 @@ const VISIBILITY_TIME: Duration = Duration::from_secs(1);
 
 /// The open transactions with a writer's lock on the table $1.$2.
 ///
-/// A transaction with such a lock on a partition of the table counts, too. A transaction that writes to or
-/// truncates a table holds its lock until its changes are visible. Every role may read `pg_locks`.
+/// They have written to the table, or may write to it. A transaction with such a lock on a partition of the
+/// table counts, too. A transaction that writes to or truncates a table holds its lock until its changes are
+/// visible. Every role may read `pg_locks`.
 const WRITERS: &str = concat!(
     include_str!("table_and_partitions.sql"),
     "select distinct
@@ -158,7 +159,7 @@ impl TableSource for PgSlot<'_> {
         let mut is_rolled_back = false;
         if !matches!(&read, Ok(read) if read.has_query_ended) {
             peek_session.cancel().await;
-            // The cancel may hit this rollback instead of the query.
+            // The cancel may arrive late, and end this rollback. Then the rollback is sent again below.
             is_rolled_back = client.batch_execute("rollback").await.is_ok();
             peek_session.outlast_cancel().await;
         }
@@ -217,7 +218,7 @@ impl TableSource for PgSlot<'_> {
 /// A chunk, and whether its query has ended.
 struct QueriedChunk {
     chunk: ChunkRead,
-    /// Otherwise the server still sends rows, and the query must be cancelled.
+    /// If not, the server still sends rows: the query must be cancelled.
     has_query_ended: bool,
 }
 
@@ -241,7 +242,7 @@ impl QueriedChunk {
 enum ChunkReadError {
     /// The server refused or ended the query.
     Query(tokio_postgres::Error),
-    /// A preparing statement failed: the check for a rewrite, or the snapshot.
+    /// A statement before the query failed: the check for a rewrite, or the snapshot.
     Slot(SlotError),
 }
 
@@ -272,7 +273,7 @@ impl PgSlot<'_> {
     /// The outcome of a chunk whose query failed.
     ///
     /// # Errors
-    /// The query failed, and may succeed later.
+    /// The failure does not only concern this table: the connection is lost, for example.
     fn chunk_refusal(&self, error: tokio_postgres::Error) -> Result<ChunkRead, SlotError> {
         match error.code() {
             _ if is_cancelled(&error) => Ok(ChunkRead::TooSlow),
