@@ -320,7 +320,7 @@ impl Envelope {
         let mut event = self.message_event(head, message);
         let mut omitted = message.omitted;
         while event.bytes() > limit && omitted != MessageParts::ALL {
-            omitted.prefix = omitted.content;
+            omitted.prefix |= omitted.content;
             omitted.content = true;
             let shortened = Message {
                 prefix: (&*message.prefix).into(),
