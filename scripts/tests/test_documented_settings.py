@@ -8,7 +8,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 # Settings of the session that change no text of a value.
 OTHERS = {"client_min_messages", "lock_timeout", "jit", "tcp_keepalives_idle", "tcp_keepalives_interval",
-          "tcp_keepalives_count", "tcp_user_timeout", "client_connection_check_interval"}
+          "tcp_keepalives_count", "tcp_user_timeout", "client_connection_check_interval",
+          "standard_conforming_strings"}
 
 
 class Hashes(unittest.TestCase):
