@@ -255,7 +255,7 @@ async fn the_published_tables_are_those_of_the_view(version: u32) {
         file("published_tables")
     )
     .replace("any($1)", "any(select pubname from pg_publication)");
-    // The view of version 15 has generated columns, too. The slot does not send them.
+    // In version 15, the view also lists generated columns, which the slot does not send.
     let columns = match version {
         14 => "null::text[], null",
         15 => "coalesce(array_remove(attnames::text[], 'g'), '{}'), rowfilter",

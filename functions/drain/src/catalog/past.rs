@@ -278,9 +278,9 @@ impl<'c> PastTable<'c> {
 
     /// Whether a column that the catalog lacks was certainly ordinary.
     ///
-    /// The row has this column, so it was dropped or renamed after the row was written. PostgreSQL 18 cannot
-    /// turn a virtual column into an ordinary one. So the column was ordinary if no column was dropped, every
-    /// virtual column is unaltered, and another column was altered: that one has the new name.
+    /// After the row was written, the column was dropped or renamed. It was renamed if no column was dropped,
+    /// and another column was altered. It was not a virtual one if all virtual columns are unaltered:
+    /// PostgreSQL 18 cannot turn a virtual column into an ordinary one.
     fn missing_column_was_ordinary(&self) -> bool {
         let recent = &self.table.recent;
         let row = self.catalog.read.xid;

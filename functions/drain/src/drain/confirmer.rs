@@ -119,7 +119,7 @@ impl<C: StateStore> Confirmer<C> {
         self.ahead.known.clone()
     }
 
-    /// Sets the position back that counts as stored: see [`Checkpointer::set_back`].
+    /// Sets [`Confirmer::stored`] to an earlier position: see [`Checkpointer::set_back`].
     pub(super) fn set_back(&mut self, position: AckPosition) {
         self.checkpointer.set_back(position);
     }
@@ -132,9 +132,9 @@ impl<C: StateStore> Confirmer<C> {
         self.checkpointer.set_back(position);
     }
 
-    /// The position that counts as stored; `None` before the first checkpoint.
+    /// The position of the stored checkpoint; `None` before the first one.
     ///
-    /// It is that of the stored checkpoint, unless it was [set back](Confirmer::set_back).
+    /// After [`Confirmer::set_back`], it is the position that was set, until the next store.
     pub(super) fn stored(&self) -> Option<&AckPosition> {
         self.checkpointer.stored()
     }

@@ -1,9 +1,9 @@
 //! Table definitions that the DMS envelope announced with an event.
 //!
 //! Each has the position of the change after that event. The definitions are kept for the lifetime of the
-//! Lambda sandbox. In each sandbox a table is announced before its first change, and again after a change of
-//! its definition. A change that is read again gets the same announcement again, if its definition is one of
-//! the last 16 of its table.
+//! Lambda sandbox. In each sandbox, an event announces a table before the first change of one of its rows. If
+//! the columns of the table change later, another event announces them. A row's change that is read again
+//! gets the same announcement again, if its definition is one of the last 16 of its table.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};

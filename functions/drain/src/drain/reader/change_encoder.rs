@@ -1,4 +1,4 @@
-//! The reader's encoder: turns changes, chunk rows and messages into queued events.
+//! Encodes changes, rows of a chunk and messages, and queues their events.
 
 use super::ReaderOutput;
 use crate::backfill::{ChunkContext, ChunkRows};
@@ -145,8 +145,8 @@ impl<'a> ChangeEncoder<'a> {
     /// Returns the number of events with omitted columns.
     ///
     /// # Errors
-    /// The reason why the row cannot be sent. No event of the row is kept. The stored state has only 120
-    /// bytes of the reason.
+    /// The reason why the row cannot be sent. Its events are dropped. The stored state keeps only the first
+    /// 120 bytes of the reason.
     pub(super) fn encode_row(
         &mut self,
         progress: &mut Progress,

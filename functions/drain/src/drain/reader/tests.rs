@@ -5,7 +5,7 @@ use crate::backfill::RowLookup;
 use crate::backfill::database_schema::tests::{request, table_info};
 use crate::backfill::database_schema::{ColumnInfo, DatabaseSchema};
 use crate::base::table_name::TableName;
-use crate::continuity::checkpoint::ResumePoint;
+use crate::continuity::checkpoint::{AckPosition, ResumePoint};
 use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, Event, KeylessRows, OversizePolicy, PartitionBy};
 use crate::pack::{Aggregation, ShardMap};
 use crate::rules::projection::ProjectionRules;
@@ -98,6 +98,41 @@ fn transaction(lsns: &[u64]) -> Vec<TestRow> {
     std::iter::once(begin).chain(changes).chain([commit]).collect()
 }
 
+/// What a reader puts out.
+struct Outputs {
+    acknowledgements: Acknowledgements,
+    events: Vec<QueuedEvent>,
+    barriers: Barriers,
+    report: Report,
+}
+
+impl Outputs {
+    fn new(resume: Option<ResumePoint>) -> Self {
+        let commit_end = Lsn(1);
+        Outputs {
+            acknowledgements: Acknowledgements::new(AckPosition { commit_end, resume }),
+            events: Vec::new(),
+            barriers: Barriers::default(),
+            report: Report::default(),
+        }
+    }
+
+    /// Processes the reader's next row.
+    fn next(
+        &mut self,
+        reader: &mut WindowReader<'_, TestRow>,
+        chunk: Option<&mut ChunkContext>,
+    ) -> Result<Option<ReaderRequest>, Error> {
+        reader.next(&mut ReaderOutput {
+            acknowledgements: &mut self.acknowledgements,
+            events: &mut self.events,
+            barriers: &mut self.barriers,
+            report: &mut self.report,
+            chunk,
+        })
+    }
+}
+
 /// Reads at most `most` changes. Returns the events, the resume point, and whether it failed.
 fn read(
     rows: Vec<TestRow>,
@@ -114,35 +149,22 @@ fn read(
         };
         catalog.insert(TableName::new("public", table), table_of);
     }
-    let position = crate::continuity::checkpoint::AckPosition {
-        commit_end: Lsn(1),
-        resume: resume.clone(),
-    };
-    let mut acknowledgements = Acknowledgements::new(position);
-    let (mut queued, mut report) = (Vec::new(), Report::default());
+    let mut out = Outputs::new(resume.clone());
     let mut reader = WindowReader::new(&settings, &envelope, catalog, history(resume), 0);
-    let mut barriers = Barriers::default();
     for row in rows {
         reader.push_row(row).unwrap();
-        while reader.has_rows(None) && report.changes < most as u64 {
-            let mut out = ReaderOutput {
-                acknowledgements: &mut acknowledgements,
-                events: &mut queued,
-                barriers: &mut barriers,
-                report: &mut report,
-                chunk: None,
-            };
-            if let Err(error) = reader.next(&mut out) {
+        while reader.has_rows(None) && out.report.changes < most as u64 {
+            if let Err(error) = out.next(&mut reader, None) {
                 return (Vec::new(), None, Err(error));
             }
         }
     }
-    reader.end_section(&mut acknowledgements, None);
-    for event in &queued {
-        acknowledgements.acknowledge(event.span);
+    reader.end_section(&mut out.acknowledgements, None);
+    for event in &out.events {
+        out.acknowledgements.acknowledge(event.span);
     }
-    let events = queued.into_iter().map(|queued| queued.event).collect();
-    (events, acknowledgements.position().resume.clone(), Ok(()))
+    let events = out.events.into_iter().map(|queued| queued.event).collect();
+    (events, out.acknowledgements.position().resume.clone(), Ok(()))
 }
 
 fn lsns(gaps: &[u64]) -> Vec<u64> {
@@ -244,26 +266,17 @@ fn a_transaction_that_ends_after_the_readable_position_is_left_out() {
             readable: Lsn(COMMIT_END.0 - 1),
             ..history(resume)
         };
-        let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
-        let (mut queued, mut report) = (Vec::new(), Report::default());
+        let mut out = Outputs::new(None);
         let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history, 0);
-        let mut barriers = Barriers::default();
         for row in transaction(&lsns) {
             reader.push_row(row).unwrap();
             while reader.has_rows(None) {
-                let mut out = ReaderOutput {
-                    acknowledgements: &mut acknowledgements,
-                    events: &mut queued,
-                    barriers: &mut barriers,
-                    report: &mut report,
-                    chunk: None,
-                };
-                reader.next(&mut out).unwrap();
+                out.next(&mut reader, None).unwrap();
             }
         }
-        assert!(queued.is_empty() && reader.has_left_out() && !reader.is_open());
+        assert!(out.events.is_empty() && reader.has_left_out() && !reader.is_open());
         // The slot must not advance past the start of the transaction's commit record.
-        assert_eq!(acknowledgements.acknowledged(), Lsn(1));
+        assert_eq!(out.acknowledgements.acknowledged(), Lsn(1));
     }
 }
 
@@ -287,20 +300,12 @@ fn a_message_outside_of_transactions_does_not_pass_a_missing_marker() {
             expected: Some(marker.clone()),
             ..history(None)
         };
-        let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
-        let (mut queued, mut report) = (Vec::new(), Report::default());
+        let mut out = Outputs::new(None);
         let mut reader = WindowReader::new(&settings, &envelope, Catalog::default(), history, 0);
         reader.push_row(message(lsn)).unwrap();
-        let mut out = ReaderOutput {
-            acknowledgements: &mut acknowledgements,
-            events: &mut queued,
-            barriers: &mut Barriers::default(),
-            report: &mut report,
-            chunk: None,
-        };
-        let outcome = reader.next(&mut out).map_err(|error| error.name());
+        let outcome = out.next(&mut reader, None).map_err(|error| error.name());
         assert_eq!(outcome.err(), fails.then_some("MarkerMissing"), "{lsn}");
-        assert_eq!(queued.is_empty(), fails, "{lsn}");
+        assert_eq!(out.events.is_empty(), fails, "{lsn}");
     }
 }
 
@@ -319,17 +324,7 @@ fn needs_of_large_transaction(first_commits: CommitRows) -> Vec<ReaderNeed> {
     let needs = std::iter::once(begin).chain((3..12).map(row)).map(|row| {
         let need = reader.push_row(row).unwrap();
         if !reader.is_open() {
-            let mut out = ReaderOutput {
-                acknowledgements: &mut Acknowledgements::new(crate::continuity::checkpoint::AckPosition {
-                    commit_end: Lsn(1),
-                    resume: None,
-                }),
-                events: &mut Vec::new(),
-                barriers: &mut Barriers::default(),
-                report: &mut Report::default(),
-                chunk: None,
-            };
-            reader.next(&mut out).unwrap();
+            Outputs::new(None).next(&mut reader, None).unwrap();
         }
         need
     });
@@ -373,10 +368,8 @@ fn a_moved_row_keeps_the_looked_up_values_that_fit_into_its_record() {
         ..crate::catalog::CatalogTable::default()
     };
     catalog.insert(TableName::new("public", "t"), table_of);
-    let mut acknowledgements = Acknowledgements::new(Lsn(1).into());
-    let (mut queued, mut report) = (Vec::new(), Report::default());
+    let mut out = Outputs::new(None);
     let mut reader = WindowReader::new(&settings, &envelope, catalog, history(None), 0);
-    let mut barriers = Barriers::default();
     let update = "table public.t: UPDATE: old-key: id[integer]:1 new-tuple: id[integer]:2 \
                   n[text]:unchanged-toast-datum m[text]:unchanged-toast-datum";
     let mut rows = transaction(&[100]);
@@ -385,22 +378,15 @@ fn a_moved_row_keeps_the_looked_up_values_that_fit_into_its_record() {
     for row in rows {
         reader.push_row(row).unwrap();
         while reader.has_rows(Some(&context)) {
-            let mut out = ReaderOutput {
-                acknowledgements: &mut acknowledgements,
-                events: &mut queued,
-                barriers: &mut barriers,
-                report: &mut report,
-                chunk: Some(&mut context),
-            };
-            if let Some(ReaderRequest::Row(_)) = reader.next(&mut out).unwrap() {
+            if let Some(ReaderRequest::Row(_)) = out.next(&mut reader, Some(&mut context)).unwrap() {
                 context.add_lookup(RowLookup::Row(looked_up.clone().into_bytes()));
             }
         }
     }
-    let created = queued.last().unwrap().event.bytes();
+    let created = out.events.last().unwrap().event.bytes();
     assert!(
         (600_000..700_000).contains(&created),
         "the event has {created} bytes"
     );
-    assert_eq!(report.omitted, 1);
+    assert_eq!(out.report.omitted, 1);
 }
