@@ -5,9 +5,9 @@ Standard input has a JSON object a line: a record (`shard`, `parents`, `partitio
 with the figures so far. The end of the input does the same, and prints each stored row.
 
 As Lambda does, this calls the handler with batches of one shard, a shard after its parents, and different shards at
-random, some of which lag far behind. It repeats a batch from the first failed record on, and drops a record after
-some attempts. It also fails some records once, and loses some answers. At the end it sends some old records
-again, as an operator who sends dead letters again.
+random, some of which lag far behind. It repeats a batch from the first failed record on, and gives up no record, as
+with `MaximumRetryAttempts: -1`. It also fails some records once, and loses some answers. At the end it sends some old
+records again.
 """
 
 import argparse
@@ -23,8 +23,8 @@ import sys
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "consumers"
 STREAM = "arn:aws:kinesis:eu-central-1:111122223333:stream/s"
-# MaximumRetryAttempts of the mapping, for one record: far more than a record that fails once needs.
-MAX_ATTEMPTS = 4
+# Calls with the same first record, after which the test fails: more than a record that fails once needs.
+MAX_ATTEMPTS = 10
 
 
 class Shard:
@@ -49,7 +49,7 @@ class Mapping:
         self.number = 0
         # Records that succeeded, and are sent again at the end.
         self.late = []
-        self.figures = dict.fromkeys(["records", "batches", "partial", "sent_again", "late", "given_up"], 0)
+        self.figures = dict.fromkeys(["records", "batches", "partial", "sent_again", "late"], 0)
 
     def add(self, line):
         """Add a record to its shard."""
@@ -102,10 +102,7 @@ class Mapping:
         self.late += [event for event in done if self.random.random() < self.settings.late]
         shard.attempts = shard.attempts + 1 if first == 0 else int(first < size)
         if shard.attempts >= MAX_ATTEMPTS:
-            # The mapping sends a message about the record to its OnFailure destination.
-            self.figures["given_up"] += 1
-            shard.records.popleft()
-            shard.attempts = 0
+            sys.exit(f"record {batch[0]['kinesis']['sequenceNumber']} fails in each attempt")
 
     def send_late(self):
         """Send old records again, in any order."""
@@ -160,16 +157,21 @@ def main():
             mapping.add(line)
             continue
         mapping.flush()
-        print(json.dumps(mapping.figures), flush=True)
+        print_figures(mapping, app.store)
     mapping.flush()
     mapping.send_late()
-    print(json.dumps(mapping.figures))
+    print_figures(mapping, app.store)
     rows = app.store.existing()
     if len({tuple(values[:4]) for values in rows}) < len(rows):
         sys.exit("the store has a row twice")
     for source, schema, table, key, data in rows:
         # Not parsed: numbers keep all their digits.
         print(f'{{"id":{json.dumps([source, schema, table, key])},"row":{data}}}')
+
+
+def print_figures(mapping, store):
+    """Print the figures. An event is given up if the handler refused it."""
+    print(json.dumps(mapping.figures | {"given_up": len(store.refused())}), flush=True)
 
 
 def merge_store():

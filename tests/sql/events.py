@@ -34,13 +34,15 @@ def message(prefix, position, content, source="orders"):
 class History:
     """A random history of a table, as events and as the rows that it leaves."""
 
-    def __init__(self, seed, source, identity_full=False):
+    def __init__(self, seed, source, identity_full=False, some_columns=False):
         self.random, self.source = random.Random(f"{seed} {source}"), source
         # Whether a delete has the whole old row (replica identity full).
         self.identity_full = identity_full
         self.rows, self.events, self.at = {}, [], 0
         for _ in range(40):
             self.step()
+            if some_columns and self.rows:
+                self.read_again()
 
     def say(self, op, key=None, body=None, known=True, index=0):
         is_omitted = known and body == OMITTED
@@ -79,6 +81,14 @@ class History:
             body = self.new_body() if known else self.rows[key][1]
             self.say("u", key, body, known)
             self.rows[key] = (self.at, body)
+
+    def read_again(self):
+        """A row of a backfill of some columns."""
+        self.at += 1
+        key = self.random.choice(sorted(self.rows))
+        whole = row(key, str(self.rows[key][0]))
+        some = {column: whole[column] for column in self.random.sample(["customer", "amount", "placed"], 2)}
+        self.events.append((key, event("r", at(self.at), None, {"id": key} | some, self.source)))
 
     def expected(self):
         return [(self.source, key, str(at), "12.50", body) for key, (at, body) in self.rows.items()]

@@ -6,16 +6,19 @@ of test_consume.py.
 
 import base64
 import contextlib
+import itertools
 import json
 import random
 import runpy
 import sys
 import tempfile
 import unittest
+from datetime import datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
 import duckdb
+import pyarrow.parquet
 import test_consume
 from aws_kinesis_agg.aggregator import RecordAggregator
 from events import UNAVAILABLE, History, deliver, event, message, at, row
@@ -115,8 +118,12 @@ class RowsWithoutKey(unittest.TestCase):
         self.assertEqual(change.id.key, at(1))
 
     def test_a_table_with_inserts_only_is_named_where_its_rows_are_not_spread(self):
+        # As after `alter table` or `drop table`: the replica identity at the time of the insert is not known.
+        inserted = event("c", at(1), after={"line": "a"}, table="log")
+        with self.assertRaisesRegex(ValueError, "KEYLESS_TABLES"):
+            changes_of(inserted, "public.log")
         with mock.patch.object(changes, "KEYLESS_TABLES", ["public.log"]):
-            (change,) = changes_of(event("c", at(1), after={"line": "a"}, table="log"), "public.log")
+            (change,) = changes_of(inserted, "public.log")
             self.assertEqual(change.id.key, at(1))
             with self.assertRaises(ValueError):
                 changes_of(event("u", at(2), after={"line": "b"}, table="log"), "public.log")
@@ -145,14 +152,55 @@ class Aggregates(unittest.TestCase):
         others = [(f'{{"id":{id}}}', event("c", at(id), after=row(id))) for id in (1, 3)]
         self.record = aggregate(others[0], ("public.log", unknown), others[1], ("foreign", "not an event"))
 
-    def test_an_event_that_is_refused_stops_no_other_of_its_aggregate(self):
+    def stores(self):
+        return DuckDbStore(":memory:"), MergeStore(duckdb.connect(), "?"), iceberg_store()
+
+    def test_a_refused_event_is_stored_and_stops_no_other_event(self):
+        for store in self.stores():
+            # Lambda may send a batch again.
+            for _ in range(2):
+                with self.assertLogs("batches") as logged:
+                    answer = batches.handle(store, {"Records": [self.record]}, None)
+                self.assertEqual(answer, {"batchItemFailures": []})
+            self.assertEqual(sorted(key for _, _, _, key, _ in store.existing()), ['{"id":1}', '{"id":3}'])
+            refused = [(number, sub, key) for number, sub, key, _ in store.refused()]
+            self.assertEqual(refused, [("7", 1, "public.log"), ("7", 3, "foreign")])
+            self.assertEqual(store.refused()[1][3], b"not an event")
+            self.assertRegex(logged.output[0], "record 7: 2 events refused: .*public.log")
+
+    def test_an_outage_of_the_store_gives_up_no_record(self):
+        for store in self.stores():
+            with self.subTest(store=type(store).__name__):
+                for method in ("load", "refuse"):
+                    outage = mock.patch.object(store, method, side_effect=ConnectionError("no connection"))
+                    with self.assertLogs("batches"), self.assertRaises(ConnectionError), outage:
+                        batches.handle(store, {"Records": [self.record]}, None)
+                with self.assertLogs("batches"):
+                    batches.handle(store, {"Records": [self.record]}, None)
+                self.assertEqual((len(store.existing()), len(store.refused())), (2, 2))
+
+    def test_lambda_never_gives_up_a_record(self):
+        page = (EXAMPLES / "lambda_duckdb" / "README.md").read_text()
+        self.assertIn("\n            MaximumRetryAttempts: -1\n", page)
+        self.assertNotIn("DeadLetters", page)
+
+    def test_an_event_that_no_store_would_accept_is_refused(self):
+        surrogate = event("c", at(1), after=row(1, customer="\ud800"))
+        deep = '{"source": ' + "[" * 100_000
+        numbers = [event("c", 1, after=row(1)), event("c", at(1), after=row(1), source=7)]
+        lists = [event("c", at(1), after=[1]), event("x", at(1), after=row(1)), [], 1]
+        said = message("spillway.repaired", at(9), {"since": 1, "tables": ["public.orders"]})
+        others = [message("spillway.repaired", at(9), {"since": at(1)[:16], "tables": [7]})]
+        zeros = [event("c", at(1), after=row(1), source="a\0b"), "no event"]
         store = DuckDbStore(":memory:")
-        with self.assertLogs("batches") as logged:
-            answer = batches.handle(store, {"Records": [self.record]}, None)
-        # The record fails, so Lambda sends it again, and later a message about it.
-        self.assertEqual(answer, {"batchItemFailures": [{"itemIdentifier": "7"}]})
-        self.assertEqual(sorted(key for _, _, _, key, _ in store.existing()), ['{"id":1}', '{"id":3}'])
-        self.assertRegex(logged.output[0], "record 7: 2 events refused: .*public.log")
+        refused = [surrogate, deep, *numbers, *lists, said, *others, *zeros]
+        record = aggregate(*(("a\0b", one) for one in refused))
+        with self.assertLogs("batches"):
+            self.assertEqual(batches.handle(store, {"Records": [record]}, None), {"batchItemFailures": []})
+        self.assertEqual(store.existing(), [])
+        self.assertEqual([(number, key) for _, number, key, _ in store.refused()], [
+            (number, "a b") for number in range(len(refused))
+        ])  # fmt: skip
 
     def spark(self):
         """The names of the Spark example, without Spark."""
@@ -161,7 +209,7 @@ class Aggregates(unittest.TestCase):
 
     def test_spark_refuses_single_events(self):
         spark, store = self.spark(), DuckDbStore(":memory:")
-        spark["create_refused"](store)
+        spark["upgrade_refused"](store)
         data = base64.b64decode(self.record["kinesis"]["data"])
         record = mock.Mock(sequenceNumber="7", partitionKey="a", data=data)
         # Spark repeats a batch.
@@ -173,9 +221,11 @@ class Aggregates(unittest.TestCase):
 
     def test_spark_upgrades_a_table_that_has_a_row_for_each_refused_record(self):
         spark, folder = self.spark(), FOLDERS.enter_context(tempfile.TemporaryDirectory())
+        with duckdb.connect(f"{folder}/rows.duckdb") as former:
+            columns = "sequence_number varchar primary key, partition_key varchar, data blob"
+            former.execute(f"create table refused ({columns})")
+            former.execute("insert into refused values ('6', 'foreign', 'no event')")
         store = DuckDbStore(f"{folder}/rows.duckdb")
-        store.execute("create table refused (sequence_number varchar primary key, partition_key varchar, data blob)")
-        store.execute("insert into refused values ('6', 'foreign', 'no event')")
         record = mock.Mock(sequenceNumber="7", partitionKey="a", data=base64.b64decode(self.record["kinesis"]["data"]))
         # The query starts again.
         for _ in range(2):
@@ -257,6 +307,37 @@ class Rules(unittest.TestCase):
         self.apply(store, event("u", at(2), after=row(1, "Bo", amount="1.00")))
         self.assertEqual(self.rows(store), [("orders", 1, "Bo", "7.00", "long")])
 
+    def test_an_older_event_that_is_read_later_has_the_columns_that_a_backfill_lacks(self):
+        created, moved = event("c", at(1), after=row(1)), event("u", at(2), after=row(1, "Bo", body=UNAVAILABLE))
+        filled = event("r", at(3), after={"id": 1, "amount": "7.00"})
+        others = event("r", at(4), after={"id": 1, "placed": None})
+        histories = [created, filled], [created, moved, filled, others]
+        for events in itertools.chain(*map(itertools.permutations, histories)):
+            store = self.make_store()
+            for one in events:
+                self.apply(store, one)
+            customer = "Bo" if moved in events else "Ada"
+            with self.subTest(positions=[one["source"]["position"][15] for one in events]):
+                self.assertEqual(self.rows(store), [("orders", 1, customer, "7.00", "long")])
+
+    def test_an_older_event_that_is_read_later_adds_no_column_to_a_row_that_has_all_columns(self):
+        store = self.make_store()
+        self.apply(store, event("u", at(3), after={"id": 1, "amount": "7.00"}))
+        # The columns of a former version of the table.
+        self.apply(store, event("c", at(1), after=row(1)))
+        self.assertEqual([json.loads(one[-1]) for one in store.existing()], [{"id": 1, "amount": "7.00"}])
+        # An event that is newer than the former one, and has all columns, ends the columns of older events.
+        self.apply(store, event("r", at(4), after={"id": 1, "amount": "8.00"}), event("c", at(2), after=row(1)))
+        self.assertEqual([json.loads(one[-1]) for one in store.existing()], [{"id": 1, "amount": "8.00"}])
+
+    def test_a_row_of_a_backfill_gets_no_columns_of_a_deleted_row_that_are_read_later(self):
+        deleted, filled = event("d", at(2), before=row(1)), event("r", at(3), after={"id": 1, "amount": "7.00"})
+        for events in ([deleted, filled], [filled, deleted]):
+            store = self.make_store()
+            self.apply(store, *events)
+            self.apply(store, event("c", at(1), after=row(1)))
+            self.assertEqual([json.loads(one[-1]) for one in store.existing()], [{"id": 1, "amount": "7.00"}])
+
     def restart_positions(self, store):
         """The README's statements for a discontinuity after which positions start again."""
         store.execute(block("lambda_duckdb", "sql"))
@@ -308,6 +389,46 @@ class Statements(unittest.TestCase):
             pass
         said = [call.args[0] for call in connection.cursor().execute.call_args_list]
         self.assertEqual(said[-3:], ["begin", "lock table rows in share row exclusive mode", "commit"])
+
+
+class DeletedRows(unittest.TestCase):
+    """What docs/privacy.md says about the values of a deleted row."""
+
+    def test_the_whole_row_is_kept_twice(self):
+        for store in (DuckDbStore(":memory:"), MergeStore(duckdb.connect(), "?")):
+            consumer.apply(store, changes_of(event("c", at(1), after=row(1))))
+            consumer.apply(store, changes_of(event("d", at(2), before={"id": 1})))
+            kept = store.execute("select row_key, deleted, data from rows order by row_key").fetchall()
+            self.assertEqual([(key, deleted) for key, deleted, _ in kept], [(at(2)[:33], True), ('{"id": 1}', True)])
+            for _, _, data in kept:
+                self.assertEqual(json.loads(data), row(1))
+            store.execute("delete from rows where deleted")
+            self.assertEqual(store.execute("select count(*) from rows").fetchone(), (0,))
+
+
+class Files(unittest.TestCase):
+    """Files of Iceberg's table."""
+
+    def values(self, store):
+        """The customers that the files of the table have, in any file."""
+        folder = Path(store.table.location().removeprefix("file://"))
+        return [one for path in folder.glob("data/**/*.parquet")
+                for one in pyarrow.parquet.read_table(path)["data"].to_pylist()]  # fmt: skip
+
+    def test_the_compaction_of_the_readme_keeps_the_rows_in_one_file_and_deletes_no_file(self):
+        store = iceberg_store()
+        for id in range(1, 5):
+            consumer.apply(store, changes_of(event("c", at(id), after=row(id))))
+        rows, before = sorted(store.existing()), len(self.values(store))
+        page = (EXAMPLES / "iceberg" / "README.md").read_text()
+        exec(page.split("\n## One batch, one commit")[1].split("```python\n")[1].split("```")[0], {"store": store})
+        self.assertEqual(sorted(store.existing()), rows)
+        self.assertEqual(len(store.table.inspect.files()), 1)
+        self.assertEqual(len(self.values(store)), before + len(rows))
+        # As the README says: pyiceberg removes snapshots, and no files.
+        store.table.maintenance.expire_snapshots().older_than(datetime.now() + timedelta(days=1)).commit()
+        self.assertEqual(len(store.table.snapshots()), 1)
+        self.assertEqual(len(self.values(store)), before + len(rows))
 
 
 class ConcurrentFunctions(unittest.TestCase):
@@ -385,7 +506,8 @@ class RandomHistories(unittest.TestCase):
     def test_the_rows_are_those_of_the_sources_if_the_events_of_a_row_are_read_in_any_order(self):
         for seed in range(40):
             chance = random.Random(seed)
-            histories = [History(seed, source, identity_full=True) for source in ("orders", "billing")]
+            some_columns = seed % 2 == 1
+            histories = [History(seed, source, True, some_columns) for source in ("orders", "billing")]
             events = [one for history in histories for _, one in history.events]
             events += chance.sample(events, 10)
             chance.shuffle(events)

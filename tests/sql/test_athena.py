@@ -97,6 +97,13 @@ class PresentRows(unittest.TestCase):
         query = "select typeof(placed), placed::varchar from spillway.orders"
         self.assertEqual(athena.database.execute(query).fetchall(), [("TIMESTAMP", "2026-11-23 12:00:00.123456")])
 
+    def test_a_timestamp_that_the_tool_cannot_represent_is_null_and_stops_no_other_row(self):
+        athena = Athena()
+        athena.deliver(event("c", at(1), after=row(1, placed="+10000-01-01T00:00:00.000000Z")))
+        athena.deliver(event("c", at(2), after=row(2)))
+        query = "select id, placed::varchar from spillway.orders order by id"
+        self.assertEqual(athena.database.execute(query).fetchall(), [(1, None), (2, "2026-11-23 12:00:00")])
+
     def test_a_repair_removes_rows_of_its_source_and_table(self):
         said = {"control": "repaired", "since": f"{0x100:016x}", "tables": ["public.orders"]}
         rows = self.rows_of(

@@ -293,6 +293,21 @@ class Types(unittest.TestCase):
         # Without a word: why the view has casts.
         self.assertIsNone(self.duckdb("from_json(data, '{\"d\": \"DATE\"}').d", "d", self.rows[0]))
 
+    def test_a_date_or_timestamp_that_the_tool_cannot_represent_is_null(self):
+        tried = r"`(try_cast\([^`]* as (?:timestamp[^`]*|date)\))`"
+        of_duckdb, athena, redshift, of_date = re.findall(tried, section("Types"))
+        late = {"ts": "+10000-01-01T00:00:00Z", "d": "+10000-01-01Z"}
+        for expression, column, kind in ((of_duckdb, "ts", "timestamp"), (of_date, "d", "date")):
+            with self.subTest(expression=expression):
+                with self.assertRaises(duckdb.ConversionException):
+                    self.duckdb(self.page[kind][1], column, late)
+                self.assertIsNone(self.duckdb(expression, column, late))
+                self.assertIsNotNone(self.duckdb(expression, column, self.rows[0]))
+        others = (athena, "athena"), (redshift, "redshift"), (of_date, "athena"), (of_date, "redshift")
+        for expression, dialect in others:
+            tree = sqlglot.parse_one(f"select {expression} from t", read=dialect)
+            self.assertTrue(tree.find(exp.TryCast), expression)
+
     def test_a_mark_in_place_of_a_large_value_is_null(self):
         nullif = re.search(r"`(nullif\(.*?)`", section("Types"))[1]
         self.assertIn("`try_cast(y as varchar[])`", section("Types"))

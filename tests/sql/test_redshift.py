@@ -121,6 +121,35 @@ class Merge(unittest.TestCase):
         kept = stream.redshift.database.execute("select id, op from spillway.orders order by id").fetchall()
         self.assertEqual(kept, [(2, "c"), (3, "d")])
 
+    def kept(self, stream):
+        """Values of rows that the tables keep: those of rows, and those of deleted rows."""
+        database = stream.redshift.database
+        rows = database.execute("select id, op, customer, amount, body from spillway.orders order by id").fetchall()
+        bodies = database.execute("select body from spillway.orders_deleted_body order by body").fetchall()
+        return rows, [body for body, in bodies]
+
+    def test_of_a_deleted_row_its_key_and_its_large_values_are_kept(self):
+        # As docs/privacy.md says.
+        stream = Stream()
+        stream.merge(event("c", at(1), after=row(1, body="first")), event("c", at(2), after=row(2, body="second")))
+        # The first delete has the whole row, as with replica identity full.
+        stream.merge(event("d", at(3), before=row(1, body="first")), event("d", at(4), before={"id": 2}))
+        rows = [(1, "d", None, None, "first"), (2, "d", None, None, "second")]
+        self.assertEqual(self.kept(stream), (rows, ["first", "second"]))
+        # A truncate does not empty the second table.
+        stream.merge(event("t", at(5)))
+        self.assertEqual(self.kept(stream), ([], ["first", "second"]))
+
+    def test_what_is_kept_of_a_deleted_row_is_removed_eight_days_after_the_delete(self):
+        stream = Stream()
+        stream.merge(event("c", at(1), after=row(1)), days_ago=30)
+        stream.merge(event("d", at(2), before={"id": 1}), days_ago=7)
+        self.assertEqual(self.kept(stream), ([(1, "d", None, None, "long")], ["long"]))
+        for table in ("orders", "orders_deleted_body"):
+            stream.redshift.database.execute(f"update spillway.{table} set arrived = arrived - interval 2 days")
+        stream.merge()
+        self.assertEqual(self.kept(stream), ([], []))
+
     def test_an_untouched_large_value_is_filled_in_a_batch_and_across_batches(self):
         stream = Stream()
         stream.merge(event("c", at(1), after=row(1)), event("u", at(2), after=row(1, "Grace", body=UNAVAILABLE)))
@@ -293,6 +322,18 @@ class Repair(unittest.TestCase):
         stream.merge(message("spillway.repaired", at(10), said))
         self.repaired(stream)
         self.assertEqual(len(stream.rows()), 1)
+
+    def test_a_repair_of_a_table_of_a_similar_name_removes_nothing(self):
+        text = (FILES / "repair.sql").read_text().replace("'SOURCE'", "'orders'")
+        text = text.replace('"public.orders"', '"public.order_items"')
+        for repaired, floors in (("public.order-items", 0), ("public.order_items", 1)):
+            stream = Stream()
+            stream.merge(event("c", at(1), after=row(1)))
+            said = {"control": "repaired", "since": f"{9:016x}", "tables": ["public.notes", repaired]}
+            stream.merge(message("spillway.repaired", at(10), said))
+            stream.redshift.run(text)
+            found = stream.redshift.database.execute("select count(*) from spillway.floors").fetchone()
+            self.assertEqual(found, (floors,), repaired)
 
     def test_after_a_divergence_smaller_positions_are_newer(self):
         stream = Stream()

@@ -192,7 +192,7 @@ class OtherTables(unittest.TestCase):
         text = self.made("public.events_rows", *arguments)
         for made, own in (("= 'events_rows'\n    and e.", "= 'events'\n    and e."),
                           ("after.position_of_row", "after.position"), ("after.op_of_row", "after.op"),
-                          ('%"op_of_row"%', '%"op"%')):  # fmt: skip
+                          ("""'"op_of_row"'""", """'"op"'""")):  # fmt: skip
             self.assertIn(made, text)
             text = text.replace(made, own)
         stream = Stream()
@@ -203,6 +203,17 @@ class OtherTables(unittest.TestCase):
         stream.redshift.call("spillway.merge_events_rows")
         rows = stream.redshift.database.execute("select * from public.events_rows order by id").fetchall()
         self.assertEqual(rows, [("orders", 1, 7, "x"), ("orders", 2, 8, OMITTED)])
+
+    def test_an_omitted_column_is_not_one_of_a_similar_name(self):
+        stream = Stream()
+        large = ["--large", "note_1", "--large", "note11"]
+        stream.redshift.run(self.made("public.items", "--key", "id bigint", *large))
+        stream.arrive(event("c", at(1), after={"id": 1, "note_1": "a", "note11": "b"}, table="items"))
+        after = {"id": 1, "note_1": UNAVAILABLE, "note11": UNAVAILABLE}
+        stream.arrive(event("u", at(2), after=after, table="items", omitted=["note11"]))
+        stream.redshift.call("spillway.merge_items")
+        rows = stream.redshift.database.execute("select note_1, note11 from public.items").fetchall()
+        self.assertEqual(rows, [("a", OMITTED)])
 
     def test_a_column_gets_another_type(self):
         stream = Stream()

@@ -17,8 +17,9 @@ with recursive changes as (
         ) as id,
         json_extract_scalar(event, '$.after.customer') as customer,
         cast(json_extract_scalar(event, '$.after.amount') as decimal(12, 2)) as amount,
-        -- In UTC, with six digits: from_iso8601_timestamp returns milliseconds. Views have no time zones.
-        cast(
+        -- In UTC, with six digits: from_iso8601_timestamp returns milliseconds. Views have no time zones. A
+        -- value that Athena cannot cast, such as infinity, is null: it would stop each query of the view.
+        try_cast(
             replace(replace(json_extract_scalar(event, '$.after.placed'), 'T', ' '), 'Z', '') as timestamp(6)
         ) as placed,
         case

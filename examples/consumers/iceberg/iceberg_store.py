@@ -31,6 +31,16 @@ SCHEMA = pyarrow.schema(
     ]
 )
 
+# Events that cannot be applied.
+REFUSED = pyarrow.schema(
+    [
+        pyarrow.field("sequence_number", pyarrow.string(), nullable=False),
+        pyarrow.field("sub_sequence_number", pyarrow.int64(), nullable=False),
+        pyarrow.field("partition_key", pyarrow.string(), nullable=False),
+        pyarrow.field("data", pyarrow.binary(), nullable=False),
+    ]
+)
+
 # pyiceberg repeats a commit that fails because another one preceded it. But the rows of this one depend on the
 # earlier state of the table: a truncate that was committed in between would not delete them.
 NO_RETRIES = {"commit.retry.num-retries": "0"}
@@ -47,6 +57,7 @@ class IcebergStore:
             # A table of a former version. The values of its rows are as new as the rows.
             with self.table.update_schema() as update:
                 update.add_column("values_at", StringType())
+        self.refused_table = catalog.create_table_if_not_exists("spillway.refused", schema=REFUSED)
         # Rows of the open transaction, which are not in the table yet.
         self.changed = {}
         # Identities of rows that the transaction has read from the table.
@@ -93,6 +104,20 @@ class IcebergStore:
         deleted = self.load({id._replace(key=row.waits_for) for id, row in rows.items()})
         found = ((id, row, deleted.get(id._replace(key=row.waits_for))) for id, row in rows.items())
         return [(id, row, old.data) for id, row, old in found if old and not old.waits_for]
+
+    def refuse(self, refused):
+        """Store events that cannot be applied. An event that is sent again is stored once."""
+        self.refused_table.refresh()
+        stored = {values[:2] for values in self.refused()}
+        events = ((one.sequence_number, one.number, one.partition_key, one.data) for one in refused)
+        rows = [dict(zip(REFUSED.names, values)) for values in events if values[:2] not in stored]
+        if rows:
+            self.refused_table.append(pyarrow.Table.from_pylist(rows, REFUSED))
+
+    def refused(self):
+        """The refused events: sequence number, number in the record, partition key, and data."""
+        records = self.refused_table.scan().to_arrow().to_pylist()
+        return sorted(tuple(record[name] for name in REFUSED.names) for record in records)
 
     def existing(self):
         """The rows that exist, read by DuckDB: source, schema, table, key, and data as JSON."""

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from changes import UNAVAILABLE, table_id
 
+# Key of `Row.values_at` for the columns that the row lacks. No column of PostgreSQL has an empty name.
+LACKING = ""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -21,8 +24,14 @@ class Row:
     # Key of the row that has the values which are unavailable in `data`: see `moved_row`.
     waits_for: str | None = None
     # Positions of the values that are older than the row, because its last change did not contain them. An older
-    # change that is read later may have a newer value.
+    # change that is read later may have a newer value. `LACKING` has the position of the newest change that had all
+    # columns, if that is not the last one: a backfill may read some columns only, and a delete may have the key only.
     values_at: dict = field(default_factory=dict)
+
+    @property
+    def lacking_at(self):
+        """Position before which no change adds a column: the change at this position had all columns."""
+        return self.values_at.get(LACKING, self.position)
 
     def recency(self, column):
         """Order of the values of a column: that of a later change is greater."""
@@ -67,14 +76,13 @@ def merge(store, changes):
 def next_rows(change, rows):
     """The rows after a change, by their identity."""
     old, new = rows.get(change.id), row_of(change)
-    if old and change.position <= old.position:
-        # Older, or a duplicate: only its values may count. During a backfill a duplicate may have more values.
-        row = with_values(old, new, old.data)
-    elif old and (change.op == "d" or (change.op == "r" and not old.deleted)):
-        # A delete may have the key only, and a backfill some columns only.
-        row = with_values(new, old, old.data)
+    if not old:
+        row = new
+    elif change.position <= old.position:
+        # Older, or a duplicate: only values that the row lacks may count. During a backfill a duplicate may have more.
+        row = with_values(old, new)
     else:
-        row = with_values(new, old, new.data) if old else new
+        row = with_values(new, old)
     if change.op != "d" or moved_row(change) in rows:
         return {change.id: row}
     # A key change is a delete and a create. The created row may need values of the deleted one, and may be read later,
@@ -85,22 +93,30 @@ def next_rows(change, rows):
 def row_of(change):
     """The row as the change alone describes it."""
     row = Row(change.position, change.op == "d", change.row)
-    if not is_incomplete(change.row):
-        return row
-    if change.op == "c":
-        return replace(row, waits_for=moved_row(change).key)
-    return replace(row, values_at={column: "" for column, value in change.row.items() if value == UNAVAILABLE})
+    values_at = {LACKING: ""} if change.op in "rd" else {}
+    if is_incomplete(change.row):
+        if change.op == "c":
+            return replace(row, waits_for=moved_row(change).key)
+        values_at |= {column: "" for column, value in change.row.items() if value == UNAVAILABLE}
+    return replace(row, values_at=values_at)
 
 
-def with_values(row, other, columns):
-    """The row with the values of these columns that are newer in the other row."""
-    newer = [column for column in columns if row.recency(column) < other.recency(column)]
-    if not newer:
-        return row
+def with_values(row, other):
+    """The row with the values of the other row that are newer, and with the columns that it lacks."""
+    # An existing row has no values of the row that was deleted before.
+    is_former = other.deleted and not row.deleted
+    newer = [column for column in other.data if column in row.data and row.recency(column) < other.recency(column)]
+    if not is_former and row.lacking_at <= other.position:
+        newer += [column for column in other.data if column not in row.data]
     values = {column: other.data[column] for column in newer}
-    waits_for = other.waits_for if is_incomplete(values) else row.waits_for
-    data = row.data | values
     values_at = row.values_at | {column: other.recency(column)[0] for column in newer}
+    lacking_at = max(row.lacking_at, other.position if is_former else other.lacking_at)
+    if lacking_at < row.position:
+        values_at[LACKING] = lacking_at
+    else:
+        values_at.pop(LACKING, None)
+    data = row.data | values
+    waits_for = other.waits_for if is_incomplete(values) else row.waits_for
     return replace(row, data=data, values_at=values_at, waits_for=waits_for if is_incomplete(data) else None)
 
 

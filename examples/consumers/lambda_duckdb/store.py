@@ -1,7 +1,7 @@
 """The store: one table of rows, in DuckDB, or in any warehouse that has `merge`.
 
-`consumer.py` calls four methods of a store, in one transaction. Tables of the sources are views on `rows`: see the
-README. So a new column at a source needs no migration here.
+`consumer.py` calls four methods of a store, in one transaction. `batches.py` then calls `refuse`. Tables of the sources
+are views on `rows`: see the README. So a new column at a source needs no migration here.
 """
 
 import contextlib
@@ -26,6 +26,15 @@ create table if not exists rows (
     data varchar not null,
     primary key (source_name, schema_name, table_name, row_key))
 """
+# Events that cannot be applied. `bytea` is the type of bytes in PostgreSQL and DuckDB.
+CREATE_REFUSED = """
+create table if not exists refused (
+    sequence_number varchar not null,
+    sub_sequence_number bigint not null,
+    partition_key varchar not null,
+    data bytea not null,
+    primary key (sequence_number, sub_sequence_number))
+"""
 # A table of a former version has no such column. The values of its rows are as new as the rows.
 ADD_VALUES_AT = "alter table rows add column values_at varchar default '{}'"
 KEY = ["source_name", "schema_name", "table_name", "row_key"]
@@ -43,6 +52,7 @@ class Store:
         self.connection, self.mark, self.lock = connection, mark, lock
         self.cursor = connection.cursor()
         self.cursor.execute(CREATE)
+        self.cursor.execute(CREATE_REFUSED)
         self.cursor.execute("select * from rows where 1 = 0")
         if "values_at" not in [column[0] for column in self.cursor.description]:
             self.cursor.execute(ADD_VALUES_AT)
@@ -82,6 +92,19 @@ class Store:
             "where r.waits_for is not null and d.waits_for is null"
         ).fetchall()
         return [(*row_of(values[:-1]), json.loads(values[-1])) for values in found]
+
+    def refuse(self, refused):
+        """Store events that cannot be applied (see `changes.Refused`). An event that is sent again is stored once."""
+        with self.transaction():
+            for one in refused:
+                id = [one.sequence_number, one.number]
+                query = "select 1 from refused where sequence_number = ? and sub_sequence_number = ?"
+                if not self.execute(query, id).fetchone():
+                    self.execute("insert into refused values (?, ?, ?, ?)", [*id, one.partition_key, one.data])
+
+    def refused(self):
+        """The refused events: sequence number, number in the record, partition key, and data."""
+        return self.execute("select * from refused order by sequence_number, sub_sequence_number").fetchall()
 
     def existing(self):
         """The rows that exist: source, schema, table, key, and data as JSON."""

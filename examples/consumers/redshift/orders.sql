@@ -63,12 +63,13 @@ select
     e.event.after.amount::varchar(65535)::decimal(12, 2) as amount,
     e.event.after.placed::varchar(65535)::timestamptz as placed,
     case
-        when json_serialize(e.event.source.omitted) like '%"body"%' then '__omitted_because_of_its_size'
+        when strpos(json_serialize(e.event.source.omitted), '"body"') > 0 then '__omitted_because_of_its_size'
         else e.event.after.body::varchar(65535)
     end as body,
     case
         when e.event.op::varchar(1) not in ('c', 'u', 'r') then null
-        when json_serialize(e.event.source.omitted) like '%"body"%' then e.event.source.position::varchar(64)
+        when strpos(json_serialize(e.event.source.omitted), '"body"') > 0
+            then e.event.source.position::varchar(64)
         when coalesce(e.event.after.body::varchar(65535), '') <> '__debezium_unavailable_value'
             then e.event.source.position::varchar(64)
         when e.event.op::varchar(1) = 'c' then e.event.source.position::varchar(64)

@@ -34,7 +34,7 @@ call spillway.merge_orders();
 insert into spillway.floors (target, source_name, position)
 select 'orders', source_name, json_extract_path_text(content, 'since')
 from spillway.control_messages
-where prefix = 'spillway.repaired' and source_name = 'SOURCE' and content like '%"public.orders"%'
+where prefix = 'spillway.repaired' and source_name = 'SOURCE' and strpos(content, '"public.orders"') > 0
 order by arrived desc
 limit 1;
 call spillway.merge_orders();

@@ -105,12 +105,13 @@ where e.event.source."schema"::varchar(128) = {schema_text}
 
 LARGE_OF_CHANGES = """\
 case
-        when json_serialize(e.event.source.omitted) like {like_large} then {omitted}
+        when strpos(json_serialize(e.event.source.omitted), {name_in_list}) > 0 then {omitted}
         {when_nested}else e.event.after.{column}::varchar(65535)
     end as {column},
     case
         when e.event.op::varchar(1) not in ('c', 'u', 'r') then null
-        when json_serialize(e.event.source.omitted) like {like_large} then e.event.source.position::varchar(64)
+        when strpos(json_serialize(e.event.source.omitted), {name_in_list}) > 0
+            then e.event.source.position::varchar(64)
         when coalesce(e.event.after.{column}::varchar(65535), '') <> {unavailable}
             then e.event.source.position::varchar(64)
         when e.event.op::varchar(1) = 'c' then e.event.source.position::varchar(64)
@@ -308,7 +309,7 @@ def words_of_large(name, is_nested):
         "large_helper": helper(name),
         "column": identifier(name),
         "column_at": identifier(f"{name}_at"),
-        "like_large": literal(f'%"{name}"%'),
+        "name_in_list": literal(f'"{name}"'),
     }
 
 
@@ -408,7 +409,7 @@ def refusal(name, columns, large):
         if one in own or one in own_of_large or (one in large and helpers.count(helper(one)) > 1):
             return (
                 f"{one} has the name of another column or object of the file. Name it {one}_of_row here. In the file, "
-                f"replace {one}_of_row by {one} after e.event.before., after e.event.after. and between percent signs"
+                f"replace {one}_of_row by {one} after e.event.before., after e.event.after. and in strpos"
             )
     return ""
 

@@ -11,18 +11,12 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "lambda_duckdb"))
 
 import changes  # noqa: E402
 import consumer  # noqa: E402
-from store import DuckDbStore  # noqa: E402
-
-REFUSED = """
-create table if not exists refused (
-    sequence_number varchar, sub_sequence_number bigint, partition_key varchar, data blob,
-    primary key (sequence_number, sub_sequence_number))
-"""
+from store import CREATE_REFUSED, DuckDbStore  # noqa: E402
 
 
 def start(session, store, options, checkpoint, after_batch=lambda records: None):
     """Start the query. `options` are those of the source, `checkpoint` is the folder of Spark's offsets."""
-    create_refused(store)
+    upgrade_refused(store)
 
     def each(batch, number):
         records = batch.select("partitionKey", "sequenceNumber", "data").collect()
@@ -33,16 +27,15 @@ def start(session, store, options, checkpoint, after_batch=lambda records: None)
     return source.writeStream.foreachBatch(each).option("checkpointLocation", checkpoint).start()
 
 
-def create_refused(store):
-    """Create the table of refused events, or upgrade that of a former version."""
-    store.execute(REFUSED)
+def upgrade_refused(store):
+    """Upgrade the table of refused events of a former version."""
     columns = [column[0] for column in store.execute("select * from refused limit 0").description]
     if "sub_sequence_number" in columns:
         return
     # The former key has one row for each record, and would drop the other events of an aggregate.
     with store.transaction():
         store.execute("alter table refused rename to refused_records")
-        store.execute(REFUSED)
+        store.execute(CREATE_REFUSED)
         store.execute("insert into refused select sequence_number, 0, partition_key, data from refused_records")
         store.execute("drop table refused_records")
 
@@ -53,12 +46,12 @@ def apply(store, records):
     for record in records:
         of_record, refused_events = changes.of_record(lambda_record(record))
         found += of_record
-        refused += [(record.sequenceNumber, one.number, one.partition_key, one.data) for one in refused_events]
+        refused += refused_events
     # A micro-batch has records of many shards, in any order.
     found.sort(key=lambda change: (change.id.source, change.position))
     consumer.apply(store, found)
-    for values in refused:
-        store.execute("insert into refused values (?, ?, ?, ?) on conflict do nothing", values)
+    if refused:
+        store.refuse(refused)
 
 
 def lambda_record(record):

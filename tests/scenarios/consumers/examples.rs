@@ -169,10 +169,7 @@ async fn consume(
     example.send(&fixture.kinesis, &fixture.stream).await;
     let (figures, sources) = example.finish().await;
     compare(fixture, &fixture.slot, &sources).await;
-    assert_eq!(
-        figures.given_up, 1,
-        "only the foreign record fails in each attempt"
-    );
+    assert_eq!(figures.given_up, 1, "only the foreign record is refused");
     figures
 }
 

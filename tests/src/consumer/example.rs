@@ -41,7 +41,7 @@ pub struct ExampleFigures {
     pub partial: usize,
     /// Batches that were sent again although they had succeeded.
     pub sent_again: usize,
-    /// Records that failed in each attempt.
+    /// Events that the example refused.
     pub given_up: usize,
 }
 

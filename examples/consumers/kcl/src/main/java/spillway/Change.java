@@ -37,9 +37,10 @@ record Change(RowId id, String position, String op, ObjectNode row) {
     static final String OMITTED = "__omitted_because_of_its_size";
 
     /**
-     * Tables without a key that have inserts only, and whose rows have the bare name of the table as partition key.
+     * Tables without a key that have inserts only: public.log,public.audit.
      *
-     * <p>That is so with KEYLESS=table: public.log,public.audit
+     * <p>Their rows may have the bare name of the table as partition key: with KEYLESS=table, with test_decoding, or if
+     * the table was altered, dropped or truncated before the rows were drained.
      */
     private static final List<String> KEYLESS_TABLES =
             List.of(System.getenv().getOrDefault("KEYLESS_TABLES", "").split(","));
@@ -79,8 +80,8 @@ record Change(RowId id, String position, String op, ObjectNode row) {
         String key = partitionKey;
         boolean isBareName = key.equals(tableName);
         if (isBareName || key.startsWith(tableName + "#")) {
-            // With the bare name, the row may have a key that is not known. No later change would find the appended
-            // row.
+            // With the bare name, the row may have an unknown key. So an insert is refused, too: no later change
+            // would find the appended row.
             if (op.equals("u") || op.equals("d") || (isBareName && !KEYLESS_TABLES.contains(tableName))) {
                 throw new IOException(tableName + ": the key of this row is not known. Give the table a key if it has"
                         + " none, and repair it. If it has inserts only, add it to KEYLESS_TABLES");
