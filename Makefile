@@ -23,6 +23,8 @@ EVENT ?= events/status.json
 # variable ENV for its start file.
 ENV := default
 SETTINGS := deploy/$(ENV).toml
+# The same with the template's defaults, for one deploy.
+SAM_CONFIG := .aws-sam/config/$(ENV).yaml
 # Empty, unless the command line has ENV. An exported STACK is then refused, because it names another stack.
 GIVEN_ENV := $(if $(filter command,$(origin ENV)),$(ENV))
 # Architecture of the function, by Lambda's name: arm64 or x86_64. The template deploys arm64.
@@ -151,7 +153,7 @@ status: tools-check ## report the state of the deployed function's slot, checkpo
 	@.tools/aws/bin/python scripts/invoke.py events/status.json $(SETTINGS) $(GIVEN_ENV)
 
 plan: tools-check ## show what a drain of the deployed function would send now (ENV, KEYS=1 names partition keys)
-	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(KEYS),_keys).json $(SETTINGS) $(GIVEN_ENV) \
+	@.tools/aws/bin/python scripts/invoke.py events/plan$(if $(filter 1,$(KEYS)),_keys).json $(SETTINGS) $(GIVEN_ENV) \
 		| python3 scripts/plan.py
 
 certs: tools-check ## replace the certificate authorities of RDS that the function contains (BUNDLE=global-bundle.pem)
@@ -166,7 +168,9 @@ else
 	$(CROSS) $(SAM) build
 	@python3 scripts/artefact.py .aws-sam/build/DrainFunction/bootstrap arm64
 endif
-	$(SAM) deploy --config-file "$(CURDIR)/$(SETTINGS)" $(if $(ZIP),--template-file .aws-sam/zip/template.yaml) \
+	$(if $(GUIDED),,@.tools/aws/bin/python scripts/sam_config.py $(SETTINGS) $(SAM_CONFIG))
+	$(SAM) deploy --config-file "$(CURDIR)/$(if $(GUIDED),$(SETTINGS),$(SAM_CONFIG))" \
+		$(if $(ZIP),--template-file .aws-sam/zip/template.yaml) \
 		--stack-name "$$(python3 scripts/stack.py $(SETTINGS))" --no-fail-on-empty-changeset $(if $(GUIDED),--guided)
 
 # The answers to --guided are kept in this file.

@@ -42,6 +42,25 @@ def mistakes(file: Path) -> list[str]:
             found.append(f'{name} needs quotes: {name} = "{str(value).lower()}"')
         elif name in PLACEHOLDERS and value == example.get(name):
             found.append(f"{name} still has the example's value {value}")
+    return found + short_alarms(given)
+
+
+def short_alarms(given: dict) -> list[str]:
+    """A line for each alarm that is shorter than the invocations that it watches."""
+    template = (PROJECT / "template.yaml").read_text()
+
+    def seconds(name: str, unit: int) -> int:
+        default = re.search(rf"(?ms)^  {name}:\n.*?^    Default: (\d+)$", template)[1]
+        value = str(given.get(name, default))
+        # CloudFormation refuses another value.
+        return int(value) * unit if value.isdecimal() else 0
+
+    timeout, found = seconds("Timeout", 1), []
+    for name, invocations in (("AlarmSilentMinutes", 1), ("AlarmErrorMinutes", 3)):
+        minutes = seconds(name, 60)
+        if timeout and minutes and minutes <= timeout * invocations:
+            least = timeout * invocations // 60 + 1
+            found.append(f"{name} is too short for a Timeout of {timeout} seconds: it needs at least {least}")
     return found
 
 

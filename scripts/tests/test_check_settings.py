@@ -37,6 +37,13 @@ class CheckSettings(unittest.TestCase):
         found = self.found_in("CreateStream = false")
         self.assertEqual(found, ['CreateStream needs quotes: CreateStream = "false"'])
 
+    def test_alarms_must_be_longer_than_the_invocations(self):
+        found = self.found_in('Timeout = "900"')
+        self.assertEqual([mistake.split()[0] for mistake in found], ["AlarmSilentMinutes", "AlarmErrorMinutes"])
+        self.assertTrue(found[0].endswith("at least 16") and found[1].endswith("at least 46"), found)
+        self.assertEqual(self.found_in("Timeout = 900", "AlarmSilentMinutes = 16", 'AlarmErrorMinutes = "46"'), [])
+        self.assertEqual(self.found_in("Timeout = 600", "AlarmSilentMinutes = 11", "AlarmErrorMinutes = 31"), [])
+
     def test_a_syntax_error_is_one_line_with_the_name_of_the_file(self):
         with self.assertRaisesRegex(SystemExit, r"orders\.toml: .*with the quotes$"):
             self.found_in("DbHost = db.internal")

@@ -125,6 +125,15 @@ class Make(unittest.TestCase):
             self.assertRegex(self.commands(command), r"json'? deploy/default\.toml *(\\?\n|\|)")
             self.assertRegex(self.commands(command, "ENV=orders"), r"json'? deploy/orders\.toml orders *(\\?\n|\|)")
 
+    def test_a_plan_names_keys_only_with_1(self):
+        for keys, event in [("", "plan.json"), ("0", "plan.json"), ("1", "plan_keys.json")]:
+            self.assertIn(f" events/{event} ", self.commands("plan", f"KEYS={keys}"))
+
+    def test_a_deploy_has_all_parameters_unless_it_asks_for_them(self):
+        deploy = ("deploy", "ZIP=a.zip", "ENV=orders", "--old-file=deploy/orders.toml")
+        self.assertIn(f'--config-file "{PROJECT}/.aws-sam/config/orders.yaml"', self.commands(*deploy))
+        self.assertIn(f'--config-file "{PROJECT}/deploy/orders.toml"', self.commands(*deploy, "GUIDED=1"))
+
     def test_an_event_is_sent_as_it_was_given(self):
         event = '{"tables":["public.t$old"],"where":"code like $$A$B$$"}'
         self.assertIn(f"'{event}'", self.commands("invoke", f"EVENT={event}"))

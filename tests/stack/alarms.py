@@ -15,7 +15,7 @@ def main():
     for name, value in given.items():
         parameter = template["Parameters"][name]
         if parameter["Type"] == "Number":
-            given[name] = float(value)
+            given[name] = float(value) if "." in value else int(value)
             least = parameter.get("MinValue", 0)
             if given[name] < least:
                 sys.exit(f"{name} is at least {least}")
