@@ -37,15 +37,16 @@ async fn a_secret_is_read_by_name_and_by_arn() {
     let (mut fixture, proxy) = fixture().await;
     let secret = json!({"username": REPLUSER.0, "password": REPLUSER.1}).to_string();
     let plain = format!("app/{}", fixture.slot);
-    // SSM accepts no exclamation mark in a name.
+    // SSM accepts none of these characters in a name.
     let managed = format!("rds!cluster-{}", fixture.slot);
+    let tagged = format!("app/db@prod+{}=1", fixture.slot);
     let mut direct = 0;
-    for name in [plain, managed] {
+    for name in [plain, managed, tagged] {
         let arn = Ssm::shared().await.create_secret(&name, &secret).await;
         for id in [&name, &arn] {
             fixture.function.set("DB_SECRET", id).await;
             fixture.tick().await;
-            direct += u64::from(id.contains('!'));
+            direct += u64::from(id.contains(['!', '@']));
             assert_eq!(proxy.requests("GetSecretValue"), direct, "{id}");
         }
     }

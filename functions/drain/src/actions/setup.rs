@@ -54,6 +54,7 @@ pub(crate) async fn run(
     let former = stored.as_ref().and_then(|stored| stored.plugin.parse().ok());
     let plugin = chosen_plugin(&config.slot, &server, state.as_ref(), given, former)?;
     let mut created = create_publications(config, connector, &session, plugin).await?;
+    let is_older_than_publication = state.is_some() && !created.is_empty();
     if state.is_none() {
         provisioning::create_slot(connector, &session, &config.slot, plugin, server.version).await?;
         created.push(format!("slot {}", config.slot));
@@ -63,6 +64,9 @@ pub(crate) async fn run(
     let confirmed = confirmed.unwrap_or(Lsn::ZERO);
     let failures = [usable, salt].into_iter().filter_map(Result::err);
     let mut problems: Vec<String> = failures.map(|error| error.chain()).collect();
+    if is_older_than_publication {
+        problems.push(older_slot_problem(&config.slot));
+    }
     match &stored {
         // An existing checkpoint is not overwritten: if the slot is new, the checkpoint proves the gap.
         Some(stored) => {
@@ -111,6 +115,15 @@ fn chosen_plugin(
         })),
         _ => Ok(plugin),
     }
+}
+
+/// The problem of a slot that existed before a publication was created.
+fn older_slot_problem(slot: &str) -> String {
+    format!(
+        "slot {slot} existed before a publication of PUBLICATIONS was created: changes from before the \
+         creation cannot be read with this publication. If a drain stops with PublicationMissing, remove the \
+         publication from PUBLICATIONS, wait until a tick answers \"stopped\":\"empty\", and add it again"
+    )
 }
 
 /// Creates the missing publications. Returns a description of each.

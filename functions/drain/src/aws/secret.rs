@@ -1,8 +1,8 @@
 //! A role and its password, or a salt, from Secrets Manager.
 //!
 //! Most secrets are read through SSM Parameter Store, because the function needs its endpoint anyway. The
-//! name of a parameter cannot contain an exclamation mark. So a secret like `rds!cluster-…` is read from
-//! Secrets Manager.
+//! name of a parameter cannot contain every character of a secret's name. So a secret like `rds!cluster-…` is
+//! read from Secrets Manager.
 
 use aws_types::SdkConfig;
 use serde::Deserialize;
@@ -149,10 +149,18 @@ async fn read_salt(config: &SdkConfig, ssm: &aws_sdk_ssm::Client, name: &str) ->
 
 /// Reads the text of a secret by its name or ARN.
 async fn read(config: &SdkConfig, ssm: &aws_sdk_ssm::Client, name: &str) -> Result<String, SecretFailure> {
-    match name.contains('!') {
-        true => read_directly(&aws_sdk_secretsmanager::Client::new(config), name).await,
-        false => read_by_parameter(ssm, name).await,
+    match is_parameter_path(name_of(name)) {
+        true => read_by_parameter(ssm, name).await,
+        false => read_directly(&aws_sdk_secretsmanager::Client::new(config), name).await,
     }
+}
+
+/// Whether a parameter's name may contain this name of a secret.
+///
+/// Source: SSM API, `PutParameter`, the characters of `Name`. Names of secrets may also have `!+=@`.
+fn is_parameter_path(name: &str) -> bool {
+    name.chars()
+        .all(|char| char.is_ascii_alphanumeric() || "_.-/".contains(char))
 }
 
 /// Reads a secret by its name or ARN from Secrets Manager.
