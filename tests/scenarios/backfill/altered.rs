@@ -15,6 +15,7 @@ use crate::support::backfill::{
 crate::scenarios![
     a_dropped_and_a_renamed_table_fail,
     a_table_that_leaves_the_publication_fails,
+    a_table_that_is_dropped_before_its_read_fails_only_if_it_was_named,
     a_new_table_does_not_restart_another_table,
     a_table_with_the_name_of_a_renamed_one_is_read_from_its_start,
     a_chunk_waits_for_a_column_drop,
@@ -109,6 +110,44 @@ async fn a_table_that_leaves_the_publication_fails() {
     );
     let (_, reason) = table_status(&fixture, "public.t").await;
     assert!(reason.contains("no longer published"), "{reason}");
+}
+
+/// `u` is dropped while the invocation that has listed it reads `t`.
+async fn a_table_that_is_dropped_before_its_read_fails_only_if_it_was_named() {
+    for (tables, state, counts) in [
+        (
+            json!("all"),
+            "finished",
+            json!({"done": 1, "failed": 0, "left": 0}),
+        ),
+        (
+            json!(["public.*", "public.u"]),
+            "failed",
+            json!({"done": 1, "failed": 1, "left": 0}),
+        ),
+    ] {
+        let sql = format!(
+            "{}; {}; create table u (id int primary key)",
+            create_table_sql(ROWS as usize),
+            ChunkLock::SQL
+        );
+        let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &sql).await;
+        let mut event = start_event_with_lock("public.t", 10);
+        event["tables"] = tables;
+        let lock = ChunkLock::at_row(&fixture, 12).await;
+        let (mut report, ()) = tokio::join!(
+            invoke_ok(&fixture, event),
+            lock.release_after(&fixture, fixture.sql("drop table u"))
+        );
+        while ["running", "waiting"].contains(&reported_state(&report)) {
+            report = fixture.tick().await;
+        }
+        assert_eq!(
+            (reported_state(&report), &report["backfill"]["tables"]),
+            (state, &counts),
+            "{report}"
+        );
+    }
 }
 
 /// The new table precedes the other by name. Its rows are in the log.

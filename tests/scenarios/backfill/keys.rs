@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use scenarios::fixture::{Fixture, Plugin};
+use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backfill::{
@@ -17,13 +18,15 @@ crate::scenarios![
     a_change_finds_its_row_under_every_key_type,
     a_key_with_another_collation_is_read_from_its_start,
     a_table_is_read_by_its_identity_index,
+    an_index_with_nulls_first_is_used,
+    a_root_without_a_key_has_that_of_its_partitions,
     a_condition_chooses_rows,
     a_backfill_reads_the_requested_columns_and_the_key,
     partitioned_rows_have_the_table_names_of_live_changes,
 ];
 
 /// Columns of a table, its key, and SQL whose rows are keys.
-const KEYS: [(&str, &str, &str); 19] = [
+const KEYS: [(&str, &str, &str); 20] = [
     (
         "id smallint",
         "id",
@@ -86,6 +89,11 @@ const KEYS: [(&str, &str, &str); 19] = [
     ),
     ("id mood", "id", "select unnest(enum_range(null::mood))"),
     (
+        "id feeling",
+        "id",
+        "select unnest(enum_range(null::mood))::feeling",
+    ),
+    (
         "id positive",
         "id",
         "select i::positive from generate_series(1, 23) i",
@@ -123,6 +131,7 @@ const KEYS: [(&str, &str, &str); 19] = [
 async fn rows_are_read_in_the_order_of_every_key_type() {
     Plugin::each(|plugin| async move {
         let mut sql = "create type mood as enum ('sad', 'ok', 'happy', 'Angry');
+                       create domain strong as mood; create domain feeling as strong;
                        create domain positive as int check (value > 0);
                        create type place as (floor int, room text);"
             .to_owned();
@@ -240,6 +249,62 @@ async fn a_table_is_read_by_its_identity_index() {
         fixture.compare(&["t"]).await;
     })
     .await;
+}
+
+/// Otherwise, the server would sort the table for each chunk.
+async fn an_index_with_nulls_first_is_used() {
+    for order in ["nulls first", "desc nulls last", "desc"] {
+        let sql = format!(
+            "create table t (id int not null, n int); create unique index t_key on t (id {order});
+             alter table t replica identity using index t_key;
+             insert into t select i, 0 from generate_series(1, 20000) i; analyze t"
+        );
+        let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), &sql).await;
+        let scans = "select pg_stat_get_numscans('t_key'::regclass)::text";
+        assert_eq!(fixture.value(scans).await.as_deref(), Some("0"));
+        run_backfill(&fixture, start_event(&["public.t"], 5000)).await;
+        wait::until(
+            "the index was used for each chunk",
+            Duration::from_secs(30),
+            || async {
+                let used = fixture.value(scans).await;
+                used.is_some_and(|used| used.parse::<u32>().unwrap() >= 4)
+            },
+        )
+        .await;
+        fixture.compare(&["t"]).await;
+    }
+}
+
+/// Live changes of the root have this key, too.
+async fn a_root_without_a_key_has_that_of_its_partitions() {
+    let sql = "create table p (id int not null, v text) partition by range (id);
+               create unique index on p (id);
+               create table p1 partition of p (primary key (id)) for values from (0) to (10);
+               create table p2 partition of p (primary key (id)) for values from (10) to (100);
+               insert into p select i, 'v' from generate_series(1, 20) i";
+    let fixture = fixture_with_tables(Fixture::builder(Plugin::Pgoutput), sql).await;
+    fixture
+        .sql("alter publication spillway set (publish_via_partition_root = true)")
+        .await;
+    run_backfill(&fixture, start_event(&["public.p"], 7)).await;
+    fixture
+        .sql(
+            "update p set v = 'live' where id = 1; delete from p where id = 11;
+             insert into p values (21, 'c')",
+        )
+        .await;
+    fixture.drain().await;
+    // The comparison would take the table's own key, and it has none.
+    let delivery = fixture.consume().await;
+    let changes = delivery.changes();
+    assert_eq!(changes.len(), 23);
+    let keys: Vec<&str> = changes
+        .iter()
+        .map(|change| change.partition_key.as_str())
+        .collect();
+    assert!(keys.iter().all(|key| key.starts_with("{\"id\":")), "{keys:?}");
+    assert_eq!(read_events(&delivery, "public.p").len(), 20);
 }
 
 async fn a_condition_chooses_rows() {

@@ -13,6 +13,7 @@ use crate::support::versions::{pgoutput, with_each_plugin};
 crate::scenarios![
     the_rows_and_columns_of_the_publication_are_read,
     the_rows_and_columns_of_several_publications_are_read,
+    a_row_filter_beside_the_schema_does_not_count,
     generated_columns_match_live_changes,
     an_excluded_table_is_not_read,
     a_partition_with_another_identity_fails_its_root_and_is_refused,
@@ -52,9 +53,11 @@ async fn assert_published_part_is_read(builder: FixtureBuilder) {
 }
 
 /// One publication with a row is enough to publish it. The publications share their column filter.
+///
+/// A publication of other operations sends no row, so its missing filter does not count.
 async fn the_rows_and_columns_of_several_publications_are_read() {
     let fixture = fixture_with_tables(
-        Fixture::builder(Plugin::Pgoutput).env("PUBLICATIONS", "spillway,more"),
+        Fixture::builder(Plugin::Pgoutput).env("PUBLICATIONS", "spillway,more,truncates"),
         "create table t (id int primary key, n int, secret text);
          insert into t select i, i % 10, 's' from generate_series(1, 30) i",
     )
@@ -62,7 +65,8 @@ async fn the_rows_and_columns_of_several_publications_are_read() {
     fixture
         .sql(
             "drop publication spillway; create publication spillway for table t (id, n) where (id > 25);
-         create publication more for table t (id, n) where (id < 4)",
+         create publication more for table t (id, n) where (id < 4);
+         create publication truncates for table t (id, n) with (publish = 'truncate, delete')",
         )
         .await;
     run_backfill(&fixture, start_event(&["public.t"], 2)).await;
@@ -73,6 +77,27 @@ async fn the_rows_and_columns_of_several_publications_are_read() {
         .collect();
     assert_eq!(ids, [1, 2, 3, 26, 27, 28, 29, 30]);
     assert!(events.iter().all(|event| event["after"].get("secret").is_none()));
+}
+
+/// The schema is in the same publication, so PostgreSQL applies no filter.
+async fn a_row_filter_beside_the_schema_does_not_count() {
+    let fixture = fixture_with_tables(
+        Fixture::builder(Plugin::Pgoutput),
+        "create table t (id int primary key, n int); insert into t select i, 0 from generate_series(1, 9) i",
+    )
+    .await;
+    fixture
+        .sql(
+            "drop publication spillway;
+             create publication spillway for table t where (id > 3), tables in schema public",
+        )
+        .await;
+    run_backfill(&fixture, start_event(&["public.t"], 2)).await;
+    fixture.sql("update t set n = 1").await;
+    fixture.drain().await;
+    let delivery = fixture.compare(&["t"]).await;
+    assert_eq!(read_events(&delivery, "public.t").len(), 9);
+    assert_eq!(delivery.changes().len(), 18);
 }
 
 async fn generated_columns_match_live_changes() {

@@ -18,6 +18,7 @@ crate::scenarios![
     a_backfill_can_be_paused_resumed_and_cancelled,
     only_one_backfill_can_be_pending,
     a_row_that_moves_between_two_invocations_is_complete,
+    a_row_that_moves_while_the_state_is_denied_is_complete,
 ];
 
 /// Rows of the table of [`slow_fixture`].
@@ -231,6 +232,27 @@ async fn a_row_that_moves_between_two_invocations_is_complete() {
             .await;
         fixture.function.kill9().await;
         fixture.kinesis_proxy.clear();
+        let report = fixture.tick().await;
+        tick_until_finished(&fixture, report).await;
+        fixture.drain().await;
+        fixture.compare(&["t"]).await;
+    })
+    .await;
+}
+
+/// Without the state, the drain would look no row up.
+async fn a_row_that_moves_while_the_state_is_denied_is_complete() {
+    Plugin::each(|plugin| async move {
+        let fixture = slow_fixture(plugin).await;
+        start_within(&fixture, start_event(&["public.t"], 100), SHORT).await;
+        fixture.sql("update t set id = -1 where id = 1200").await;
+        fixture.kinesis_proxy.clear();
+        // The first request is for the checkpoint.
+        let pass = Fault::Delay(Duration::ZERO);
+        fixture.ssm_proxy.inject_once("GetParameter", pass);
+        let refusal = Fault::refuse("AccessDeniedException", "no");
+        fixture.ssm_proxy.inject_once("GetParameter", refusal);
+        assert_invocation_fails(&fixture, json!({}), "CheckpointDenied", &[".backfill"]).await;
         let report = fixture.tick().await;
         tick_until_finished(&fixture, report).await;
         fixture.drain().await;

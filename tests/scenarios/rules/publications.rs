@@ -22,6 +22,7 @@ crate::version_scenarios![
     one_of_two_publications_that_was_away_stops_the_drain,
     a_slot_that_is_older_than_its_publication_stops_the_drain,
     every_change_before_the_absence_of_a_publication_is_sent,
+    a_slot_that_went_back_stops_at_the_same_change,
     a_publication_that_was_away_without_a_change_stops_nothing,
     a_new_publication_is_added_without_loss,
     the_published_tables_are_those_of_the_view,
@@ -122,7 +123,22 @@ async fn a_slot_that_is_older_than_its_publication_stops_the_drain(version: u32)
     fixture.sql("insert into t values (1)").await;
     // A missing publication stops it by the same name, and setup creates one that is newer than the change.
     assert_tick_fails(&fixture, "PublicationMissing", &["spillway", "setup"]).await;
-    fixture.sql("create publication spillway for table t").await;
+    let grant = "grant create on database {} to {}";
+    let grant = grant
+        .replacen("{}", &fixture.database, 1)
+        .replacen("{}", REPLUSER.0, 1);
+    fixture.sql(&grant).await;
+    let answer = fixture.invoke(json!({"action": "setup"})).await.answer();
+    let problems = answer["problems"].to_string();
+    for part in [
+        &fixture.slot,
+        "existed before",
+        "PublicationMissing",
+        "PUBLICATIONS",
+    ] {
+        assert!(problems.contains(part), "{answer}");
+    }
+    fixture.sql("alter publication spillway add table t").await;
     fixture.sql("insert into t values (2)").await;
     assert_stops(&fixture).await;
     assert_eq!(fixture.consume().await.changes().len(), 0, "a change was sent");
@@ -158,6 +174,36 @@ async fn every_change_before_the_absence_of_a_publication_is_sent(version: u32) 
     assert_eq!(sent, (1..=rows_before).map(Some).collect::<Vec<_>>());
     assert_stops(&fixture).await;
     assert_eq!(ids(fixture.consume().await.of_table("public.t")), sent);
+}
+
+/// The slot goes back, as after a crash. The search for the marker then reads the refused change, too.
+async fn a_slot_that_went_back_stops_at_the_same_change(version: u32) {
+    let fixture = drained_fixture(pgoutput(version)).await;
+    let (slot, copy) = (&fixture.slot, "pg_copy_logical_replication_slot");
+    fixture
+        .sql(&format!("select {copy}('{slot}', '{slot}_before')"))
+        .await;
+    for id in 11..=20 {
+        fixture
+            .sql(&format!("insert into t values ({id}, 'before')"))
+            .await;
+    }
+    fixture.sql("drop publication spillway").await;
+    fixture.sql("insert into t values (21, 'away')").await;
+    fixture.sql("create publication spillway for table t").await;
+    assert_stops(&fixture).await;
+    let confirmed = fixture.confirmed_flush().await;
+    fixture
+        .sql(&format!(
+            "select pg_drop_replication_slot('{slot}'); select {copy}('{slot}_before', '{slot}')"
+        ))
+        .await;
+    assert_ne!(fixture.confirmed_flush().await, confirmed);
+    let (kind, message) = fixture.failing_tick().await;
+    assert_eq!(kind, "PublicationMissing", "{message}");
+    assert_tick_fails(&fixture, "PublicationMissing", &[&confirmed]).await;
+    assert_eq!(fixture.confirmed_flush().await, confirmed);
+    assert_eq!(fixture.consume().await.changes().len(), 12);
 }
 
 async fn a_publication_that_was_away_without_a_change_stops_nothing(version: u32) {
@@ -229,6 +275,8 @@ const PUBLICATIONS_OF_15: &str = "
     create publication of_a_schema for tables in schema app;
     create publication of_a_schema_via_root for tables in schema app with (publish_via_partition_root);
     create publication of_both for table plain, tables in schema app;
+    create publication of_a_filtered_table_and_its_schema
+      for table plain where (id > 3), app.deep where (id > 3), tables in schema public;
     create publication of_columns for table plain (id, n) where (n > 0), app.deep (id);
     create publication of_columns_via_root for table app.root (id) where (id > 3), app.deep
       with (publish_via_partition_root);";

@@ -5,7 +5,6 @@ pub(super) mod status;
 use super::app::{App, OpenedSlot};
 use crate::aws::parameter_store::Parameter;
 use crate::backfill::BackfillState;
-use crate::base::error_kind::ErrorKind;
 use crate::drain::BackfillRunner;
 use crate::error::Error;
 use crate::ports::StateStore as _;
@@ -27,12 +26,12 @@ pub(super) async fn load(parameter: &Parameter) -> Result<Option<BackfillState>,
 
 /// The pending backfill, if there is one.
 ///
-/// A tick runs the backfill between its windows. A state that is not readable does not stop the drain: the
-/// log has the reason.
+/// A tick runs the backfill between its windows. A damaged state does not stop the drain: the log has the
+/// reason.
 ///
 /// # Errors
-/// The request for the state failed, and a retry may succeed. The drain must not run without the state: while
-/// a backfill is pending, a key change may need a row lookup. Or the restarted state cannot be stored.
+/// The request for the state failed. The drain must not run without the state: while a backfill is pending, a
+/// key change may need a row lookup. Or the restarted state cannot be stored.
 pub(super) async fn pending_runner(
     app: &App,
     opened: &OpenedSlot<'_>,
@@ -46,8 +45,7 @@ pub(super) async fn pending_runner(
             Ok(Some(BackfillRunner::new(app.backfill.clone(), state)))
         }
         Ok(_) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::Transient => Err(error),
-        Err(error) => {
+        Err(error @ Error::BackfillInvalid { .. }) => {
             tracing::warn!(
                 slot = app.config.slot,
                 error_type = error.name(),
@@ -56,6 +54,7 @@ pub(super) async fn pending_runner(
             );
             Ok(None)
         }
+        Err(error) => Err(error),
     }
 }
 

@@ -197,8 +197,8 @@ impl ChunkRows {
                 let (before, after) = (old.as_ref().and_then(key), key(new));
                 match (&before, &after) {
                     (Some(before), _) => filled = self.fill_from_row(before, relation, new),
-                    // An update without an old row did not change the key.
-                    (None, Some(after)) if relation.has_key() => {
+                    // An update without an old row did not change the key of the log.
+                    (None, Some(after)) if relation.has_key_columns(&self.table.key) => {
                         filled = self.fill_from_row(after, relation, new)
                     }
                     _ => self.invalidate(UNKNOWN_ROW),

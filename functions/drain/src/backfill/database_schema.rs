@@ -400,7 +400,7 @@ impl DatabaseSchema {
         let table = self.catalog.table(&info.table);
         // This is the key of the events of live changes. The key for reading the table may be another one,
         // and the request may leave out a part of this key.
-        let key = table.map(|table| table.key.as_slice()).unwrap_or_default();
+        let key = self.live_key(info);
         let is_sent = |name: &String| {
             let mut columns = columns.iter().filter(|column| is_selected(info, request, column));
             columns.any(|column| column.name == *name)

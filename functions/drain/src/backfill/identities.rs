@@ -38,8 +38,22 @@ impl DatabaseSchema {
     /// Each update of such a partition would make the chunk invalid. A partition with the replica identity
     /// `full` logs the whole old row, so it is not a problem.
     pub(super) fn partition_problem(&self, info: &RelationInfo) -> Option<String> {
-        self.published_table(info)?
+        let table = self.published_table(info)?;
+        table
             .mismatched_partition(|leaf| !leaf.identity_full)
+            .or_else(|| table.partition_without_reading_key())
+    }
+
+    /// The key of the events of a table's live changes.
+    ///
+    /// A partitioned table without a key has that of its partitions.
+    pub(super) fn live_key(&self, info: &RelationInfo) -> Vec<String> {
+        let own = self.catalog.table(&info.table).map(|table| table.key.clone());
+        let own = own.unwrap_or_default();
+        match self.published_table(info) {
+            Some(table) if own.is_empty() => table.key_of_partitions(),
+            _ => own,
+        }
     }
 
     /// Whether the changes of a table have its key.
@@ -114,6 +128,34 @@ impl<'s> PublishedTable<'s> {
              events have no key: add a primary key to {}, and use it in {leaf} as the replica identity",
             self.info.table
         ))
+    }
+
+    /// The problem of a partition that does not log the reading key.
+    ///
+    /// The backfill reads the table by this key. An update would not log the old key of its row.
+    fn partition_without_reading_key(&self) -> Option<String> {
+        let leaves = self.leaves().into_iter();
+        let mut logging = leaves.filter(|(_, leaf)| !leaf.identity_full && !lacks_identity(leaf));
+        let lacks = |leaf: &CatalogTable| self.info.key.iter().find(|name| !leaf.key.contains(name));
+        let (leaf, name) = logging.find_map(|(leaf, table)| Some((leaf, lacks(table)?)))?;
+        Some(format!(
+            "the replica identity of partition {leaf} lacks column {name}, and the index with this column is \
+             the only one to read the table by: add a primary key to {}, and use it in {leaf} as the replica \
+             identity",
+            self.info.table
+        ))
+    }
+
+    /// The key of all partitions, if it is one of the table.
+    ///
+    /// Otherwise it is empty.
+    fn key_of_partitions(&self) -> Vec<String> {
+        let mut leaves = self.leaves();
+        leaves.retain(|(_, leaf)| !lacks_identity(leaf));
+        match leaves.first() {
+            Some((_, leaf)) if self.is_key_of_root(&leaves, leaf) => leaf.key.clone(),
+            _ => Vec::new(),
+        }
     }
 
     /// Whether the key of `leaf` is a key of the partitioned table.

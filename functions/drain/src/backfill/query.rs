@@ -222,18 +222,27 @@ fn after_key(table: &BackfillTable, values: &[String]) -> String {
 fn order_list(table: &BackfillTable) -> String {
     let columns = key_columns(table).into_iter().zip(&table.key_order);
     let columns: Vec<String> = columns
-        .map(|(column, order)| format!("{column} using {}", order.less))
+        .map(|(column, order)| {
+            let nulls = if order.nulls_first { " nulls first" } else { "" };
+            format!("{column} using {}{nulls}", order.less)
+        })
         .collect();
     columns.join(", ")
 }
 
-/// The columns of the key, with the collation of the index.
+/// The columns of the key, with the index's cast and collation.
 fn key_columns(table: &BackfillTable) -> Vec<String> {
     let columns = table.key.iter().zip(&table.key_order);
     columns
         .map(|(name, order)| {
+            let cast = order.column_cast.as_ref().map(|name| format!("::{name}"));
             let collation = order.collation.as_ref().map(|name| format!(" collate {name}"));
-            format!("t.{}{}", quoted(name), collation.unwrap_or_default())
+            format!(
+                "t.{}{}{}",
+                quoted(name),
+                cast.unwrap_or_default(),
+                collation.unwrap_or_default()
+            )
         })
         .collect()
 }
@@ -301,6 +310,8 @@ mod tests {
                         at_least: operator(">="),
                         greater: operator(">"),
                         collation: collation.map(str::to_owned),
+                        nulls_first: false,
+                        column_cast: None,
                         cast: None,
                         identity: String::new(),
                     }
@@ -352,6 +363,24 @@ mod tests {
         let row = copy_row(&table, &key);
         let equal = r#"t."a" operator(pg_catalog.=) 'it''s'::pg_catalog.regclass"#;
         assert!(row.contains(equal), "{row}");
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_index() {
+        let key = [("a", "pg_catalog", None), ("b", "pg_catalog", None)];
+        let mut table = table(&[("a", SizeProbe::No), ("b", SizeProbe::No)], &key);
+        table.key_order[0].nulls_first = true;
+        table.key_order[1].column_cast = Some("public.mood".into());
+        let chunk = copy_chunk(&table, Some(&["1".into(), "ok".into()]), 1);
+        for part in [
+            r#"(t."a", t."b"::public.mood) operator(pg_catalog.>) ('1', 'ok')"#,
+            concat!(
+                r#"order by t."a" using operator(pg_catalog.<) nulls first, "#,
+                r#"t."b"::public.mood using operator(pg_catalog.<) limit"#
+            ),
+        ] {
+            assert!(chunk.contains(part), "{chunk}");
+        }
     }
 
     #[test]

@@ -52,6 +52,14 @@ pub struct KeyOrder {
     ///
     /// `None` if it is the collation of the column.
     pub collation: Option<String>,
+    /// Whether the index, read in ascending order, begins with nulls.
+    ///
+    /// The columns of a key have no nulls. But the server uses the index only for the index's own order.
+    pub nulls_first: bool,
+    /// The type that the column must be cast to, in SQL.
+    ///
+    /// `None` if the operators accept the column's own type. Those of enums do not accept a domain.
+    pub column_cast: Option<String>,
     /// The type that a value must be cast to, in SQL.
     ///
     /// `None` if the operators infer it.
@@ -82,6 +90,8 @@ impl KeyOrder {
             at_least: operator(">="),
             greater: operator(">"),
             collation,
+            nulls_first: false,
+            column_cast: None,
             cast: None,
             identity: "25 3126 100".to_owned(),
         }

@@ -285,6 +285,12 @@ impl Relation {
         self.columns.iter().any(|column| column.key)
     }
 
+    /// Whether all these columns belong to the key.
+    pub fn has_key_columns(&self, names: &[String]) -> bool {
+        let is_key = |name: &String| self.columns.iter().any(|it| it.key && it.name == *name);
+        names.iter().all(is_key)
+    }
+
     /// Indexes in `columns` of the columns with these names.
     ///
     /// The index of an unknown name is `None`.

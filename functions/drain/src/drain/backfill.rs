@@ -331,9 +331,12 @@ impl<C: StateStore> BackfillRunner<C> {
                 return Ok(Some(BackfillStep::OutOfTime));
             }
             ChunkRead::TooSlow => {
-                let why = "the read of its next rows exceeded the time of an invocation: no index supports \
-                           `where`, or the server is overloaded";
-                self.fail_table(slot, name, why.to_owned(), budget).await?;
+                let why = match table.has_request_condition {
+                    true => "no index supports `where`, or the server is overloaded",
+                    false => "the server is overloaded, or cannot read the rows in the order of an index",
+                };
+                let why = format!("the read of its next rows exceeded the time of an invocation: {why}");
+                self.fail_table(slot, name, why, budget).await?;
                 return Ok(None);
             }
             ChunkRead::Unreadable(why) => match self.reason_to_fail(slot, &table, why).await? {

@@ -4,7 +4,8 @@
 -- PostgreSQL 14 has no table `pg_publication_namespace`, so its dependencies name the schemas.
 publications as materialized (
   select p.oid, p.pubname::text as name, p.puballtables as has_all, p.pubviaroot as is_via_root,
-         coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false) as has_generated
+         coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false) as has_generated,
+         p.pubinsert or p.pubupdate as sends_rows
   from pg_publication p where p.pubname = any($1)),
 members as materialized (
   select r.prrelid as oid, p.name as publication, p.is_via_root, true as is_listed

@@ -33,7 +33,12 @@ published as not materialized (
                       then a.attgenerated = '' or a.attgenerated = 's' and p.has_generated
                       else a.attnum = any(r.attnums::int2[]) end
            order by a.attnum) end as columns,
-         pg_get_expr(r.filter, l.oid) as filter
+         -- A publication of the whole schema, or of all tables, has no row filters.
+         case when r.filter is not null and not exists (
+                select from members m
+                where m.publication = l.publication and m.oid = l.oid and not m.is_listed)
+              then pg_get_expr(r.filter, l.oid) end as filter,
+         p.sends_rows
   from published_oids l
   join publications p on p.name = l.publication
   join pg_class c on c.oid = l.oid

@@ -187,6 +187,36 @@ fn a_partitioned_table_is_refused_if_a_partition_logs_another_key() {
 }
 
 #[test]
+fn a_partitioned_table_without_a_key_has_that_of_its_partitions() {
+    let [root, leaf] = root_and_leaf();
+    let name = |name: &str| TableName::new("public", name);
+    for (partition_key, key) in [("id", Ok("id")), ("n", Err("lacks column id"))] {
+        let mut schema = schema(vec![root.clone(), leaf.clone()], Some(&["p"]));
+        let table = |key: &[&str]| CatalogTable {
+            key: key.iter().map(|name| (*name).to_owned()).collect(),
+            identity: 'd',
+            partition_columns: Some(vec![partition_key.to_owned()]),
+            ..CatalogTable::default()
+        };
+        schema.catalog.insert(name("p"), table(&[]));
+        schema.catalog.insert(name("p1"), table(&[partition_key]));
+        let tables = schema.backfill_tables(&request(&[]));
+        let found = tables.map(|tables| {
+            let columns = tables[0].relation.columns.iter();
+            let key = columns.filter(|column| column.key);
+            key.map(|column| column.name.clone())
+                .collect::<Vec<_>>()
+                .join(",")
+        });
+        match (found, key) {
+            (Ok(found), Ok(key)) => assert_eq!(found, key),
+            (Err(refusals), Err(reason)) => assert!(refusals[0].reason.contains(reason), "{refusals:?}"),
+            (found, _) => panic!("{found:?}, not {key:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_pattern_skips_a_partitioned_table_that_is_not_included() {
     let [root, leaf] = root_and_leaf();
     let schema = DatabaseSchema {

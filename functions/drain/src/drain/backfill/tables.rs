@@ -57,6 +57,9 @@ impl<C: StateStore> BackfillRunner<C> {
     }
 
     /// The next readable table. Unreadable tables before it fail.
+    ///
+    /// A table is left out if it was dropped, or is no longer published, since the tables were listed. But
+    /// it fails if the request names it, or if its reading has begun.
     pub(super) async fn next_table<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,
@@ -69,8 +72,27 @@ impl<C: StateStore> BackfillRunner<C> {
             };
             match self.describe_table(slot, &name).await? {
                 Ok(table) => return Ok(Some(table)),
-                Err(why) => self.fail_table(slot, &name, why, budget).await?,
+                Err(why) if self.is_selected(slot, &name).await? => {
+                    self.fail_table(slot, &name, why, budget).await?;
+                }
+                Err(why) => {
+                    let of = &self.state.slot;
+                    tracing::warn!(slot = of, table = %name, why, "the backfill leaves the table out");
+                    self.remove_table(&name);
+                }
             }
+        }
+    }
+
+    /// Whether the request still selects a table, or its reading has begun.
+    async fn is_selected<S: TableSource>(&self, slot: &mut S, name: &TableName) -> Result<bool, Error> {
+        if self.state.table.as_ref().is_some_and(|table| table.name == *name) {
+            return Ok(true);
+        }
+        match slot.list_relations().await {
+            Ok(schema) => Ok(schema.table_names(&self.state.request).contains(name)),
+            Err(error) if error.kind() == ErrorKind::Definite => Ok(true),
+            Err(error) => Err(error.into()),
         }
     }
 

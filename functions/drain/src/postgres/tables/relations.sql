@@ -25,6 +25,8 @@ select
   k.names as key_names,
   k.operators as key_operators,
   k.collations as key_collations,
+  k.nulls_first as key_nulls_first,
+  k.column_casts as key_column_casts,
   k.casts as key_casts,
   k.identities as key_identities,
   c.relreplident <> 'n' as is_identified,
@@ -54,6 +56,24 @@ cross join lateral (
     array_agg(
       case when k.coll <> a.attcollation
            then pg_catalog.format('%I.%I', cn.nspname, co.collname) end order by k.place),
+    -- An index is read forward or backward, so 1 (descending) and 2 (nulls first) are the same order.
+    array_agg(k.options in (1, 2) order by k.place),
+    -- The operators of enums accept no domain.
+    array_agg((
+      with recursive based_on as (
+        select t.oid, t.typbasetype
+        from pg_type t
+        where t.oid = a.atttypid and t.typtype = 'd'
+        union all
+        select t.oid, t.typbasetype
+        from based_on b
+        join pg_type t on t.oid = b.typbasetype)
+      select pg_catalog.format('%I.%I', tn.nspname, t.typname)
+      from based_on b
+      join pg_type t on t.oid = b.oid
+      join pg_namespace tn on tn.oid = t.typnamespace
+      join pg_opclass oc on oc.oid = k.class
+      where b.typbasetype = 0 and oc.opcintype = 'anyenum'::regtype) order by k.place),
     -- The operators of these types accept an oid or any record. The server would parse a literal without a
     -- type as an oid or a record, and refuse the text of a regclass or of a row.
     array_agg((
@@ -65,8 +85,8 @@ cross join lateral (
         and oc.opcintype <> a.atttypid) order by k.place),
     array_agg(pg_catalog.format('%s %s %s', a.atttypid, k.class, k.coll) order by k.place)
   from pg_index i
-  cross join unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[])
-    with ordinality k(attnum, coll, class, place)
+  cross join unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[], i.indoption::int2[])
+    with ordinality k(attnum, coll, class, options, place)
   join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
   left join pg_collation co on co.oid = k.coll
   left join pg_namespace cn on cn.oid = co.collnamespace
@@ -88,7 +108,7 @@ cross join lateral (
       case c.relreplident
         when 'i' then u.indisreplident when 'd' then u.indisprimary else am.amname = 'btree' end desc,
       u.indisprimary desc, u.indnkeyatts, u.indexrelid
-    limit 1)) k(names, operators, collations, casts, identities)
+    limit 1)) k(names, operators, collations, nulls_first, column_casts, casts, identities)
 cross join lateral (
   select
     array_agg(a.attname::text order by a.attnum),

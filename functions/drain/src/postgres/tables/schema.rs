@@ -50,7 +50,7 @@ const PARTITIONS: &str = concat!(
 ///
 /// $2 are schemas and $3 are names, in pairs. The query follows [`PUBLISHED`].
 const PUBLISHED_TABLES: &str = "
-    select t.schema, t.name, t.columns, t.filter
+    select t.schema, t.name, t.columns, t.filter, t.sends_rows
     from published t
     where (t.schema, t.name) in (
       select w.schema, w.name from unnest($2::text[], $3::text[]) w(schema, name))";
@@ -186,28 +186,36 @@ fn relation_info(row: &PgRow) -> RelationInfo {
 fn key_orders(row: &PgRow) -> Vec<KeyOrder> {
     let operators: Option<Vec<String>> = row.get("key_operators");
     let collations: Option<Vec<Option<String>>> = row.get("key_collations");
+    let nulls_first: Option<Vec<bool>> = row.get("key_nulls_first");
+    let column_casts: Option<Vec<Option<String>>> = row.get("key_column_casts");
     let casts: Option<Vec<Option<String>>> = row.get("key_casts");
     let identities: Option<Vec<String>> = row.get("key_identities");
     operators
         .into_iter()
         .flatten()
         .zip(collations.into_iter().flatten())
+        .zip(nulls_first.into_iter().flatten())
+        .zip(column_casts.into_iter().flatten())
         .zip(casts.into_iter().flatten())
         .zip(identities.into_iter().flatten())
-        .map(|(((operators, collation), cast), identity)| {
-            // The query joins the four operators of a column by this character.
-            let mut operators = operators.split('\u{1}').map(str::to_owned);
-            let mut next = || operators.next().unwrap_or_default();
-            KeyOrder {
-                less: next(),
-                equal: next(),
-                at_least: next(),
-                greater: next(),
-                collation,
-                cast,
-                identity,
-            }
-        })
+        .map(
+            |(((((operators, collation), nulls_first), column_cast), cast), identity)| {
+                // The query joins the four operators of a column by this character.
+                let mut operators = operators.split('\u{1}').map(str::to_owned);
+                let mut next = || operators.next().unwrap_or_default();
+                KeyOrder {
+                    less: next(),
+                    equal: next(),
+                    at_least: next(),
+                    greater: next(),
+                    collation,
+                    nulls_first,
+                    column_cast,
+                    cast,
+                    identity,
+                }
+            },
+        )
         .collect()
 }
 
@@ -243,17 +251,21 @@ fn column_infos(row: &PgRow) -> Vec<ColumnInfo> {
 ///
 /// A table may be in several publications. It is then published with the columns of all of them, and with
 /// each row that one of their filters accepts. A publication without a column list publishes all columns. One
-/// without a filter publishes all rows.
+/// without a filter publishes all rows, unless it publishes neither inserts nor updates.
 fn publication_infos(rows: &[PgRow]) -> BTreeMap<TableName, PublicationInfo> {
     let mut published: BTreeMap<TableName, PublicationInfo> = BTreeMap::new();
-    for row in rows {
+    // A publication that sends rows comes first, and the filters of the others then do not count.
+    let (sending, others): (Vec<&PgRow>, Vec<&PgRow>) = rows.iter().partition(|row| row.get("sends_rows"));
+    for row in sending.into_iter().chain(others) {
         let columns: Option<Vec<String>> = row.get("columns");
         let filters = row.get::<_, Option<String>>("filter").map(|filter| vec![filter]);
         published
             .entry(table_name(row))
             .and_modify(|info| {
                 info.columns = both(info.columns.take(), columns.clone());
-                info.filters = both(info.filters.take(), filters.clone());
+                if row.get("sends_rows") {
+                    info.filters = both(info.filters.take(), filters.clone());
+                }
             })
             .or_insert(PublicationInfo { columns, filters });
     }
