@@ -152,6 +152,11 @@ async fn records_are_as_large_as_their_stream_accepts() {
         }
         let (size, most) = ((limit + 1).to_string(), limit.to_string());
         assert_tick_fails(&fixture, "Oversize", &["public.t3", "key hash", &size, &most]).await;
+        // The operator may raise the limit of the stream meanwhile.
+        assert_eq!(fixture.failing_tick().await.0, "Oversize");
+        let described = fixture.kinesis_proxy.requests("DescribeStreamSummary");
+        assert_eq!(fixture.failing_tick().await.0, "Oversize");
+        assert!(fixture.kinesis_proxy.requests("DescribeStreamSummary") > described);
         let sent = requests(fixture.fake_kinesis()).split_off(before);
         assert_eq!(
             sent,

@@ -20,6 +20,7 @@ crate::scenarios![
     one_hot_key_keeps_its_order,
     large_events_fill_requests_up_to_their_limit_of_bytes,
     throttling_delays_a_drain_and_does_not_fail_it,
+    a_throttled_encryption_key_is_no_limit_of_a_shard,
 ];
 
 /// Drains a backlog through the fault proxy, and checks its events.
@@ -177,4 +178,15 @@ async fn throttling_delays_a_drain_and_does_not_fail_it() {
     );
     let delivery = fixture.compare(&[backlog::TABLE]).await;
     assert_eq!(delivery.changes().len(), backlog::events(&fixture).await);
+}
+
+/// With more shards, KMS would throttle as before.
+async fn a_throttled_encryption_key_is_no_limit_of_a_shard() {
+    let fixture = backlog::fixture_with_backlog().await;
+    let refusal = Fault::refuse("KMSThrottlingException", "Rate exceeded");
+    fixture.kinesis_proxy.inject_once("PutRecords", refusal);
+    let reports = fixture.drain().await;
+    backlog::compare(&fixture).await;
+    assert_eq!(reported_sum(&reports, "throttled"), 0);
+    assert!(reported_sum(&reports, "retried") > 0);
 }

@@ -121,23 +121,35 @@ pub(super) async fn drain_opened(
         backfill,
     };
     let drained = Box::pin(drain(ports, task)).await;
-    let mut report = drained.report;
-    report.notices = connector.notices.count();
-    report.tables_left = tables_left;
-    report.checkpoint_age_seconds = checkpoint_age;
+    let mut report = Report {
+        notices: connector.notices.count(),
+        tables_left,
+        checkpoint_age_seconds: checkpoint_age,
+        ..drained.report
+    };
     add_server_state(&mut report, connector, &slot, budget).await;
     report.elapsed_ms = budget.elapsed_ms();
-    match drained.result {
+    finished(app, report, drained.result)
+}
+
+/// The report, or the error of the drain.
+fn finished(app: &App, mut report: Report, result: Result<(), Error>) -> Result<Report, Error> {
+    match result {
+        Ok(()) => Ok(report),
         // Another session reads the slot without Spillway's lock: a person with psql, or a drainer that is
         // ending.
-        Err(Error::Slot(SlotError::Busy { .. })) => report.stopped = StopReason::Busy,
-        Err(error) => {
-            app.add_to_failed_report(json!(report));
-            return Err(error);
+        Err(Error::Slot(SlotError::Busy { .. })) => {
+            report.stopped = StopReason::Busy;
+            Ok(report)
         }
-        Ok(()) => {}
+        Err(error) => {
+            if matches!(error, Error::Stream(_) | Error::Oversize { .. }) {
+                app.stream.forget_descriptions();
+            }
+            app.add_to_failed_report(json!(report));
+            Err(error)
+        }
     }
-    Ok(report)
 }
 
 fn log_first_start(slot: &str, start: &StartPosition) {

@@ -214,14 +214,15 @@ pub(super) fn class_of_code(code: &str) -> FailureClass {
         | "Throttling"
         | "ThrottlingException"
         | "TooManyRequestsException"
-        | "TooManyUpdates"
-        | "KMSThrottlingException" => FailureClass::Throttled,
+        | "TooManyUpdates" => FailureClass::Throttled,
         "ResourceNotFoundException" | "ParameterNotFound" => FailureClass::NotFound,
         "RequestTimeout"
         | "RequestTimeoutException"
         | "InternalFailure"
         | "InternalServerError"
         | "ServiceUnavailable"
+        // It is no limit of a shard, so more shards do not help.
+        | "KMSThrottlingException"
         // Kinesis is creating, updating or deleting the stream. A created or updated stream is usable.
         | "ResourceInUseException" => FailureClass::Unavailable,
         _ if code.starts_with("KMS") => FailureClass::Denied,

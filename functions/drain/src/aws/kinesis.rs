@@ -220,6 +220,15 @@ impl Kinesis {
         Ok(self.summary().await?.stream_status.as_str().to_owned())
     }
 
+    /// Forgets the descriptions of this stream and of the opened ones.
+    ///
+    /// A failure may show that they are out of date: the stream was deleted, or an operator has corrected it.
+    pub(crate) fn forget_descriptions(&self) {
+        self.set_cached(None);
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.values().for_each(|stream| stream.set_cached(None));
+    }
+
     fn set_cached(&self, cached: Option<(Instant, StreamInfo)>) {
         *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = cached;
     }

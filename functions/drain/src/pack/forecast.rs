@@ -35,6 +35,12 @@ const USD_PER_GB: f64 = 0.08;
 /// Most keys in the list of the hottest keys.
 const MAX_HOTTEST_KEYS: usize = 10;
 
+/// Most tables with figures of their own.
+///
+/// With `PARTITION_BY=transaction`, each transaction with a logical message counts as a table. Lambda refuses
+/// an answer of more than 6 MB.
+const MAX_TABLES: usize = 1_000;
+
 /// Limits and options of a forecast.
 #[derive(Debug, Clone, Copy)]
 pub struct ForecastSettings {
@@ -98,9 +104,10 @@ struct KeyTotals {
 /// The figures of a forecast.
 #[derive(Debug, Serialize)]
 pub struct PlanFigures {
-    /// The tables, most bytes first.
+    /// The tables, most bytes first; at most 1,001.
     ///
-    /// For logical messages, the name of the table is their partition key.
+    /// For logical messages, the name of the table is their partition key. With more than 1,000 tables, the
+    /// last element has the sums of all others.
     pub tables: Vec<TableFigures>,
     /// The partition keys with the most events, at most 10.
     pub hottest_keys: Vec<KeyFigures>,
@@ -305,7 +312,24 @@ fn table_figures(tables: BTreeMap<String, TableTotals>) -> Vec<TableFigures> {
     });
     let mut figures: Vec<TableFigures> = figures.collect();
     figures.sort_by_key(|table| Reverse(table.bytes));
+    let rest = figures.split_off(figures.len().min(MAX_TABLES));
+    figures.extend((!rest.is_empty()).then(|| sum_of_tables(&rest)));
     figures
+}
+
+fn sum_of_tables(tables: &[TableFigures]) -> TableFigures {
+    TableFigures {
+        table: format!("{} others", tables.len()),
+        events: tables.iter().map(|table| table.events).sum(),
+        bytes: tables.iter().map(|table| table.bytes).sum(),
+        keys: tables.iter().map(|table| table.keys).sum(),
+        largest_bytes: tables
+            .iter()
+            .map(|table| table.largest_bytes)
+            .max()
+            .unwrap_or_default(),
+        oversize: tables.iter().map(|table| table.oversize).sum(),
+    }
 }
 
 /// The keys with the most events. `events` is the number of all events.

@@ -9,12 +9,12 @@ const LIMITS: RequestLimits = RequestLimits {
     bytes: 10 << 20,
 };
 
-fn figures(events: impl IntoIterator<Item = (&'static str, usize)>) -> PlanFigures {
+fn figures<K: Into<String>>(events: impl IntoIterator<Item = (K, usize)>) -> PlanFigures {
     figures_of(events.into_iter().map(|(key, size)| (key, size, 0)))
 }
 
 /// Figures of events, given by key, size and bytes of missing values.
-fn figures_of(events: impl IntoIterator<Item = (&'static str, usize, usize)>) -> PlanFigures {
+fn figures_of<K: Into<String>>(events: impl IntoIterator<Item = (K, usize, usize)>) -> PlanFigures {
     let settings = ForecastSettings {
         record_bytes: 1 << 20,
         aggregate_bytes: 256 << 10,
@@ -26,6 +26,8 @@ fn figures_of(events: impl IntoIterator<Item = (&'static str, usize, usize)>) ->
     let mut count = 0;
     for (key, size, missing_bytes) in events {
         count += 1;
+        let key: String = key.into();
+        let data = vec![b'x'; size - key.len()];
         let position = Position {
             commit_end: Lsn(count),
             lsn: Lsn(count),
@@ -33,10 +35,10 @@ fn figures_of(events: impl IntoIterator<Item = (&'static str, usize, usize)>) ->
         };
         let event = Event {
             position,
-            partition_key: key.into(),
+            partition_key: key,
             barrier: false,
             relation: None,
-            data: vec![b'x'; size - key.len()],
+            data,
             missing_bytes,
             row_hash: None,
         };
@@ -50,6 +52,19 @@ fn figures_of(events: impl IntoIterator<Item = (&'static str, usize, usize)>) ->
         forecast.add(queued, LIMITS);
     }
     forecast.finish(count, LIMITS)
+}
+
+#[test]
+fn tables_beyond_the_first_thousand_have_one_sum() {
+    // The number of bytes decides the order.
+    let tables = |count: usize| figures((0..count).map(|at| (format!("table {at}"), 5_000 - at))).tables;
+    assert_eq!(tables(1_000).len(), 1_000);
+    assert_eq!(tables(1_000)[999].table, "table 999");
+    let tables = tables(1_003);
+    assert_eq!(tables.len(), 1_001);
+    let rest = &tables[1_000];
+    assert_eq!((rest.table.as_str(), rest.events, rest.keys), ("3 others", 3, 3));
+    assert_eq!((rest.bytes, rest.largest_bytes), (4_000 + 3_999 + 3_998, 4_000));
 }
 
 #[test]
