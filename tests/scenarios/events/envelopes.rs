@@ -2,12 +2,17 @@
 //!
 //! Also the parts that only one envelope has: tombstones, the transaction block, table definitions.
 
+use std::time::Duration;
+
+use scenarios::aws::fault_proxy::Fault;
 use scenarios::consumer::{Arrival, Delivery};
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
+use scenarios::lambda::function::Outcome;
 use scenarios::postgres::sql_text::WAL2JSON_OPTIONS;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::support::backfill::{fixture_with_tables, reported_state, start_event, tick_until_finished};
 use crate::support::type_values::{OWN_TYPES, VALUES};
 
 crate::scenarios![
@@ -20,6 +25,7 @@ crate::scenarios![
     table_definitions_precede_their_changes,
     partition_keys_follow_partition_by,
     each_envelope_contains_messages,
+    a_definition_that_was_not_delivered_is_announced_again,
 ];
 
 /// Envelopes other than that of Debezium, which all other scenarios use.
@@ -402,4 +408,39 @@ async fn each_envelope_contains_messages() {
         })
         .await;
     }
+}
+
+/// DMS announces a table before its first row. An announcement counts once it is delivered.
+async fn a_definition_that_was_not_delivered_is_announced_again() {
+    let definitions = async |fixture: &Fixture| -> usize {
+        let definitions = fixture.consume().await.definitions;
+        let operations = definitions
+            .iter()
+            .map(|(_, definition)| definition.json()["metadata"]["operation"].clone());
+        operations.filter(|operation| operation == "create-table").count()
+    };
+    let big = "create table t (id int primary key, body text);
+               insert into t values (1, repeat('x', 2000000))";
+    let fixture = fixture_with_tables(builder(Plugin::Pgoutput, "dms").env("OVERSIZE", "fail"), big).await;
+    let report = fixture.invoke(start_event(&["public.t"], 10)).await.answer();
+    assert_eq!(reported_state(&report), "failed", "{report}");
+    assert_eq!(definitions(&fixture).await, 0);
+    fixture.sql("insert into t values (2, 'small')").await;
+    fixture.drain().await;
+    assert_eq!(definitions(&fixture).await, 1, "after a row that was too large");
+
+    let small = "create table t (id int primary key); insert into t select generate_series(1, 5)";
+    let fixture = fixture_with_tables(builder(Plugin::Pgoutput, "dms"), small).await;
+    fixture.kinesis_proxy.inject("PutRecords", Fault::CutRequest);
+    let event = start_event(&["public.t"], 10);
+    let outcome = fixture.function.invoke(&event, Duration::from_secs(5)).await;
+    assert!(!matches!(outcome, Outcome::Exited(_)), "{outcome:?}");
+    assert_eq!(definitions(&fixture).await, 0);
+    fixture.kinesis_proxy.clear();
+    let report = fixture.tick().await;
+    tick_until_finished(&fixture, report).await;
+    assert!(
+        definitions(&fixture).await > 0,
+        "after an invocation without answers"
+    );
 }

@@ -4,10 +4,13 @@
 //! Lambda sandbox. In each sandbox, an event announces a table before the first change of one of its rows. If
 //! the columns of the table change later, another event announces them. A row's change that is read again
 //! gets the same announcement again, if its definition is one of the last 16 of its table.
+//!
+//! A definition counts only if its event is acknowledged. So each drain forgets the others of earlier drains.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
+use crate::base::lsn::Lsn;
 use crate::base::position::Position;
 use crate::base::table_name::TableName;
 use crate::change::{ColumnCoverage, Relation};
@@ -72,12 +75,28 @@ impl Definitions {
         }
         Some(operation)
     }
+
+    /// Forgets the definitions after an LSN: their events are sent again, or were never sent.
+    pub(super) fn forget_after(&self, acknowledged: Lsn) {
+        self.retain(|_, position| position.commit_end <= acknowledged);
+    }
+
+    /// Forgets the definition of a table at a position: its event is not sent.
+    pub(super) fn forget(&self, table: &TableName, position: Position) {
+        self.retain(|of, at| of != table || *at != position);
+    }
+
+    fn retain(&self, is_kept: impl Fn(&TableName, &Position) -> bool) {
+        let mut tables = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (table, definitions) in tables.iter_mut() {
+            definitions.retain(|position, _| is_kept(table, position));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::lsn::Lsn;
     use crate::change::Column;
 
     fn relation(columns: &[&str], coverage: ColumnCoverage) -> Arc<Relation> {

@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use crate::base::lsn::Lsn;
 use crate::base::position::Position;
+use crate::base::table_name::TableName;
 use crate::change::{Change, Message, MessageParts, Relation};
 use encoder::EventEncoder;
 use progress::EventNumbers;
@@ -168,6 +169,22 @@ impl Envelope {
             form.definitions = Definitions::default();
         }
         envelope
+    }
+
+    /// Forgets the table definitions that were announced after the acknowledged position.
+    ///
+    /// A drain that begins there sends these events again, or has never sent them.
+    pub fn forget_definitions_after(&self, acknowledged: Lsn) {
+        if let EnvelopeForm::Dms(form) = &self.form {
+            form.definitions.forget_after(acknowledged);
+        }
+    }
+
+    /// Forgets the definition of an event that is not sent.
+    pub fn forget_definition(&self, table: &TableName, event: &Event) {
+        if let EnvelopeForm::Dms(form) = &self.form {
+            form.definitions.forget(table, event.position);
+        }
     }
 
     /// Text of all settings, without the announced table definitions.

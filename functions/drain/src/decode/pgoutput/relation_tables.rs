@@ -280,7 +280,13 @@ impl RelationTables {
         let mut partitions = self.partitions(oid).peekable();
         match partitions.peek() {
             None => is_whole,
-            Some(_) => partitions.all(|partition| partition.is_insert_only || partition.logged.is_none()),
+            // If the table was dropped, another table may only seem to be its partition.
+            Some(_) => {
+                let table = self.tables.get(&oid);
+                let is_root = table.is_some_and(|table| table.is_partitioned == Some(true));
+                (is_root || is_whole)
+                    && partitions.all(|partition| partition.is_insert_only || partition.logged.is_none())
+            }
         }
     }
 

@@ -176,6 +176,7 @@ impl<'a> ChangeEncoder<'a> {
         };
         let key_hash = event.key_hash();
         let why = format!("row with key hash {key_hash} {problem}: leave a column out, or OVERSIZE=omit");
+        self.envelope.forget_definition(&relation.table, event);
         self.events.events.clear();
         Err(why)
     }

@@ -238,6 +238,17 @@ fn an_ordinary_table_has_no_partitions_although_rows_of_another_were_omitted() {
     assert!(!tables.logs_whole_rows(20, false));
 }
 
+/// The other table may only seem to be its partition.
+#[test]
+fn a_dropped_table_does_not_log_whole_rows_because_another_one_does() {
+    let (catalog, mut tables) = (catalog(), RelationTables::default());
+    tables.insert(20, table(&catalog, 20, b'd', ID));
+    tables.insert(21, table(&catalog, 21, b'f', ALL));
+    tables.begin_row(20);
+    assert!(!tables.logs_whole_rows(20, false));
+    assert!(tables.logs_whole_rows(20, true));
+}
+
 #[test]
 fn a_table_that_is_described_after_a_partition_is_not_a_partition_of_the_root() {
     let (catalog, mut tables) = (catalog(), RelationTables::default());
