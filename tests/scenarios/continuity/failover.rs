@@ -28,6 +28,7 @@ crate::scenarios![
     changes_without_a_standby_are_not_sent,
     a_required_standby_must_be_visible,
     a_standby_slot_that_nobody_reads_is_named,
+    a_failover_without_its_standby_sends_nothing_twice,
     setup_creates_a_failover_slot_where_the_server_supports_it,
 ];
 
@@ -364,6 +365,33 @@ async fn a_standby_slot_that_nobody_reads_is_named() {
         problem.contains("synchronous_standby_names is set, and no such standby"),
         "{problem}"
     );
+}
+
+/// The promoted server waits for a standby that is not there.
+///
+/// Each reader of the slot waits, too.
+async fn a_failover_without_its_standby_sends_nothing_twice() {
+    let fixture = fixture(Plugin::Pgoutput, 17).await;
+    fixture.sql("insert into t select generate_series(1, 50)").await;
+    drain(&fixture).await;
+    let checkpoint = checkpoint_lsn(&fixture).await;
+    fixture.cluster().failover().await;
+    fixture
+        .sql("select pg_create_physical_replication_slot('gone')")
+        .await;
+    set_on_primary(&fixture, "synchronized_standby_slots", "'gone'").await;
+    let report = fixture.tick().await;
+    assert_eq!(
+        (&report["stopped"], &report["changes"]),
+        (&json!("empty"), &json!(0)),
+        "{report}"
+    );
+    assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
+    set_on_primary(&fixture, "synchronized_standby_slots", "''").await;
+    fixture.sql("insert into t values (51)").await;
+    drain(&fixture).await;
+    let delivery = fixture.compare(&["t"]).await;
+    assert_eq!((delivery.changes().len(), delivery.duplicates()), (51, 0));
 }
 
 async fn setup_creates_a_failover_slot_where_the_server_supports_it() {

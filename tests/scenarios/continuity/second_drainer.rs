@@ -13,12 +13,14 @@ use scenarios::wait;
 use serde_json::{Value, json};
 
 use crate::support::backlog;
+use crate::support::gap::{accept_gap, advance_slot, gap_events};
 use crate::support::positions::wait_until_sessions_end;
 
 crate::scenarios![
     a_second_drainer_is_busy_and_changes_nothing,
     a_killed_drainer_releases_the_lock,
     a_slot_of_another_reader_is_busy,
+    a_gap_is_not_accepted_beside_another_reader,
     an_action_waits_for_a_drain_and_then_names_the_drainer,
     a_drainer_that_lost_its_session_does_not_judge_the_checkpoint_of_another,
 ];
@@ -196,6 +198,26 @@ async fn a_slot_of_another_reader_is_busy() {
     killed.unwrap_or_else(|error| panic!("pg_recvlogical: {error}"));
     wait_until_active(&fixture, "f").await;
     finish(&fixture).await;
+}
+
+async fn a_gap_is_not_accepted_beside_another_reader() {
+    let fixture = backlog::fixture_with_backlog().await;
+    let confirmed = advance_slot(&fixture).await;
+    let mut reader = start_reader(&fixture);
+    wait_until_active(&fixture, "t").await;
+    let answer = fixture
+        .function
+        .invoke(&accept_gap(&confirmed), DEADLINE)
+        .await
+        .answer();
+    assert_eq!(answer["stopped"], "busy", "{answer}");
+    assert!(answer["drainer"].is_null(), "{answer}");
+    assert_eq!(gap_events(&fixture.consume().await).len(), 0);
+    let killed = reader.kill().await;
+    killed.unwrap_or_else(|error| panic!("pg_recvlogical: {error}"));
+    wait_until_active(&fixture, "f").await;
+    fixture.invoke(accept_gap(&confirmed)).await.answer();
+    assert_eq!(gap_events(&fixture.consume().await).len(), 1);
 }
 
 async fn an_action_waits_for_a_drain_and_then_names_the_drainer() {

@@ -3,8 +3,14 @@
 //! A snapshot is such a copy. Name and timeline are the same. The checkpoint is wrong for this server,
 //! whether or not its log has grown beyond the checkpoint since.
 
-use scenarios::fixture::{Fixture, Plugin};
+use std::time::Duration;
+
+use scenarios::aws::fault_proxy::Fault;
+use scenarios::fixture::{DEADLINE, Fixture, Plugin};
+use scenarios::lambda::function::Outcome;
 use scenarios::postgres::{Postgres, PostgresSettings};
+use scenarios::wait;
+use serde_json::json;
 
 use crate::support::backlog;
 use crate::support::expected_errors::assert_tick_fails;
@@ -14,6 +20,7 @@ crate::scenarios![
     a_restored_server_behind_the_checkpoint_has_diverged,
     a_restored_server_beyond_the_checkpoint_lacks_the_marker,
     an_older_restored_server_beyond_the_checkpoint_lacks_the_marker,
+    a_restored_server_without_a_transaction_that_was_sent_in_part_lacks_the_marker,
 ];
 
 /// Log that is larger than a window, in rows of one megabyte.
@@ -99,4 +106,49 @@ async fn assert_marker_missing(others: u32) {
         assert_tick_fails(&fixture, "MarkerMissing", &[&fixture.slot, &checkpoint]).await;
     }
     assert_eq!(checkpoint_lsn(&fixture).await, checkpoint);
+}
+
+/// The stream has rows of a transaction that the server lacks.
+///
+/// The checkpoint is before the transaction. The first new transaction gets the transaction's xid.
+async fn a_restored_server_without_a_transaction_that_was_sent_in_part_lacks_the_marker() {
+    let large = "insert into big select i, repeat('y', 960) from generate_series(1, 40000) i";
+    let small = "do $$ begin for i in 1..4000 loop insert into big values (i, repeat('z', 10000)); commit; \
+                 end loop; end $$";
+    for others in ["", large, small] {
+        let fixture = Fixture::builder(Plugin::Pgoutput)
+            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
+            .env("AGGREGATION", "kpl")
+            .on_server(Postgres::start(PostgresSettings::default()).await)
+            .build()
+            .await;
+        let slow = Fault::Delay(Duration::from_millis(300));
+        fixture.kinesis_proxy.inject("PutRecords", slow);
+        fixture
+            .sql("create table big (id int primary key, what text)")
+            .await;
+        fixture.drain().await;
+        fixture.postgres.crash().await;
+        fixture.postgres.copy_data();
+        fixture.postgres.restart().await;
+        let lost = "insert into big select i, repeat(md5(i::text), 30) from generate_series(1, 22000) i";
+        fixture.sql(lost).await;
+        let is_in_part = async || {
+            let checkpoint = fixture.checkpoint().await.unwrap_or_default();
+            checkpoint["progress"]["rows"].as_u64() > Some(0)
+        };
+        let (killed, ()) = tokio::join!(fixture.invoke(json!({})), async {
+            wait::until("a section is in the checkpoint", DEADLINE, is_in_part).await;
+            fixture.function.kill9().await;
+        });
+        assert!(matches!(killed, Outcome::Exited(_)), "{killed:?}");
+        let checkpoint = fixture.checkpoint().await;
+        fixture.postgres.crash().await;
+        fixture.postgres.restore_data();
+        fixture.postgres.restart().await;
+        fixture.kinesis_proxy.clear();
+        fixture.connect().await.batch_execute(others).await.unwrap();
+        assert_tick_fails(&fixture, "MarkerMissing", &[&fixture.slot]).await;
+        assert_eq!(fixture.checkpoint().await, checkpoint);
+    }
 }

@@ -7,9 +7,13 @@ use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::REPLUSER;
 use serde_json::json;
 
+use crate::support::expected_errors::assert_tick_fails;
 use crate::support::versions::pgoutput;
 
-crate::scenarios![literals_do_not_depend_on_the_role];
+crate::scenarios![
+    literals_do_not_depend_on_the_role,
+    a_limit_on_temporary_files_makes_windows_smaller,
+];
 
 crate::version_scenarios![since 17: timeouts_of_the_role_do_not_end_a_drain];
 
@@ -89,4 +93,48 @@ async fn literals_do_not_depend_on_the_role() {
         fixture.compare(&["t"]).await;
     })
     .await;
+}
+
+/// The server stores the rows of a window in temporary files.
+///
+/// It does so for the search for the marker, too. The slot goes back, as after a crash. So the drain searches
+/// for the marker behind the whole backlog.
+async fn a_limit_on_temporary_files_makes_windows_smaller() {
+    let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
+    fixture
+        .sql("create table t (id int primary key, what text); create publication spillway for all tables")
+        .await;
+    fixture.create_slot().await;
+    fixture.drain().await;
+    let (slot, copy) = (&fixture.slot, "pg_copy_logical_replication_slot");
+    fixture
+        .sql(&format!("select {copy}('{slot}', '{slot}_before')"))
+        .await;
+    let backlog = "do $$ begin for i in 1..400 loop
+                       insert into t values (i, repeat(md5(i::text), 2000)); commit;
+                   end loop; end $$";
+    fixture.connect().await.batch_execute(backlog).await.unwrap();
+    let (role, database) = (REPLUSER.0, &fixture.database);
+    let limit = format!("alter role {role} in database {database} set temp_file_limit = '2MB'");
+    fixture.sql(&limit).await;
+    fixture.function.kill9().await;
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["t"]).await.changes().len(), 400);
+
+    fixture
+        .sql(&format!(
+            "select pg_drop_replication_slot('{slot}'); select {copy}('{slot}_before', '{slot}')"
+        ))
+        .await;
+    fixture.sql("insert into t values (401, 'new')").await;
+    fixture.function.kill9().await;
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["t"]).await.changes().len(), 401);
+    let one = "insert into t select 500, string_agg(md5(i::text), '') from generate_series(1, 300000) i";
+    fixture.sql(one).await;
+    // It sends what is before the transaction.
+    let (kind, message) = fixture.failing_tick().await;
+    assert_eq!(kind, "PostgresFailed", "{message}");
+    let parts = [slot.as_str(), "temp_file_limit"];
+    assert_tick_fails(&fixture, "PostgresFailed", &parts).await;
 }

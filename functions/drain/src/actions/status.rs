@@ -180,14 +180,21 @@ fn stalling_problem(standby_slot: &str) -> String {
 }
 
 fn standby_problem(standby_ack: StandbyAck, standbys: &StandbyInfo) -> Option<String> {
-    match (standby_ack, standbys.acknowledged(standby_ack == StandbyAck::Required)) {
+    match (
+        standby_ack,
+        standbys.acknowledged(standby_ack == StandbyAck::Required),
+    ) {
         (StandbyAck::Off, _) => None,
         (_, Err(unseen)) => Some(format!("STANDBY_ACK=required, and {}", unseen.why)),
-        (_, Ok(Some(Lsn::ZERO))) => Some(
-            "synchronous_standby_names is set, and no such standby has acknowledged any log: the drain sends \
-             nothing until one does"
-                .to_owned(),
-        ),
+        (_, Ok(Some(Lsn::ZERO))) => {
+            let why = match standbys.synchronous {
+                true => "synchronous_standby_names is set, and no such standby",
+                false => "STANDBY_ACK=required, and no standby",
+            };
+            Some(format!(
+                "{why} has acknowledged any log: the drain sends nothing until one does"
+            ))
+        }
         (_, Ok(_)) => None,
     }
 }

@@ -13,6 +13,7 @@ use crate::base::budget::Budget;
 use crate::continuity::StartPosition;
 use crate::continuity::checkpoint::AckAhead;
 use crate::continuity::marker::Marker;
+use crate::error::Error;
 use crate::ports::{Slot, Stream};
 
 /// The acknowledged changes that a drain skips, and those that it stores.
@@ -39,11 +40,11 @@ impl AckAheadState {
 
     /// Uses the stored changes if the log contains their marker.
     ///
-    /// They are then not sent again. Without the marker, they are sent again: a server that was restored from
-    /// an older copy may have other changes at the same positions.
+    /// They are then not sent again. They are sent again after a promotion, if the search fails, and while a
+    /// backfill is pending. Each change must be applied to a pending chunk, which then drops its older row.
     ///
-    /// They are also sent again after a promotion, and while a backfill is pending. Each change must be
-    /// applied to a pending chunk, which then drops its older row.
+    /// # Errors
+    /// The log lacks the marker: the stream has changes that the server no longer has.
     pub(super) async fn use_if_marker_found<S: Slot>(
         &mut self,
         stored: Option<AckAhead>,
@@ -51,10 +52,10 @@ impl AckAheadState {
         start: &StartPosition,
         markers: &Markers,
         budget: Budget,
-    ) {
+    ) -> Result<(), Error> {
         let is_usable = self.is_stored && start.stored && !start.promoted;
         let Some(stored) = stored.filter(|_| is_usable) else {
-            return;
+            return Ok(());
         };
         let name = markers.slot_name();
         let marker = stored.marker();
@@ -65,19 +66,13 @@ impl AckAheadState {
                     "changes that were acknowledged ahead are not sent again");
                 self.known = Some(Arc::new(stored));
             }
-            Ok(false) => {
-                let number = marker.number;
-                tracing::debug!(
-                    slot = name,
-                    number,
-                    "changes that were acknowledged ahead are sent again: the log lacks their marker"
-                );
-            }
+            Ok(false) => return Err(markers.missing(marker, start.acknowledged)),
             Err(error) => {
                 tracing::debug!(slot = name, error = %error,
                     "changes that were acknowledged ahead are sent again: the search for the marker failed");
             }
         }
+        Ok(())
     }
 
     /// Number of acknowledged events after the acknowledged position.

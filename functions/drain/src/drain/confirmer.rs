@@ -108,10 +108,11 @@ impl<C: StateStore> Confirmer<C> {
         stored: Option<AckAhead>,
         slot: &mut S,
         start: &StartPosition,
-    ) {
-        self.ahead
-            .use_if_marker_found(stored, slot, start, &self.markers, self.budget)
-            .await;
+    ) -> Result<(), Error> {
+        let used = self
+            .ahead
+            .use_if_marker_found(stored, slot, start, &self.markers, self.budget);
+        used.await
     }
 
     /// The changes that were acknowledged ahead and are not sent again.
@@ -172,6 +173,7 @@ impl<C: StateStore> Confirmer<C> {
         let deadline = self.budget.confirming_deadline();
         let counts = sender.acknowledgements.counts();
         let ahead = self.ahead.for_checkpoint(sender, self.markers.last());
+        self.update_marker(position, ahead.as_ref());
         let check_lock = async || slot.check_lock().await;
         let stored = self
             .checkpointer
@@ -276,17 +278,30 @@ impl<C: StateStore> Confirmer<C> {
     ) -> Result<(), Error> {
         slot.check_lock().await?;
         let position = sender.acknowledgements.position();
-        // A server that was restored from an older copy may have an earlier marker, and other changes after
-        // it. So the checkpoint should have a marker that is not before its position, if there is one.
-        if !self.checkpointer.has_marker_for(position.commit_end)
-            && let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end)
-        {
-            self.checkpointer.set_marker(marker);
-        }
         let ahead = self.ahead.for_checkpoint(sender, self.markers.last());
+        self.update_marker(position, ahead.as_ref());
         let counts = sender.acknowledgements.counts();
         self.checkpointer
             .start(position, counts, ahead, self.ahead.event_count(sender));
         Ok(())
+    }
+    /// Selects the marker to store with a checkpoint.
+    ///
+    /// A server that was restored from an older copy may have an earlier marker, and other changes after it.
+    /// The stream may have changes after the position: sections of an open transaction, and changes that were
+    /// acknowledged ahead. So the marker should not be before any of them, if there is such a marker.
+    fn update_marker(&mut self, position: &AckPosition, ahead: Option<&AckAhead>) {
+        let resume = position.resume.as_ref().map(|resume| resume.commit_end);
+        let bound = ahead.map(|ahead| ahead.bound().commit_end);
+        let last_sent = [Some(position.commit_end), resume, bound]
+            .into_iter()
+            .flatten()
+            .max();
+        let last_sent = last_sent.unwrap_or_default();
+        if !self.checkpointer.has_marker_for(last_sent)
+            && let marker @ Some(_) = self.markers.for_checkpoint(last_sent)
+        {
+            self.checkpointer.set_marker(marker);
+        }
     }
 }

@@ -57,6 +57,10 @@ pub(super) enum HistoryCheck {
     Unchanged,
     /// After a promotion: the new settled position.
     Settled(Lsn),
+    /// After a promotion: the server does not send the log up to the marker yet.
+    ///
+    /// It waits for a standby of `synchronized_standby_slots`, or no standby has flushed this log.
+    NotReadable(WalPositions),
 }
 
 impl Markers {
@@ -263,6 +267,10 @@ impl Markers {
                  again, with the same positions");
             return Ok(HistoryCheck::Settled(start.settled));
         };
+        let positions = slot.wal_positions().await?;
+        if start.promoted && positions.readable < last.flushed.min(positions.flush) {
+            return Ok(HistoryCheck::NotReadable(positions));
+        }
         let time = budget.reading_time_left(Instant::now()) / 2;
         match self.find(slot, last, time).await {
             Ok(false) => Err(self.missing(last, to)),
@@ -275,14 +283,32 @@ impl Markers {
                 Ok(HistoryCheck::Settled(settled))
             }
             // The drain fails later if a window passes the marker and does not contain it.
-            Err(SlotError::Timeout { .. }) if !start.promoted => Ok(HistoryCheck::Unchanged),
-            Err(SlotError::Timeout { .. }) => {
-                tracing::warn!(slot = self.slot, %from, %to,
-                    "the timeline changed, and the search for the marker took too long: changes of this \
-                     range are sent again, with the same positions");
+            Err(error) if is_of_large_window(&error) && !start.promoted => Ok(HistoryCheck::Unchanged),
+            Err(error) if is_of_large_window(&error) => {
+                tracing::warn!(slot = self.slot, %from, %to, error = %error,
+                    "the timeline changed, and the search for the marker has failed: changes of this range \
+                     are sent again, with the same positions");
                 Ok(HistoryCheck::Settled(start.settled))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Fails if the log certainly lacks the last marker.
+    ///
+    /// # Errors
+    /// The slot does not return the marker.
+    pub(super) async fn check_last<S: Slot>(
+        &self,
+        slot: &mut S,
+        acknowledged: Lsn,
+        budget: Budget,
+    ) -> Result<(), Error> {
+        match self.first_to_return() {
+            Some(marker) if matches!(self.is_in_log(slot, marker, budget).await, Ok(false)) => {
+                Err(self.missing(marker, acknowledged))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -329,4 +355,17 @@ impl Markers {
     pub(super) fn missing(&self, marker: &Marker, acknowledged: Lsn) -> Error {
         missing_marker(&self.slot, marker, acknowledged)
     }
+}
+
+/// Whether the cause may be the size of the window.
+///
+/// Smaller windows may still succeed, at least up to the change that the server cannot decode.
+fn is_of_large_window(error: &SlotError) -> bool {
+    matches!(
+        error,
+        SlotError::Timeout { .. }
+            | SlotError::OutOfSpace { .. }
+            | SlotError::PublicationSkipped { .. }
+            | SlotError::RowOverServerLimit { .. }
+    )
 }

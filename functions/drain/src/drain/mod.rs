@@ -65,6 +65,7 @@ pub async fn drain<S: Slot + TableSource, K: Stream, C: StateStore>(
     task: DrainTask<'_>,
 ) -> DrainOutcome {
     let (first_event, ahead) = (task.first_event.clone(), task.ahead.clone());
+    task.envelope.forget_definitions_after(task.start.acknowledged);
     let mut drain = Drain::new(ports, task);
     let result = drain.run(first_event, ahead).await;
     if let Err(error) = &result
@@ -107,7 +108,10 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
     }
 
     async fn run(&mut self, first_event: Option<Event>, ahead: Option<AckAhead>) -> Result<(), Error> {
-        self.runner.start(first_event, ahead).await?;
+        if !self.runner.start(first_event, ahead).await? {
+            self.runner.report.stopped = StopReason::Empty;
+            return Ok(());
+        }
         loop {
             let time_left = self.reading_time_left();
             if time_left < MIN_WINDOW_TIME {
@@ -219,6 +223,12 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             Err(Error::Slot(error @ SlotError::PublicationSkipped { .. })) => {
                 self.bounds.continue_search(error, rows)?;
                 return Ok(WindowStep::Another);
+            }
+            Err(Error::Slot(error @ SlotError::OutOfSpace { .. })) => {
+                self.tip.confirm_next_window();
+                return self
+                    .bounds
+                    .shrink_after(error, confirmed_before, positions.restart, rows);
             }
             outcome => outcome?,
         };

@@ -268,7 +268,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             // The server may have omitted the rows before the resume point. If this is another transaction
             // with the same xid, these rows would be lost.
             Treatment::Resume(resume) if resume.commit_end != commit_end => {
-                Err(not_resumed(&self.settings.slot, resume))
+                Err(not_resumed(&self.settings.slot, resume.xid, resume.commit_end))
             }
             _ => Ok(()),
         }
@@ -338,11 +338,15 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         if self.open.is_some() {
             return Err(self.out_of_place(lsn));
         }
-        self.open = Some(OpenTransaction::new(out.acknowledgements.begin(), transaction));
+        let open = OpenTransaction::new(out.acknowledgements.begin(), transaction);
         // A resumed transaction need not be held: the checkpoint has the end of its commit record.
         let resume = self.history.resume.as_ref();
         let resume = resume.filter(|resume| resume.xid == transaction.xid);
         let known = commit_end.map(|end| (end, transaction.commit_time));
+        self.open = Some(OpenTransaction {
+            has_end_of_resume_point: known.is_none() && resume.is_some(),
+            ..open
+        });
         match known.or(resume.map(|resume| (resume.commit_end, resume.commit_time))) {
             Some((commit_end, commit_time)) => self.apply_commit_end(lsn, commit_end, commit_time),
             None => Ok(()),
@@ -354,12 +358,17 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             return Err(self.out_of_place(lsn));
         };
         if let Treatment::Resume(resume) = &open.treatment {
-            return Err(not_resumed(&self.settings.slot, resume));
+            return Err(not_resumed(&self.settings.slot, resume.xid, resume.commit_end));
         }
         // The positions of the events contain the commit end that was known earlier. Both ends must agree.
         let known_end = open.progress.as_ref().map(Progress::commit_end);
-        if known_end.is_some_and(|known_end| known_end != commit_end) {
-            return Err(self.out_of_place(lsn));
+        match known_end.filter(|known_end| *known_end != commit_end) {
+            // Another transaction has the same xid.
+            Some(end) if open.has_end_of_resume_point => {
+                return Err(not_resumed(&self.settings.slot, open.transaction.xid, end));
+            }
+            Some(_) => return Err(self.out_of_place(lsn)),
+            None => {}
         }
         // A transaction that this drain has queued before is acknowledged as part of that window.
         let is_left_out = matches!(open.treatment, Treatment::LeaveOut);
@@ -462,7 +471,7 @@ fn out_of_place(slot: &str, lsn: Lsn) -> Error {
 /// Whether every event of a change is acknowledged. `position` is the position of its first event.
 fn has_change(ahead: &AckAhead, change: &Change<'_>, position: Position) -> bool {
     match change {
-        Change::Insert { .. } => ahead.is_insert_acknowledged(position),
+        Change::Insert { .. } | Change::Message(_) => ahead.is_single_event_acknowledged(position),
         _ => ahead.is_record_acknowledged(position),
     }
 }

@@ -150,6 +150,27 @@ impl<'a> WindowBounds<'a> {
             })),
         }
     }
+
+    /// Makes windows smaller after one for which the server lacked space.
+    ///
+    /// `confirmed` and `restart` are the slot's positions before it. After the smallest window, the
+    /// transaction is searched for that is too large.
+    ///
+    /// # Errors
+    /// Returns `error` if a window of one transaction failed, too.
+    pub(super) fn shrink_after(
+        &mut self,
+        error: SlotError,
+        confirmed: Lsn,
+        restart: Lsn,
+        rows: i32,
+    ) -> Result<WindowStep, Error> {
+        let step = self.lock().shrink(confirmed, restart);
+        if self.is_searching() || step != SizingStep::Smaller {
+            self.continue_search(error, rows)?;
+        }
+        Ok(WindowStep::Another)
+    }
 }
 
 #[cfg(test)]

@@ -86,6 +86,15 @@ pub enum SlotError {
         source: BoxError,
     },
     #[error(
+        "slot {slot}: {doing} exceeded the space or the memory that the server has for it. Smaller windows \
+         did not help. Raise temp_file_limit, if it is the cause, or free storage"
+    )]
+    OutOfSpace {
+        slot: String,
+        doing: &'static str,
+        source: BoxError,
+    },
+    #[error(
         "slot {slot}: the server cannot decode a row, because the output plugin would write more than 1 GB \
          for it; the slot stays before its window. With wal2json, list in TABLES the tables to send, without \
          that of the row. Otherwise advance the slot past the row with pg_replication_slot_advance, accept \
@@ -174,6 +183,7 @@ impl SlotError {
             | SlotError::NotWriter { .. }
             | SlotError::Busy { .. }
             | SlotError::Timeout { .. }
+            | SlotError::OutOfSpace { .. }
             | SlotError::CreationWaits { .. }
             | SlotError::TwoServers
             | SlotError::Starting { .. }
@@ -211,7 +221,9 @@ impl SlotError {
             SlotError::RowOverServerLimit { .. } => "Oversize",
             SlotError::NotAdvanced { .. } => "Divergence",
             SlotError::StandbyUnseen { .. } => "StandbyUnseen",
-            SlotError::CreationWaits { .. } | SlotError::Failed { .. } => "PostgresFailed",
+            SlotError::CreationWaits { .. } | SlotError::OutOfSpace { .. } | SlotError::Failed { .. } => {
+                "PostgresFailed"
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use super::catalog::{self, CatalogHorizon, UntrackedKind, UntrackedRelation};
 use super::connection::{Connector, Session};
 use super::rows;
 use super::server::{self, CommitWait, UnseenStandby};
-use super::sql_error::SlotContext;
+use super::sql_error::{SlotContext, is_out_of_space};
 use super::sql_state::is_cancelled;
 use crate::base::lsn::Lsn;
 use crate::base::window::Window;
@@ -159,6 +159,13 @@ impl<'c> PgSlot<'c> {
     ///
     /// If a requirement of the statement is not met, the error names it.
     async fn explained(&self, doing: &'static str, error: tokio_postgres::Error) -> SlotError {
+        if is_out_of_space(&error) {
+            return SlotError::OutOfSpace {
+                slot: self.slot.clone(),
+                doing,
+                source: Box::new(error),
+            };
+        }
         self.context().explained(&self.lock_session, doing, error).await
     }
 

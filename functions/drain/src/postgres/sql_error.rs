@@ -96,6 +96,22 @@ impl Requirements {
     }
 }
 
+/// Whether the server lacked temporary space or memory.
+///
+/// A smaller result may succeed. The server stores the result of a peek before it sends the first row. 53400
+/// is the SQLSTATE of `temp_file_limit`.
+pub(super) fn is_out_of_space(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|state| {
+        [
+            SqlState::INSUFFICIENT_RESOURCES,
+            SqlState::DISK_FULL,
+            SqlState::OUT_OF_MEMORY,
+            SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+        ]
+        .contains(state)
+    })
+}
+
 /// Whether a setting that lists libraries, separated by commas, has this one.
 fn lists(libraries: &str, library: &str) -> bool {
     let names = libraries.split(',').map(|name| name.trim().trim_matches('"'));

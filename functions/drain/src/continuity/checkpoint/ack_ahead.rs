@@ -60,24 +60,23 @@ impl AckAhead {
         &self.missing
     }
 
-    /// Whether the inserted row at this position is acknowledged.
+    /// Whether the change with one event at this position is acknowledged.
     ///
-    /// It is valid only for an insert. An insert has one event, even if the key of its table has changed
-    /// since. So the index of its event identifies it among the rows of one log record, such as those of a
-    /// `COPY`.
-    pub fn is_insert_acknowledged(&self, position: Position) -> bool {
+    /// It is valid only for an insert and a logical message. They have one event, even if the key of a table
+    /// has changed since. So the index of the event identifies it among the changes of one LSN, such as the
+    /// rows of a `COPY`.
+    pub fn is_single_event_acknowledged(&self, position: Position) -> bool {
         position < self.bound && self.missing.binary_search(&position).is_err()
     }
 
-    /// Whether every event of the log record at this position is acknowledged.
+    /// Whether every event of the change at this position is acknowledged.
     ///
     /// The number of a change's events depends on the key of its table, and the key may have changed since.
-    /// So a change with one missing event counts as missing.
+    /// So each later position of the log record must be acknowledged, too. An earlier position is that of a
+    /// logical message: a message has the LSN of the next log record.
     pub fn is_record_acknowledged(&self, position: Position) -> bool {
         let record = (position.commit_end, position.lsn);
-        let first = self
-            .missing
-            .partition_point(|missing| (missing.commit_end, missing.lsn) < record);
+        let first = self.missing.partition_point(|missing| *missing < position);
         let next = self.missing.get(first).unwrap_or(&self.bound);
         record < (self.bound.commit_end, self.bound.lsn) && (next.commit_end, next.lsn) != record
     }
@@ -278,10 +277,10 @@ mod tests {
             &[position(20, 11, 0), position(20, 12, 1), position(30, 25, 0)],
             position(40, 35, 1),
         );
-        for (position, insert, record) in [
+        for (position, single, record) in [
             (position(10, 5, 0), true, true),
             (position(20, 11, 0), false, false),
-            (position(20, 11, 1), true, false),
+            (position(20, 11, 1), true, true),
             (position(20, 12, 0), true, false),
             (position(20, 13, 0), true, true),
             (position(30, 24, 0), true, true),
@@ -291,7 +290,7 @@ mod tests {
             (position(40, 35, 1), false, false),
             (position(50, 1, 0), false, false),
         ] {
-            assert_eq!(ahead.is_insert_acknowledged(position), insert, "{position}");
+            assert_eq!(ahead.is_single_event_acknowledged(position), single, "{position}");
             assert_eq!(ahead.is_record_acknowledged(position), record, "{position}");
         }
     }

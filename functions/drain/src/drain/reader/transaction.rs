@@ -27,6 +27,8 @@ pub(super) struct OpenTransaction {
     ///
     /// The begin row, the commit row or the resume point has this end.
     pub(super) progress: Option<Progress>,
+    /// Whether only the resume point has the end of the commit record.
+    pub(super) has_end_of_resume_point: bool,
     pub(super) treatment: Treatment,
     /// Whether it ends at or before the acknowledged position.
     ///
@@ -76,6 +78,7 @@ impl OpenTransaction {
             id,
             transaction,
             progress: None,
+            has_end_of_resume_point: false,
             treatment: Treatment::Hold,
             is_replayed: false,
             changes: 0,
@@ -143,7 +146,7 @@ impl OpenTransaction {
         report.skipped += 1;
         let is_last = self.row_counts.at_lsn >= resume.rows_at_lsn;
         if row.lsn() > resume.lsn || (is_last && md5(row.data()) != resume.hash) {
-            return Err(not_resumed(slot, resume));
+            return Err(not_resumed(slot, resume.xid, resume.commit_end));
         }
         if is_last {
             progress.restore_counts(resume.counts.clone());
@@ -201,11 +204,14 @@ impl OpenTransaction {
     }
 }
 
-pub(super) fn not_resumed(slot: &str, resume: &ResumePoint) -> Error {
+/// The error of a transaction that is not the resumed one.
+///
+/// `xid` and `commit_end` are those of the resume point.
+pub(super) fn not_resumed(slot: &str, xid: u32, commit_end: Lsn) -> Error {
     Error::NotResumed {
         slot: slot.to_owned(),
-        xid: resume.xid,
-        commit_end: resume.commit_end,
+        xid,
+        commit_end,
     }
 }
 

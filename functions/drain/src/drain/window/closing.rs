@@ -110,7 +110,7 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
             Err(error) => confirmed.and(Err(error)),
         };
         if let Some(failure) = failure {
-            return self.close_failed(failure, confirmed);
+            return self.close_failed(failure, confirmed).await;
         }
         let confirmed = confirmed? && is_all_sent;
         Ok(match read {
@@ -137,14 +137,17 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
 
     /// Ends a window that failed.
     ///
-    /// A transaction that could not be resumed is read again from its beginning.
-    fn close_failed(
+    /// A transaction that could not be resumed is read again from its beginning. If the log lacks the last
+    /// marker, the drain fails instead.
+    async fn close_failed(
         &mut self,
         failure: Error,
         confirmed: Result<bool, Error>,
     ) -> Result<WindowOutcome, Error> {
         if let Error::NotResumed { .. } = &failure {
             confirmed?;
+            let (markers, acknowledged) = (&self.confirmer.markers, self.start.acknowledged);
+            markers.check_last(self.slot, acknowledged, self.budget).await?;
             tracing::warn!(
                 slot = self.settings.slot,
                 error_type = failure.name(),

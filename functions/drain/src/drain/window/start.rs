@@ -12,7 +12,7 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
     /// Prepares the first window.
     ///
     /// `first_event` is the control event of an accepted gap. `ahead` has the stored changes that were
-    /// acknowledged ahead.
+    /// acknowledged ahead. Returns `false` if the history cannot be checked yet: a later tick drains.
     ///
     /// # Errors
     /// The history differs, the stream or the store refuses, or a query failed.
@@ -20,18 +20,20 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
         &mut self,
         first_event: Option<Event>,
         ahead: Option<AckAhead>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         if self.confirmer.stored().is_none() {
             self.store_first_position(first_event).await?;
         }
-        self.check_history().await?;
+        if !self.check_history().await? {
+            return Ok(false);
+        }
         self.confirmer
             .use_ahead_if_marker_found(ahead, self.slot, self.start)
-            .await;
-        match &mut self.backfill {
-            Some(backfill) => backfill.watch_resumed_table(self.slot, self.budget).await,
-            None => Ok(()),
+            .await?;
+        if let Some(backfill) = &mut self.backfill {
+            backfill.watch_resumed_table(self.slot, self.budget).await?;
         }
+        Ok(true)
     }
 
     /// Stores the first position of the drain.
@@ -68,21 +70,28 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
     ///
     /// The history may differ after a promotion. It may also differ on the same timeline: a server that was
     /// restored from an older copy of its disk can write past the checkpoint's position again. So the drain
-    /// also searches for the marker before it skips a transaction.
-    async fn check_history(&mut self) -> Result<(), Error> {
+    /// also searches for the marker before it skips a transaction. Returns `false` if the log up to the
+    /// marker is not readable yet.
+    async fn check_history(&mut self) -> Result<bool, Error> {
         let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
         if !self.start.promoted && !skips {
-            return Ok(());
+            return Ok(true);
         }
         let markers = &self.confirmer.markers;
         let check = markers.check_history(self.slot, self.start, self.budget);
-        let HistoryCheck::Settled(settled) = check.await? else {
-            return Ok(());
+        let settled = match check.await? {
+            HistoryCheck::Unchanged => return Ok(true),
+            HistoryCheck::NotReadable(positions) => {
+                self.report_lag(positions);
+                return Ok(false);
+            }
+            HistoryCheck::Settled(settled) => settled,
         };
         self.settled = settled;
         let position = AckPosition::from(settled);
         self.sender.acknowledgements.complete_window(settled);
         self.confirmer.set_back(position.clone());
-        self.store(&position).await
+        self.store(&position).await?;
+        Ok(true)
     }
 }

@@ -26,7 +26,12 @@ enum Kind {
     Update(u8),
     KeyChange(u8, u8),
     Truncate,
+    /// A logical message, which has the LSN of the next log record.
+    Message,
 }
+
+/// The row of the model that stands for all messages.
+const MESSAGES: u8 = KEYS;
 
 #[derive(Debug, Clone, Copy)]
 struct LoggedChange {
@@ -53,6 +58,12 @@ fn log() -> impl Strategy<Value = Vec<LoggedChange>> {
         1 => (key.clone(), key).prop_map(|(old, new)| vec![Kind::KeyChange(old, new)]),
         1 => Just(vec![Kind::Truncate]),
     ];
+    // The number is even. So the first index of a change with two events is even, too.
+    let records = (prop::bool::weighted(0.2), records).prop_map(|(has_messages, rows)| {
+        let messages = if has_messages { 2 } else { 0 };
+        let messages = std::iter::repeat_n(Kind::Message, messages);
+        messages.chain(rows).collect::<Vec<_>>()
+    });
     let transactions = prop::collection::vec(prop::collection::vec(records, 1..4), 1..25);
     transactions.prop_map(|transactions| {
         let (mut changes, mut lsn) = (Vec::new(), 1_000);
@@ -88,6 +99,7 @@ fn events(change: &LoggedChange, form: Form) -> Vec<(String, bool, Vec<u8>)> {
         }
         Kind::KeyChange(old, new) => vec![(key(new), true, vec![old, new])],
         Kind::Truncate => vec![(key(0), true, (0..KEYS).collect())],
+        Kind::Message => vec![("messages".to_owned(), false, vec![MESSAGES])],
     }
 }
 
@@ -117,7 +129,9 @@ impl ModelDrain<'_> {
     fn queue(&mut self, change: &LoggedChange, form: Form, transaction: crate::pack::SpanId) {
         let has = match (&self.earlier, change.kind) {
             (None, _) => false,
-            (Some(ahead), Kind::Insert(_)) => ahead.is_insert_acknowledged(change.position),
+            (Some(ahead), Kind::Insert(_) | Kind::Message) => {
+                ahead.is_single_event_acknowledged(change.position)
+            }
             (Some(ahead), _) => ahead.is_record_acknowledged(change.position),
         };
         if has {
@@ -159,7 +173,7 @@ impl ModelDrain<'_> {
                 let position = Position {
                     index: match event.change_positions {
                         1 => event.event.position.index,
-                        _ => 0,
+                        _ => event.event.position.index & !1,
                     },
                     ..event.event.position
                 };
@@ -297,7 +311,7 @@ proptest! {
         }
         let rest: Vec<_> = (0..log.len()).map(|_| (0, 0, 0)).collect();
         drain(&mut stored, &mut stream, aggregation, |drain| {
-            drain.run(&log, last, KEYS, &rest);
+            drain.run(&log, last, u8::MAX, &rest);
             while !drain.lanes.is_empty() {
                 let request = drain.lanes.next_request(Instant::now(), LIMITS, false, |_| 1);
                 drain.flight.extend(request);
