@@ -113,7 +113,7 @@ async fn assert_marker_missing(others: u32) {
 /// The checkpoint is before the transaction. The first new transaction gets the transaction's xid.
 async fn a_restored_server_without_a_transaction_that_was_sent_in_part_lacks_the_marker() {
     let large = "insert into big select i, repeat('y', 960) from generate_series(1, 40000) i";
-    let small = "do $$ begin for i in 1..4000 loop insert into big values (i, repeat('z', 10000)); commit; \
+    let small = "do $$ begin for i in 1..16000 loop insert into big values (i, repeat('z', 1900)); commit; \
                  end loop; end $$";
     for others in ["", large, small] {
         let fixture = Fixture::builder(Plugin::Pgoutput)

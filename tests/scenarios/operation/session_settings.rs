@@ -13,6 +13,7 @@ use crate::support::versions::pgoutput;
 crate::scenarios![
     literals_do_not_depend_on_the_role,
     a_limit_on_temporary_files_makes_windows_smaller,
+    a_limit_on_temporary_files_does_not_stop_the_search_for_commits,
 ];
 
 crate::version_scenarios![since 17: timeouts_of_the_role_do_not_end_a_drain];
@@ -137,4 +138,25 @@ async fn a_limit_on_temporary_files_makes_windows_smaller() {
     assert_eq!(kind, "PostgresFailed", "{message}");
     let parts = [slot.as_str(), "temp_file_limit"];
     assert_tick_fails(&fixture, "PostgresFailed", &parts).await;
+}
+
+/// The search needs twice the space of the window.
+async fn a_limit_on_temporary_files_does_not_stop_the_search_for_commits() {
+    let fixture = Fixture::builder(Plugin::Pgoutput).build().await;
+    fixture
+        .sql("create table t (id int primary key, what text)")
+        .await;
+    fixture.drain().await;
+    let backlog = "do $$ begin for i in 1..5000 loop
+                       insert into t values (i, 'small'); commit;
+                   end loop; end $$";
+    fixture.connect().await.batch_execute(backlog).await.unwrap();
+    let large = "insert into t select i, repeat(md5(i::text), 10) from generate_series(10001, 60000) i";
+    fixture.sql(large).await;
+    let (role, database) = (REPLUSER.0, &fixture.database);
+    let limit = format!("alter role {role} in database {database} set temp_file_limit = '32MB'");
+    fixture.sql(&limit).await;
+    fixture.function.kill9().await;
+    fixture.drain().await;
+    assert_eq!(fixture.compare(&["t"]).await.changes().len(), 55_000);
 }

@@ -272,15 +272,6 @@ impl App {
             Err(StateStoreError::Invalid { .. }) if accept_gap.is_some() => None,
             loaded => loaded?,
         };
-        // With another reader, the peek would fail after the control event was sent.
-        let is_read = state.as_ref().is_some_and(|state| state.active_pid.is_some());
-        if is_read && accept_gap.is_some() {
-            return Ok(SlotAccess::Busy(BusySlot {
-                plugin: None,
-                drainer: None,
-                figures,
-            }));
-        }
         let checked = continuity::check(name, &server, state.as_ref(), stored.as_ref(), accept_gap);
         if checked.is_err() {
             // If this session lost the lock, another drainer may have stored a checkpoint after this
@@ -288,6 +279,15 @@ impl App {
             server::check_lock(connector, &lock_session).await?;
         }
         let start = checked?;
+        // With another reader, the peek would fail after the control event was sent.
+        let is_read = state.as_ref().is_some_and(|state| state.active_pid.is_some());
+        if is_read && accept_gap.is_some() {
+            return Ok(SlotAccess::Busy(BusySlot {
+                plugin: Some(start.plugin.name()),
+                drainer: None,
+                figures,
+            }));
+        }
         let settings = self.settings(&server, &start, stream?, self.column_rules().await?);
         let kept = KeptBytes::for_record(settings.record_bytes, settings.projection.has_column_rules());
         let slot = PgSlot::open(connector, lock_session, &self.config, start.plugin, kept, &server).await?;

@@ -10,7 +10,6 @@ use tokio::task::JoinHandle;
 use crate::base::causes::BoxError;
 use crate::base::clock::now_text;
 use crate::base::error_kind::ErrorKind;
-use crate::base::lsn::Lsn;
 use crate::continuity::checkpoint::{AckAhead, AckPosition, Checkpoint};
 use crate::continuity::marker::Marker;
 use crate::error::Error;
@@ -137,15 +136,6 @@ impl<C: StateStore> Checkpointer<C> {
     pub(super) fn set_marker(&mut self, marker: Option<Marker>) {
         self.is_marker_stored &= self.document.marker == marker;
         self.document.marker = marker;
-    }
-
-    /// Whether later stores name a marker at or after `acknowledged`.
-    ///
-    /// The end of the marker's commit is compared. A later `acknowledged` position means that the slot has
-    /// returned the marker.
-    pub(super) fn has_marker_for(&self, acknowledged: Lsn) -> bool {
-        let marker = self.document.marker.as_ref();
-        marker.is_some_and(|marker| marker.flushed >= acknowledged)
     }
 
     /// Whether a store is running.

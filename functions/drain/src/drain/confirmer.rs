@@ -1,7 +1,7 @@
 //! Confirms acknowledged positions: stores the checkpoint, then advances the slot.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ack_ahead::AckAheadState;
 use super::checkpointer::Checkpointer;
@@ -27,6 +27,8 @@ pub(super) struct Confirmer<C> {
     confirmed: Lsn,
     /// Time of the last advance; at first the start of the drain.
     confirmed_at: Instant,
+    /// Time of the advances since [`Confirmer::take_advance_time`] was called.
+    advance_time: Duration,
     /// Whether the current window stays unconfirmed. A later window confirms its events.
     is_unconfirmed: bool,
     /// Position up to which earlier windows have queued every transaction.
@@ -53,6 +55,7 @@ impl<C: StateStore> Confirmer<C> {
             ahead: AckAheadState::new(stores_ahead),
             confirmed,
             confirmed_at: Instant::now(),
+            advance_time: Duration::ZERO,
             is_unconfirmed: false,
             queued_upto: Lsn::ZERO,
         }
@@ -66,6 +69,11 @@ impl<C: StateStore> Confirmer<C> {
     /// Time of the last advance; at first the start of the drain.
     pub(super) fn confirmed_at(&self) -> Instant {
         self.confirmed_at
+    }
+
+    /// Returns the time of the advances since the last call.
+    pub(super) fn take_advance_time(&mut self) -> Duration {
+        std::mem::take(&mut self.advance_time)
     }
 
     /// Position up to which earlier windows have queued every transaction.
@@ -241,8 +249,11 @@ impl<C: StateStore> Confirmer<C> {
 
     async fn advance<S: Slot>(&mut self, slot: &mut S, to: Lsn) -> Result<bool, Error> {
         let deadline = self.budget.confirming_deadline();
-        let time_left = deadline.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(time_left, slot.advance(to, time_left)).await {
+        let began = Instant::now();
+        let time_left = deadline.saturating_duration_since(began);
+        let advanced = tokio::time::timeout(time_left, slot.advance(to, time_left)).await;
+        self.advance_time += began.elapsed();
+        match advanced {
             Ok(Ok(())) => {
                 self.confirmed = to;
                 self.confirmed_at = Instant::now();
@@ -289,7 +300,8 @@ impl<C: StateStore> Confirmer<C> {
     ///
     /// A server that was restored from an older copy may have an earlier marker, and other changes after it.
     /// The stream may have changes after the position: sections of an open transaction, and changes that were
-    /// acknowledged ahead. So the marker should not be before any of them, if there is such a marker.
+    /// acknowledged ahead. So the marker should be at or after all of them. If no marker is, the stored one
+    /// stays.
     fn update_marker(&mut self, position: &AckPosition, ahead: Option<&AckAhead>) {
         let resume = position.resume.as_ref().map(|resume| resume.commit_end);
         let bound = ahead.map(|ahead| ahead.bound().commit_end);
@@ -298,9 +310,7 @@ impl<C: StateStore> Confirmer<C> {
             .flatten()
             .max();
         let last_sent = last_sent.unwrap_or_default();
-        if !self.checkpointer.has_marker_for(last_sent)
-            && let marker @ Some(_) = self.markers.for_checkpoint(last_sent)
-        {
+        if let marker @ Some(_) = self.markers.for_checkpoint(last_sent) {
             self.checkpointer.set_marker(marker);
         }
     }

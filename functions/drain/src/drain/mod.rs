@@ -153,7 +153,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
                 BackfillStep::OutOfTime => return self.stop_at_deadline().await,
                 BackfillStep::Blocked | BackfillStep::Pending | BackfillStep::Idle => {}
             }
-            if !self.linger(opened, positions, has_new).await? {
+            if !self.linger(positions, has_new).await? {
                 self.runner.confirm_sent().await?;
                 self.runner.report.stopped = StopReason::Empty;
                 return Ok(());
@@ -226,9 +226,8 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             }
             Err(Error::Slot(error @ SlotError::OutOfSpace { .. })) => {
                 self.tip.confirm_next_window();
-                return self
-                    .bounds
-                    .shrink_after(error, confirmed_before, positions.restart, rows);
+                let (restart, bounds) = (positions.restart, &mut self.bounds);
+                return bounds.shrink_after(error, confirmed_before, restart, rows);
             }
             outcome => outcome?,
         };
@@ -255,6 +254,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             }
             WindowOutcome::Whole | WindowOutcome::Partial => {
                 self.tip.confirm_next_window();
+                self.bounds.raise_row_limit();
                 // An unconfirmed window is small on purpose, too.
                 if !confirmer.is_unconfirmed() {
                     let time_left = self.reading_time_left();
@@ -270,10 +270,9 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
 
     /// Pauses at the end of the log. Returns whether the drain reads another window.
     ///
-    /// `opened` and `positions` are the start and the positions of the last window. `found` is true if there
-    /// was new log.
-    async fn linger(&mut self, opened: Instant, positions: WalPositions, found: bool) -> Result<bool, Error> {
-        let polled = opened.elapsed().saturating_sub(self.runner.take_sending_time());
+    /// `positions` are those of the last window. `found` is true if there was new log.
+    async fn linger(&mut self, positions: WalPositions, found: bool) -> Result<bool, Error> {
+        let polled = self.runner.take_server_time();
         let last_moment = self.runner.budget.reading_deadline() - MIN_WINDOW_TIME;
         if self.tip.pause(polled, found, last_moment).await {
             // On a busy machine the pause may last too long for another window. The drain then ends as empty,

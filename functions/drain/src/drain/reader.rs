@@ -471,8 +471,9 @@ fn out_of_place(slot: &str, lsn: Lsn) -> Error {
 /// Whether every event of a change is acknowledged. `position` is the position of its first event.
 fn has_change(ahead: &AckAhead, change: &Change<'_>, position: Position) -> bool {
     match change {
-        Change::Insert { .. } | Change::Message(_) => ahead.is_single_event_acknowledged(position),
-        _ => ahead.is_record_acknowledged(position),
+        Change::Insert { .. } => ahead.is_insert_acknowledged(position),
+        Change::Message(_) => ahead.is_message_acknowledged(position),
+        _ => ahead.is_change_acknowledged(position),
     }
 }
 

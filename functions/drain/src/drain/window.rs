@@ -45,8 +45,8 @@ pub(super) struct LastWindow {
     pub(super) peek: Duration,
     /// Whether the server sent a row.
     pub(super) has_rows: bool,
-    /// The time from its last row to its last acknowledgement.
-    pub(super) sending: Duration,
+    /// The server's time for peeks since the last pause.
+    pub(super) polling: Duration,
 }
 
 /// Runs the windows of one drain.
@@ -163,9 +163,9 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
         positions.readable.bytes_since(self.confirmer.confirmed())
     }
 
-    /// Returns the sending time of the last window, and resets it.
-    pub(super) fn take_sending_time(&mut self) -> Duration {
-        std::mem::take(&mut self.last.sending)
+    /// Returns the server's time for peeks and advances since the last call.
+    pub(super) fn take_server_time(&mut self) -> Duration {
+        std::mem::take(&mut self.last.polling) + self.confirmer.take_advance_time()
     }
 
     /// The drain's report at its end.
@@ -262,6 +262,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
         let peek = tokio::time::timeout(decode_timeout, self.slot.peek(window, time));
         let peeked = self.sender.send_while(peek, &mut self.report).await;
         self.last.peek = began.elapsed();
+        self.last.polling += self.last.peek;
         match peeked {
             Ok(Ok(Ok(rows))) => Ok(Some(rows)),
             Ok(Err(_) | Ok(Err(SlotError::Timeout { .. }))) => {

@@ -32,6 +32,10 @@ pub(super) struct WindowBounds<'a> {
     ///
     /// `None` as long as the server decodes all transactions.
     search: Option<TransactionSearch>,
+    /// Most rows of a window, if the server lacked space.
+    ///
+    /// `None` unless the smallest usual window needed too much.
+    row_limit: Option<i32>,
 }
 
 impl<'a> WindowBounds<'a> {
@@ -43,6 +47,7 @@ impl<'a> WindowBounds<'a> {
             slot,
             sizing,
             search: None,
+            row_limit: None,
         }
     }
 
@@ -74,7 +79,7 @@ impl<'a> WindowBounds<'a> {
         resume: Option<&ResumePoint>,
         time_left: Duration,
     ) -> (Window, Duration) {
-        let rows = self.search.map(|search| search.rows);
+        let rows = self.search.map(|search| search.rows).or(self.row_limit);
         let Some(resume) = resume else {
             let rows = rows.map_or(window.rows, |rows| rows.min(window.rows));
             return (Window { rows, ..window }, self.lock().decode_timeout(time_left));
@@ -153,8 +158,8 @@ impl<'a> WindowBounds<'a> {
 
     /// Makes windows smaller after one for which the server lacked space.
     ///
-    /// `confirmed` and `restart` are the slot's positions before it. After the smallest window, the
-    /// transaction is searched for that is too large.
+    /// `confirmed` and `restart` are the slot's positions before it, and `rows` was its usual row bound. If
+    /// the smallest usual window needs too much space, too, this drain halves its rows.
     ///
     /// # Errors
     /// Returns `error` if a window of one transaction failed, too.
@@ -166,10 +171,23 @@ impl<'a> WindowBounds<'a> {
         rows: i32,
     ) -> Result<WindowStep, Error> {
         let step = self.lock().shrink(confirmed, restart);
-        if self.is_searching() || step != SizingStep::Smaller {
-            self.continue_search(error, rows)?;
+        if self.row_limit.is_none() && step == SizingStep::Smaller {
+            return Ok(WindowStep::Another);
         }
+        let limit = self.row_limit.unwrap_or(rows);
+        if limit <= 1 {
+            return Err(Error::Slot(error));
+        }
+        self.row_limit = Some(limit / 2);
         Ok(WindowStep::Another)
+    }
+
+    /// Raises the row limit by a quarter.
+    ///
+    /// It is called after a window that was read.
+    pub(super) fn raise_row_limit(&mut self) {
+        let raised = self.row_limit.map(|limit| limit + limit / 4 + 1);
+        self.row_limit = raised.filter(|limit| *limit < self.sizing().rows());
     }
 }
 

@@ -102,6 +102,11 @@ impl Default for WindowSizing {
 }
 
 impl WindowSizing {
+    /// The row bound of a window.
+    pub fn rows(&self) -> i32 {
+        self.rows
+    }
+
     /// The next window after `confirmed`, up to `readable` at most.
     ///
     /// The server decodes from `restart`. It decodes the log from `restart` to `confirmed` again, which costs

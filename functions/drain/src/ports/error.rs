@@ -86,8 +86,8 @@ pub enum SlotError {
         source: BoxError,
     },
     #[error(
-        "slot {slot}: {doing} exceeded the space or the memory that the server has for it. Smaller windows \
-         did not help. Raise temp_file_limit, if it is the cause, or free storage"
+        "slot {slot}: {doing} needs more temporary files (temp_file_limit), free storage or memory than the \
+         server has"
     )]
     OutOfSpace {
         slot: String,

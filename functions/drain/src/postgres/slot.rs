@@ -387,8 +387,14 @@ impl Slot for PgSlot<'_> {
                     &length(bytes),
                 ],
             )
-            .await
-            .map_err(|error| self.failed("searching for the commits of large transactions", error))?;
+            .await;
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => {
+                const DOING: &str = "searching for the commits of large transactions";
+                return Err(self.explained(DOING, error).await);
+            }
+        };
         let commit = |row: &PgRow| {
             let xid = u32::try_from(row.get::<_, i64>("transaction_id")).ok()?;
             let lsn = rows::lsn(row, "commit_lsn");

@@ -60,25 +60,37 @@ impl AckAhead {
         &self.missing
     }
 
-    /// Whether the change with one event at this position is acknowledged.
+    /// Whether the inserted row at this position is acknowledged.
     ///
-    /// It is valid only for an insert and a logical message. They have one event, even if the key of a table
-    /// has changed since. So the index of the event identifies it among the changes of one LSN, such as the
-    /// rows of a `COPY`.
-    pub fn is_single_event_acknowledged(&self, position: Position) -> bool {
+    /// It is valid only for an insert. An insert has one event, even if the key of its table has changed
+    /// since. So the index of its event identifies it among the rows of one log record, such as those of a
+    /// `COPY`.
+    pub fn is_insert_acknowledged(&self, position: Position) -> bool {
         position < self.bound && self.missing.binary_search(&position).is_err()
     }
 
     /// Whether every event of the change at this position is acknowledged.
     ///
     /// The number of a change's events depends on the key of its table, and the key may have changed since.
-    /// So each later position of the log record must be acknowledged, too. An earlier position is that of a
-    /// logical message: a message has the LSN of the next log record.
-    pub fn is_record_acknowledged(&self, position: Position) -> bool {
-        let record = (position.commit_end, position.lsn);
+    /// So no position of its LSN from this one on may be missing. Earlier positions of the LSN belong to
+    /// other changes, such as a logical message.
+    pub fn is_change_acknowledged(&self, position: Position) -> bool {
+        let lsn = (position.commit_end, position.lsn);
         let first = self.missing.partition_point(|missing| *missing < position);
         let next = self.missing.get(first).unwrap_or(&self.bound);
-        record < (self.bound.commit_end, self.bound.lsn) && (next.commit_end, next.lsn) != record
+        lsn < (self.bound.commit_end, self.bound.lsn) && (next.commit_end, next.lsn) != lsn
+    }
+
+    /// Whether the logical message at this position is acknowledged.
+    ///
+    /// A message has the LSN of the next log record. The server usually sends it before the change of this
+    /// record. If subtransactions are merged, the message may follow the change, which may have another
+    /// number of events now. Then no position of the LSN may be missing.
+    pub fn is_message_acknowledged(&self, position: Position) -> bool {
+        match position.index {
+            0 => position < self.bound && self.missing.binary_search(&position).is_err(),
+            _ => self.is_change_acknowledged(Position { index: 0, ..position }),
+        }
     }
 }
 
@@ -277,7 +289,7 @@ mod tests {
             &[position(20, 11, 0), position(20, 12, 1), position(30, 25, 0)],
             position(40, 35, 1),
         );
-        for (position, single, record) in [
+        for (position, insert, change) in [
             (position(10, 5, 0), true, true),
             (position(20, 11, 0), false, false),
             (position(20, 11, 1), true, true),
@@ -290,8 +302,18 @@ mod tests {
             (position(40, 35, 1), false, false),
             (position(50, 1, 0), false, false),
         ] {
-            assert_eq!(ahead.is_single_event_acknowledged(position), single, "{position}");
-            assert_eq!(ahead.is_record_acknowledged(position), record, "{position}");
+            assert_eq!(ahead.is_insert_acknowledged(position), insert, "{position}");
+            assert_eq!(ahead.is_change_acknowledged(position), change, "{position}");
+        }
+        // After another event of the same LSN, the index may have changed.
+        for (position, message) in [
+            (position(20, 11, 0), false),
+            (position(20, 11, 1), false),
+            (position(20, 12, 0), true),
+            (position(20, 13, 1), true),
+            (position(50, 1, 0), false),
+        ] {
+            assert_eq!(ahead.is_message_acknowledged(position), message, "{position}");
         }
     }
 

@@ -73,7 +73,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
             out.report.replayed += u64::from(lsn <= self.history.acknowledged);
             let position = PositionSequence::new(lsn).next(lsn);
             let ahead = self.history.ahead.as_ref();
-            if ahead.is_some_and(|ahead| ahead.is_record_acknowledged(position)) {
+            if ahead.is_some_and(|ahead| ahead.is_message_acknowledged(position)) {
                 out.report.acknowledged_ahead += 1;
             } else {
                 let message = with_foreign_prefix(message);

@@ -79,6 +79,38 @@ impl LingerRun {
     }
 }
 
+/// Only the server's time for a poll decides the pause. The stream needs half a second for the first window.
+#[tokio::test]
+async fn a_slow_stream_does_not_delay_the_next_poll() {
+    let log = Log::default();
+    let backlog = (100..200).map(|end| (Lsn(end * MIB), "backlog".to_owned()));
+    let mut slot = FakeSlot {
+        arrivals: ["a", "b", "c"].map(str::to_owned).into(),
+        ..FakeSlot::new(&log, backlog.collect(), Lsn(99 * MIB))
+    };
+    let settings = Settings {
+        linger: Duration::from_secs(3),
+        poll_share: 0.05,
+        max_unacknowledged_bytes: 1_000,
+        ..settings(Aggregation::None)
+    };
+    let (envelope, start) = (envelope(), start(99, 99));
+    let ports = DrainPorts {
+        slot: &mut slot,
+        stream: FakeStream {
+            latency: Duration::from_millis(5),
+            ..FakeStream::new(&log)
+        },
+        checkpoint_store: FakeStateStore(log.clone()),
+        sizing: &Mutex::default(),
+        backfill: None,
+    };
+    let drained = drain(ports, task(&settings, &envelope, &start, 20)).await;
+    drained.result.unwrap();
+    let arrived = log.arrived();
+    assert_eq!(arrived[100..], ["public.a", "public.b", "public.c"]);
+}
+
 #[tokio::test]
 async fn a_message_outside_of_transactions_is_sent_once() {
     let arrivals = ["a", "b", MESSAGE, "c", "d", "e", "f", "g", "h"];

@@ -1,13 +1,11 @@
 //! End of a window: the last acknowledgements, the chunk, and the confirmation.
 
-use std::time::Instant;
-
 use super::WindowRunner;
 use super::open_peek::ReadOutcome;
 use crate::base::lsn::Lsn;
 use crate::base::window::Window;
 use crate::error::Error;
-use crate::ports::{Slot, StateStore, Stream, TableSource};
+use crate::ports::{Slot, SlotError, StateStore, Stream, TableSource};
 
 /// Outcome of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +63,6 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
         end: WindowEnd,
         failure: Option<Error>,
     ) -> Result<WindowOutcome, Error> {
-        let began = Instant::now();
         let WindowEnd { window, read, .. } = end;
         let mut failure = failure;
         if end.reached_bound() && failure.is_none() {
@@ -82,21 +79,22 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
             }
         }
         let (sent, is_all_sent) = self.send_rest().await;
-        self.last.sending = began.elapsed();
         let mut failure = match (failure, sent.err()) {
             // After `NotResumed`, the drain would open another window. But sending has definitely failed.
             (Some(Error::NotResumed { .. }), sending @ Some(_)) => sending,
             (failure, sending) => failure.or(sending),
         };
         // Reading stopped inside of a transaction. A later window reads it again from the end of its last
-        // acknowledged section.
-        if is_all_sent && failure.is_none() && !read.is_complete() {
+        // acknowledged section. After a lack of space, that window is smaller, and of the same drain.
+        let continues = matches!(failure, None | Some(Error::Slot(SlotError::OutOfSpace { .. })));
+        if is_all_sent && continues && !read.is_complete() {
             self.sender.acknowledgements.discard_unfinished();
         }
         // After a discontinuity, neither the checkpoint nor the slot may advance.
         if let Some(error) = failure.take_if(|error| error.is_discontinuity()) {
             return Err(error);
         }
+        self.check_resumed(failure.as_ref()).await?;
         let is_sent = is_all_sent && failure.is_none();
         if is_sent && self.confirmer.is_unconfirmed() && read != ReadOutcome::Stopped {
             return Ok(self.leave_unconfirmed(read));
@@ -110,7 +108,7 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
             Err(error) => confirmed.and(Err(error)),
         };
         if let Some(failure) = failure {
-            return self.close_failed(failure, confirmed).await;
+            return self.close_failed(failure, confirmed);
         }
         let confirmed = confirmed? && is_all_sent;
         Ok(match read {
@@ -119,6 +117,18 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
             ReadOutcome::TooSlow if confirmed => WindowOutcome::TooSlow,
             _ => WindowOutcome::OutOfTime,
         })
+    }
+
+    /// Fails if a transaction was not resumed because the server lost it.
+    ///
+    /// # Errors
+    /// The log lacks the last marker.
+    async fn check_resumed(&mut self, failure: Option<&Error>) -> Result<(), Error> {
+        let (markers, acknowledged) = (&self.confirmer.markers, self.start.acknowledged);
+        match failure {
+            Some(Error::NotResumed { .. }) => markers.check_last(self.slot, acknowledged, self.budget).await,
+            _ => Ok(()),
+        }
     }
 
     /// Ends an unconfirmed window whose events were acknowledged.
@@ -137,17 +147,14 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
 
     /// Ends a window that failed.
     ///
-    /// A transaction that could not be resumed is read again from its beginning. If the log lacks the last
-    /// marker, the drain fails instead.
-    async fn close_failed(
+    /// A transaction that could not be resumed is read again from its beginning.
+    fn close_failed(
         &mut self,
         failure: Error,
         confirmed: Result<bool, Error>,
     ) -> Result<WindowOutcome, Error> {
         if let Error::NotResumed { .. } = &failure {
             confirmed?;
-            let (markers, acknowledged) = (&self.confirmer.markers, self.start.acknowledged);
-            markers.check_last(self.slot, acknowledged, self.budget).await?;
             tracing::warn!(
                 slot = self.settings.slot,
                 error_type = failure.name(),

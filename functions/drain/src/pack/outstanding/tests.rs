@@ -58,27 +58,27 @@ fn log() -> impl Strategy<Value = Vec<LoggedChange>> {
         1 => (key.clone(), key).prop_map(|(old, new)| vec![Kind::KeyChange(old, new)]),
         1 => Just(vec![Kind::Truncate]),
     ];
-    // The number is even. So the first index of a change with two events is even, too.
-    let records = (prop::bool::weighted(0.2), records).prop_map(|(has_messages, rows)| {
-        let messages = if has_messages { 2 } else { 0 };
-        let messages = std::iter::repeat_n(Kind::Message, messages);
-        messages.chain(rows).collect::<Vec<_>>()
-    });
+    let records = (prop::bool::weighted(0.2), records);
     let transactions = prop::collection::vec(prop::collection::vec(records, 1..4), 1..25);
     transactions.prop_map(|transactions| {
         let (mut changes, mut lsn) = (Vec::new(), 1_000);
         for records in transactions {
             let commit_end = Lsn(lsn + 100 * records.len() as u64 + 50);
-            for rows in records {
+            for (has_message, rows) in records {
                 lsn += 100;
-                for (index, kind) in (0..).zip(rows) {
-                    let position = Position {
-                        commit_end,
-                        lsn: Lsn(lsn),
-                        index,
-                    };
-                    changes.push(LoggedChange { position, kind });
-                }
+                let position = |index| Position {
+                    commit_end,
+                    lsn: Lsn(lsn),
+                    index,
+                };
+                let message = has_message.then_some((0, Kind::Message));
+                // The first index is even. So that of a change with two events is known from each of them.
+                let first = if has_message { 2 } else { 0 };
+                let kinds = message.into_iter().chain((first..).zip(rows));
+                changes.extend(kinds.map(|(index, kind)| LoggedChange {
+                    position: position(index),
+                    kind,
+                }));
             }
             lsn = commit_end.0;
         }
@@ -129,10 +129,9 @@ impl ModelDrain<'_> {
     fn queue(&mut self, change: &LoggedChange, form: Form, transaction: crate::pack::SpanId) {
         let has = match (&self.earlier, change.kind) {
             (None, _) => false,
-            (Some(ahead), Kind::Insert(_) | Kind::Message) => {
-                ahead.is_single_event_acknowledged(change.position)
-            }
-            (Some(ahead), _) => ahead.is_record_acknowledged(change.position),
+            (Some(ahead), Kind::Insert(_)) => ahead.is_insert_acknowledged(change.position),
+            (Some(ahead), Kind::Message) => ahead.is_message_acknowledged(change.position),
+            (Some(ahead), _) => ahead.is_change_acknowledged(change.position),
         };
         if has {
             return;
