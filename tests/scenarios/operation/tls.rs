@@ -7,6 +7,8 @@ use std::path::Path;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::certificates::{HOST, RDS};
 use scenarios::postgres::{Postgres, PostgresSettings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::support::expected_errors::assert_tick_fails;
 
@@ -14,6 +16,7 @@ crate::scenarios![
     each_mode_trusts_only_the_servers_that_it_allows,
     certificates_with_each_key_of_rds_are_trusted,
     a_server_without_tls_is_refused_unless_tls_is_disabled,
+    a_handshake_that_breaks_is_no_problem_of_a_certificate,
 ];
 
 async fn configure(fixture: &mut Fixture, mode: &str, host: &str, authority: Option<&Path>) {
@@ -119,4 +122,28 @@ async fn a_server_without_tls_is_refused_unless_tls_is_disabled() {
     }
     fixture.function.set("PGSSLMODE", "disable").await;
     fixture.tick().await;
+}
+
+/// As in a restart of the server: it agrees to TLS, and then its process ends.
+async fn a_handshake_that_breaks_is_no_problem_of_a_certificate() {
+    let mut fixture = fixture_with_tls().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let server = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // The request for TLS has eight bytes.
+            let mut request = [0; 8];
+            let _ = stream.read_exact(&mut request).await;
+            let _ = stream.write_all(b"S").await;
+            let _ = stream.read(&mut request).await;
+        }
+    });
+    let own = fixture.postgres.port().to_string();
+    configure(&mut fixture, "require", "127.0.0.1", None).await;
+    fixture.function.set("PGPORT", &port).await;
+    let (kind, message) = fixture.failing_tick().await;
+    assert_eq!(kind, "PostgresUnreachable", "{message}");
+    fixture.function.set("PGPORT", &own).await;
+    fixture.tick().await;
+    server.abort();
 }

@@ -235,10 +235,14 @@ async fn a_table_that_cannot_follow_is_reported() {
 }
 
 async fn columns_that_events_lack_are_reported(version: u32) {
-    let keys = "public.listed:note;public.hidden:note;public.away:note;public.whole:note;public.keyed:note";
+    let keys = "public.listed:note;public.hidden:note;public.away:note;public.whole:note;public.keyed:note;\
+                public.computed:note";
     let builder = pgoutput(version)
         .env("PARTITION_KEYS", keys)
-        .env("TABLES", "public.listed,public.hidden,public.whole,public.keyed")
+        .env(
+            "TABLES",
+            "public.listed,public.hidden,public.whole,public.keyed,public.computed",
+        )
         .env("COLUMN_SALT", "salt of the scenarios")
         .env("COLUMN_RULES", "public.hidden.note:hash,*.hidden.note:omit");
     let fixture = builder.without_slot().build().await;
@@ -252,14 +256,15 @@ async fn columns_that_events_lack_are_reported(version: u32) {
              alter table whole_1 replica identity full;
              create table keyed (note int, id int primary key) partition by range (id);
              create table keyed_1 partition of keyed for values from (0) to (9);
-             alter table keyed replica identity full",
+             alter table keyed replica identity full;
+             create table computed (id int primary key, note int generated always as (id) stored)",
         )
         .await;
     // PostgreSQL 14 has no lists of columns.
     let list = if version == 14 { "" } else { "(id)" };
     fixture
         .sql(&format!(
-            "create publication spillway for table listed {list}, hidden, away, whole, keyed
+            "create publication spillway for table listed {list}, hidden, away, whole, keyed, computed
              with (publish_via_partition_root = true)"
         ))
         .await;
@@ -268,7 +273,7 @@ async fn columns_that_events_lack_are_reported(version: u32) {
         |entry| format!("PARTITION_KEYS: {entry} matches no table that is sent and has these columns");
     let listed = (version > 14).then(|| no_match("public.listed:note"));
     let mut expected: Vec<String> = listed.into_iter().collect();
-    expected.extend(["public.hidden:note", "public.away:note"].map(no_match));
+    expected.extend(["public.hidden:note", "public.away:note", "public.computed:note"].map(no_match));
     expected.push(lacks_note("public.keyed_1"));
     assert_eq!(fixture.problems().await, json!(expected));
     fixture

@@ -138,11 +138,11 @@ impl<'s> PublishedTable<'s> {
         let mut logging = leaves.filter(|(_, leaf)| !leaf.identity_full && !lacks_identity(leaf));
         let lacks = |leaf: &CatalogTable| self.info.key.iter().find(|name| !leaf.key.contains(name));
         let (leaf, name) = logging.find_map(|(leaf, table)| Some((leaf, lacks(table)?)))?;
+        let table = &self.info.table;
         Some(format!(
-            "the replica identity of partition {leaf} lacks column {name}, and the index with this column is \
-             the only one to read the table by: add a primary key to {}, and use it in {leaf} as the replica \
-             identity",
-            self.info.table
+            "the replica identity of partition {leaf} lacks column {name} of the index by which the table is \
+             read: alter table {table} replica identity using index … (with the columns of the partitions' \
+             identity), or add a primary key to {table}, and use it in {leaf} as the replica identity"
         ))
     }
 

@@ -120,12 +120,14 @@ const COLUMNS: &str = "
              cross join unnest(p.partattrs::int2[]) k(attnum)
              left join pg_attribute a on a.attrelid = p.partrelid and a.attnum = k.attnum and k.attnum > 0
            ) end as partition_columns,
-           array(
+           -- The recursion costs time even for a table without partitions.
+           case when c.relkind = 'p' then array(
              with recursive down(oid) as (
-               select h.inhrelid from pg_inherits h where h.inhparent = c.oid and c.relkind = 'p'
+               select h.inhrelid from pg_inherits h where h.inhparent = c.oid
                union
                select h.inhrelid from down join pg_inherits h on h.inhparent = down.oid)
-             select l.oid from down join pg_class l using (oid) where l.relkind = 'r') as partitions,
+             select l.oid from down join pg_class l using (oid) where l.relkind = 'r')
+           else '{}'::oid[] end as partitions,
            a.xids as column_xids,
            a.virtual as column_virtual,
            a.names as column_names,

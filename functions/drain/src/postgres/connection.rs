@@ -275,8 +275,9 @@ impl Connector {
     fn handshake_error(&self, error: tokio_postgres::Error, login_began: bool) -> SlotError {
         let host = self.database.host.clone();
         let cause = std::error::Error::source(&error);
-        let is_broken =
-            cause.is_none_or(|cause| cause.is::<std::io::Error>()) && !cause.is_some_and(tls::is_tls_error);
+        let is_broken = cause.is_none_or(|cause| {
+            cause.is::<std::io::Error>() && !tls::is_tls_error(cause) || tls::is_broken_handshake(cause)
+        });
         let is_tls = cause.is_some_and(|cause| cause.is::<HandshakeError>() || tls::is_tls_error(cause));
         let source = Box::new(error);
         if is_broken {

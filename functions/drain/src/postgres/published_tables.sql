@@ -1,4 +1,4 @@
--- The tables of the publications $1, as the view pg_publication_tables lists them.
+-- The tables of the publications $1. For one publication, they are those of the view pg_publication_tables.
 --
 -- The names are those that events have: publish_via_partition_root decides between a partitioned table and
 -- its partitions. `columns` is null before PostgreSQL 15, which has neither column lists nor row filters.
@@ -11,18 +11,19 @@ below(root, oid) as (
   union
   select b.root, i.inhrelid from below b join pg_inherits i on i.inhparent = b.oid),
 covered as materialized (
-  -- Partitions of a member that is published under its own name.
-  select distinct m.publication, b.oid
+  -- Partitions of a member that is published under its own name. Their rows have the name of the topmost such
+  -- member, whichever publication it is of.
+  select distinct b.oid
   from members m join below b on b.root = m.oid
   where m.is_via_root),
 published_oids as materialized (
   select distinct m.publication, c.oid
   from members m
   left join below b on b.root = m.oid and not m.is_via_root
-  left join covered v on v.oid = m.oid and v.publication = m.publication
   join pg_class c on c.oid = coalesce(b.oid, m.oid)
-  where c.relpersistence = 'p' and c.oid >= 16384
-    and case when m.is_via_root then v.oid is null else c.relkind = 'r' end),
+  left join covered v on v.oid = c.oid
+  where c.relpersistence = 'p' and c.oid >= 16384 and v.oid is null
+    and (m.is_via_root or c.relkind = 'r')),
 published as not materialized (
   select l.publication, l.oid, n.nspname::text as schema, c.relname::text as name,
          case when current_setting('server_version_num')::int >= 150000 then array(

@@ -44,6 +44,8 @@ pub struct TableState {
 pub enum SendState {
     /// They are sent.
     Sent,
+    /// The log lacks them, because the table is unlogged.
+    Unlogged,
     /// The slot does not send them, because no publication has the table.
     Unpublished,
     /// The slot sends them, but no pattern of `TABLES` matches the table.
@@ -127,6 +129,10 @@ fn sentence(state: &TableState) -> Option<String> {
     let name = state.table.unquoted();
     match state.sending {
         SendState::Sent => None,
+        SendState::Unlogged => Some(format!(
+            "table {name} is no longer sent: it is unlogged, so the log lacks its changes. If that is not \
+             intended, run alter table … set logged, and backfill the table"
+        )),
         SendState::Unpublished => Some(format!(
             "table {name} is no longer sent: none of PUBLICATIONS has it. If that is not intended, run alter \
              publication … add table …, and backfill the table"
@@ -212,8 +218,14 @@ mod tests {
         assert_eq!(stored.no_longer_sent(&now), TablesNoLongerSent::default());
         let next = SentTables::of(&now).unwrap();
         assert_eq!(next, SentTables::of(&now[..1]).unwrap());
-        now[1].sending = SendState::Unpublished;
-        assert_eq!(stored.no_longer_sent(&now).count, 1);
+        for (sending, reason) in [
+            (SendState::Unpublished, "none of PUBLICATIONS"),
+            (SendState::Unlogged, "it is unlogged"),
+        ] {
+            now[1].sending = sending;
+            let left = stored.no_longer_sent(&now);
+            assert!(left.count == 1 && left.sentences[0].contains(reason), "{left:?}");
+        }
     }
 
     #[test]

@@ -280,7 +280,8 @@ impl RelationTables {
         let mut partitions = self.partitions(oid).peekable();
         match partitions.peek() {
             None => is_whole,
-            // If the table was dropped, another table may only seem to be its partition.
+            // A dropped table is not in the catalog. Then nothing proves that the other table is its
+            // partition, so the server's mark decides, too.
             Some(_) => {
                 let table = self.tables.get(&oid);
                 let is_root = table.is_some_and(|table| table.is_partitioned == Some(true));

@@ -58,8 +58,8 @@ impl<C: StateStore> BackfillRunner<C> {
 
     /// The next readable table. Unreadable tables before it fail.
     ///
-    /// A table is left out if it was dropped, or is no longer published, since the tables were listed. But
-    /// it fails if the request names it, or if its reading has begun.
+    /// A table that was dropped or unpublished after the list was made is left out. If the request names it,
+    /// or its reading has begun, it fails instead.
     pub(super) async fn next_table<S: Slot + TableSource>(
         &mut self,
         slot: &mut S,

@@ -54,6 +54,8 @@ const MATCHED_TABLES: &str = "
     left join pg_attribute a
       on a.attrelid = l.relid and a.attname = e.column_name and a.attnum > 0 and not a.attisdropped
       and coalesce(a.attname::text = any(p.columns), true)
+      -- No plugin sends a virtual column. PostgreSQL 14 has no `columns`, and sends no generated column.
+      and a.attgenerated <> 'v' and not ($2 and p.columns is null and a.attgenerated <> '')
       and not exists (
         select from rules r
         where r.omits and t.schema like r.schema and t.name like r.name and a.attname like r.column_name)

@@ -167,6 +167,16 @@ pub(super) fn is_tls_error(cause: &(dyn std::error::Error + 'static)) -> bool {
     inner.is_some_and(|inner| inner.is::<Error>())
 }
 
+/// Whether the connection broke during the handshake.
+///
+/// This happens when the server restarts.
+pub(super) fn is_broken_handshake(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = cause.downcast_ref::<HandshakeError>().map(|error| &*error.0);
+    let io = inner.and_then(|inner| inner.downcast_ref::<std::io::Error>());
+    // A host name that no certificate can have is `InvalidInput`.
+    io.is_some_and(|io| io.kind() != std::io::ErrorKind::InvalidInput && !is_tls_error(io))
+}
+
 /// Connector of rustls with typed errors.
 ///
 /// It also records that a handshake succeeded.

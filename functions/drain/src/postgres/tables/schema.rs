@@ -52,8 +52,11 @@ const PARTITIONS: &str = concat!(
 const PUBLISHED_TABLES: &str = "
     select t.schema, t.name, t.columns, t.filter, t.sends_rows
     from published t
-    where (t.schema, t.name) in (
-      select w.schema, w.name from unnest($2::text[], $3::text[]) w(schema, name))";
+    where t.oid in (
+      select c.oid
+      from unnest($2::text[], $3::text[]) w(schema, name)
+      join pg_namespace n on n.nspname = w.schema
+      join pg_class c on c.relnamespace = n.oid and c.relname = w.name)";
 
 /// The names of the tables of the publications $1. The query follows [`PUBLISHED`].
 const PUBLISHED_NAMES: &str = "select t.schema, t.name from published t";
@@ -253,23 +256,28 @@ fn column_infos(row: &PgRow) -> Vec<ColumnInfo> {
 /// each row that one of their filters accepts. A publication without a column list publishes all columns. One
 /// without a filter publishes all rows, unless it publishes neither inserts nor updates.
 fn publication_infos(rows: &[PgRow]) -> BTreeMap<TableName, PublicationInfo> {
-    let mut published: BTreeMap<TableName, PublicationInfo> = BTreeMap::new();
-    // A publication that sends rows comes first, and the filters of the others then do not count.
+    // Of each table, its publications, and whether one of them sends rows.
+    let mut published: BTreeMap<TableName, (PublicationInfo, bool)> = BTreeMap::new();
+    // Publications that send rows come first. If there is one, the filters of the others do not count.
     let (sending, others): (Vec<&PgRow>, Vec<&PgRow>) = rows.iter().partition(|row| row.get("sends_rows"));
     for row in sending.into_iter().chain(others) {
         let columns: Option<Vec<String>> = row.get("columns");
         let filters = row.get::<_, Option<String>>("filter").map(|filter| vec![filter]);
+        let sends_rows: bool = row.get("sends_rows");
         published
             .entry(table_name(row))
-            .and_modify(|info| {
+            .and_modify(|(info, is_sent)| {
                 info.columns = both(info.columns.take(), columns.clone());
-                if row.get("sends_rows") {
+                if sends_rows || !*is_sent {
                     info.filters = both(info.filters.take(), filters.clone());
                 }
             })
-            .or_insert(PublicationInfo { columns, filters });
+            .or_insert((PublicationInfo { columns, filters }, sends_rows));
     }
     published
+        .into_iter()
+        .map(|(table, (info, _))| (table, info))
+        .collect()
 }
 
 /// Both lists in one. `None` means all: the result is `None` if either list is `None`.

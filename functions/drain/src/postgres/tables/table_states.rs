@@ -24,8 +24,8 @@ const TABLE_STATES: &str = "
     select n.nspname::text as schema,
            c.relname::text as name,
            c.relispartition as is_partition,
-           case when not $2 then c.relpersistence = 'p'
-                else p.oid is not null end as is_sent
+           c.relpersistence = 'p' as is_logged,
+           not $2 or p.oid is not null as is_sent
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     left join sent_parts p on p.oid = c.oid
@@ -51,6 +51,7 @@ pub(crate) async fn table_states(
     let states = rows.iter().map(|row| {
         let table = table_name(row);
         let sending = match row.get("is_sent") {
+            _ if !row.get::<_, bool>("is_logged") => SendState::Unlogged,
             false => SendState::Unpublished,
             true if matches_any(patterns, &table) => SendState::Sent,
             true => SendState::Excluded,
