@@ -141,8 +141,9 @@ impl<'s> PublishedTable<'s> {
         let table = &self.info.table;
         Some(format!(
             "the replica identity of partition {leaf} lacks column {name} of the index by which the table is \
-             read: alter table {table} replica identity using index … (with the columns of the partitions' \
-             identity), or add a primary key to {table}, and use it in {leaf} as the replica identity"
+             read. Either run alter table {table} replica identity using index …, with an index on the \
+             columns of the partitions' identity. Or add a primary key to {table}, and make it the replica \
+             identity of {leaf}"
         ))
     }
 

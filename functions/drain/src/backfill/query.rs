@@ -228,7 +228,8 @@ fn order_list(table: &BackfillTable) -> String {
         .map(|((column, name), order)| {
             let nulls = if order.nulls_first { " nulls first" } else { "" };
             match order.column_cast {
-                // The server uses the index only for the column itself, whose default order is the same.
+                // The index serves only an order by the column without its cast. The default order of the
+                // domain is that of the enum.
                 Some(_) => format!("t.{}{nulls}", quoted(name)),
                 None => format!("{column} using {}{nulls}", order.less),
             }

@@ -118,6 +118,8 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
                 return self.stop_at_deadline().await;
             }
             let opened = Instant::now();
+            // Only the last window before the end of the log counts as a poll.
+            self.runner.take_server_time();
             let (positions, window) = self.next_window().await?;
             self.runner.report_lag(positions);
             let confirmer = &self.runner.confirmer;
@@ -227,9 +229,9 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             Err(Error::Slot(error @ SlotError::OutOfSpace { .. })) => {
                 self.tip.confirm_next_window();
                 let (restart, bounds) = (positions.restart, &mut self.bounds);
-                return bounds.shrink_after(error, confirmed_before, restart, rows);
+                return bounds.shrink_after(error, confirmed_before, restart, window.rows);
             }
-            outcome => outcome?,
+            outcome => self.bounds.record_outcome(outcome?),
         };
         self.runner.report_lag(positions);
         let confirmer = &self.runner.confirmer;
@@ -254,7 +256,6 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             }
             WindowOutcome::Whole | WindowOutcome::Partial => {
                 self.tip.confirm_next_window();
-                self.bounds.raise_row_limit();
                 // An unconfirmed window is small on purpose, too.
                 if !confirmer.is_unconfirmed() {
                     let time_left = self.reading_time_left();
@@ -364,14 +365,18 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
 
     /// Stops because the time is over.
     ///
-    /// Fails if events are left and a stream acknowledged no record since its last error. Without this
-    /// failure, the report would look like that of a backlog.
+    /// Fails if events are left and a stream acknowledged no record since its last error. It also fails if
+    /// the server lacked space for the last window. Without this failure, the report would look like that of
+    /// a backlog.
     async fn stop_at_deadline(&mut self) -> Result<(), Error> {
         self.runner.confirm_sent().await?;
         self.runner.report.stopped = StopReason::Deadline;
         match self.runner.sender.take_last_error() {
             Some(error) if !self.runner.sender.is_empty() => Err(Error::Stream(error)),
-            _ => Ok(()),
+            _ => self
+                .bounds
+                .take_lack_of_space()
+                .map_or(Ok(()), |error| Err(error.into())),
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct LastWindow {
     pub(super) peek: Duration,
     /// Whether the server sent a row.
     pub(super) has_rows: bool,
-    /// The server's time for peeks since the last pause.
+    /// The server's time for its peeks: [`WindowRunner::take_server_time`] resets it.
     pub(super) polling: Duration,
 }
 
@@ -425,11 +425,13 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
     ///
     /// Returns `false` if the time for reading is over.
     async fn add_large_commits(&mut self, peek: &mut OpenPeek<'_, S::Rows>) -> Result<bool, Error> {
+        let began = Instant::now();
         let asked = self.slot.large_commits(peek.window, HOLD_BYTES / 2);
         let Ok(commits) = tokio::time::timeout_at(self.budget.reading_deadline().into(), asked).await else {
             let _ = tokio::time::timeout(CANCEL_TIME, self.slot.cancel_lock_session()).await;
             return Ok(false);
         };
+        self.last.polling += began.elapsed();
         peek.reader.add_large_commits(commits?)?;
         peek.reader
             .end_section(&mut self.sender.acknowledgements, context(&self.backfill));

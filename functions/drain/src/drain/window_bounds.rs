@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::window::LastWindow;
+use super::window::{LastWindow, WindowOutcome};
 use super::window_sizing::{SizingStep, TransactionSearch, WindowSizing};
 use crate::base::lsn::Lsn;
 use crate::base::window::{SentPrefix, Window};
@@ -34,8 +34,10 @@ pub(super) struct WindowBounds<'a> {
     search: Option<TransactionSearch>,
     /// Most rows of a window, if the server lacked space.
     ///
-    /// `None` unless the smallest usual window needed too much.
+    /// `None` until a window of the smallest usual size lacked space.
     row_limit: Option<i32>,
+    /// The last window's error, if the server lacked space.
+    lack_of_space: Option<SlotError>,
 }
 
 impl<'a> WindowBounds<'a> {
@@ -48,6 +50,7 @@ impl<'a> WindowBounds<'a> {
             sizing,
             search: None,
             row_limit: None,
+            lack_of_space: None,
         }
     }
 
@@ -79,7 +82,8 @@ impl<'a> WindowBounds<'a> {
         resume: Option<&ResumePoint>,
         time_left: Duration,
     ) -> (Window, Duration) {
-        let rows = self.search.map(|search| search.rows).or(self.row_limit);
+        let searched = self.search.map(|search| search.rows);
+        let rows = searched.into_iter().chain(self.row_limit).min();
         let Some(resume) = resume else {
             let rows = rows.map_or(window.rows, |rows| rows.min(window.rows));
             return (Window { rows, ..window }, self.lock().decode_timeout(time_left));
@@ -122,6 +126,10 @@ impl<'a> WindowBounds<'a> {
     ///
     /// That window began at `opened`. `time_left` is left for reading.
     pub(super) fn adjust(&mut self, last: LastWindow, opened: Instant, time_left: Duration) {
+        // A limited window is small on purpose, so it does not change the size of later windows.
+        if self.row_limit.is_some() {
+            return self.raise_row_limit();
+        }
         match last.has_rows {
             true => self.lock().adjust(last.peek, opened.elapsed(), time_left),
             false => self.lock().adjust_empty(last.peek, time_left),
@@ -158,11 +166,11 @@ impl<'a> WindowBounds<'a> {
 
     /// Makes windows smaller after one for which the server lacked space.
     ///
-    /// `confirmed` and `restart` are the slot's positions before it, and `rows` was its usual row bound. If
-    /// the smallest usual window needs too much space, too, this drain halves its rows.
+    /// `confirmed` and `restart` are the slot's positions before it, and `rows` was its row bound. If the
+    /// smallest usual window lacks space, too, this drain limits the rows further.
     ///
     /// # Errors
-    /// Returns `error` if a window of one transaction failed, too.
+    /// Returns `error` if the window had a single transaction.
     pub(super) fn shrink_after(
         &mut self,
         error: SlotError,
@@ -171,23 +179,33 @@ impl<'a> WindowBounds<'a> {
         rows: i32,
     ) -> Result<WindowStep, Error> {
         let step = self.lock().shrink(confirmed, restart);
-        if self.row_limit.is_none() && step == SizingStep::Smaller {
-            return Ok(WindowStep::Another);
-        }
-        let limit = self.row_limit.unwrap_or(rows);
-        if limit <= 1 {
+        if rows <= 1 {
             return Err(Error::Slot(error));
         }
-        self.row_limit = Some(limit / 2);
+        if self.row_limit.is_some() || step != SizingStep::Smaller {
+            self.row_limit = Some((rows.min(self.sizing().rows()) / 16).max(1));
+        }
+        self.lack_of_space = Some(error);
         Ok(WindowStep::Another)
     }
 
-    /// Raises the row limit by a quarter.
-    ///
-    /// It is called after a window that was read.
-    pub(super) fn raise_row_limit(&mut self) {
-        let raised = self.row_limit.map(|limit| limit + limit / 4 + 1);
+    /// Doubles the row limit after a window that was read.
+    fn raise_row_limit(&mut self) {
+        let raised = self.row_limit.map(|limit| limit.saturating_mul(2));
         self.row_limit = raised.filter(|limit| *limit < self.sizing().rows());
+    }
+
+    /// Records a window for which the server had enough space.
+    pub(super) fn record_outcome(&mut self, outcome: WindowOutcome) -> WindowOutcome {
+        if outcome != WindowOutcome::TooSlow {
+            self.lack_of_space = None;
+        }
+        outcome
+    }
+
+    /// The last window's error, if the server lacked space.
+    pub(super) fn take_lack_of_space(&mut self) -> Option<SlotError> {
+        self.lack_of_space.take()
     }
 }
 
@@ -230,6 +248,44 @@ mod tests {
         }
         let failed = bounds.continue_search(skipped(), 1_000).unwrap_err();
         assert_eq!(failed.name(), "PublicationMissing");
+    }
+
+    #[test]
+    fn a_lack_of_space_makes_windows_smaller_down_to_one_transaction() {
+        let sizing = Mutex::default();
+        let mut bounds = WindowBounds::new("s", &sizing);
+        let lack = || SlotError::OutOfSpace {
+            slot: "s".into(),
+            doing: "peeking a window",
+            source: "temp_file_limit".into(),
+        };
+        let mut tried = Vec::new();
+        let failed = loop {
+            let window = Window {
+                rows: bounds.sizing().rows(),
+                ..WINDOW
+            };
+            let rows = bounds.adjusted(window, None, Duration::from_secs(60)).0.rows;
+            tried.push(rows);
+            match bounds.shrink_after(lack(), Lsn(1 << 40), Lsn(1 << 40), rows) {
+                Ok(step) => assert_eq!(step, WindowStep::Another),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(tried, [100_000, 6_250, 1_000, 62, 3, 1]);
+        assert_eq!(failed.name(), "PostgresFailed");
+        assert!(bounds.take_lack_of_space().is_some());
+        // After a window that was read, the rows grow again, and the usual size does not change.
+        bounds.record_outcome(WindowOutcome::Partial);
+        assert!(bounds.take_lack_of_space().is_none());
+        for rows in [2, 4, 8] {
+            bounds.adjust(LastWindow::default(), Instant::now(), Duration::from_secs(60));
+            assert_eq!(
+                bounds.adjusted(WINDOW, None, Duration::from_secs(60)).0.rows,
+                rows
+            );
+        }
+        assert_eq!(bounds.sizing().rows(), 1_000);
     }
 
     #[test]

@@ -86,8 +86,8 @@ pub enum SlotError {
         source: BoxError,
     },
     #[error(
-        "slot {slot}: {doing} needs more temporary files (temp_file_limit), free storage or memory than the \
-         server has"
+        "slot {slot}: {doing} needs more space than the server has: raise temp_file_limit, or add storage or \
+         memory"
     )]
     OutOfSpace {
         slot: String,

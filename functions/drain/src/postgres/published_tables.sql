@@ -11,8 +11,8 @@ below(root, oid) as (
   union
   select b.root, i.inhrelid from below b join pg_inherits i on i.inhparent = b.oid),
 covered as materialized (
-  -- Partitions of a member that is published under its own name. Their rows have the name of the topmost such
-  -- member, whichever publication it is of.
+  -- Partitions of a member that is published under its own name. pgoutput sends their rows under the name of
+  -- the topmost such member of all publications.
   select distinct b.oid
   from members m join below b on b.root = m.oid
   where m.is_via_root),

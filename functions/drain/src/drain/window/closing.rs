@@ -85,7 +85,7 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
             (failure, sending) => failure.or(sending),
         };
         // Reading stopped inside of a transaction. A later window reads it again from the end of its last
-        // acknowledged section. After a lack of space, that window is smaller, and of the same drain.
+        // acknowledged section. After a lack of space, the same drain reads it again, in a smaller window.
         let continues = matches!(failure, None | Some(Error::Slot(SlotError::OutOfSpace { .. })));
         if is_all_sent && continues && !read.is_complete() {
             self.sender.acknowledgements.discard_unfinished();

@@ -24,8 +24,9 @@ const TABLE_STATES: &str = "
     select n.nspname::text as schema,
            c.relname::text as name,
            c.relispartition as is_partition,
-           c.relpersistence = 'p' as is_logged,
-           not $2 or p.oid is not null as is_sent
+           -- The partitions of an unlogged partitioned table may be logged.
+           c.relpersistence = 'p' or c.relkind = 'p' as is_logged,
+           case when $2 then p.oid is not null else c.relpersistence = 'p' end as is_sent
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     left join sent_parts p on p.oid = c.oid
