@@ -96,6 +96,14 @@ async fn literals_do_not_depend_on_the_role() {
     .await;
 }
 
+/// Limits the temporary files of the function's next sessions.
+async fn limit_temporary_files(fixture: &Fixture, limit: &str) {
+    let (role, database) = (REPLUSER.0, &fixture.database);
+    let sql = format!("alter role {role} in database {database} set temp_file_limit = '{limit}'");
+    fixture.sql(&sql).await;
+    fixture.function.kill9().await;
+}
+
 /// The server stores the rows of a window in temporary files.
 ///
 /// It does so for the search for the marker, too. The slot goes back, as after a crash. So the drain searches
@@ -115,10 +123,7 @@ async fn a_limit_on_temporary_files_makes_windows_smaller() {
                        insert into t values (i, repeat(md5(i::text), 2000)); commit;
                    end loop; end $$";
     fixture.connect().await.batch_execute(backlog).await.unwrap();
-    let (role, database) = (REPLUSER.0, &fixture.database);
-    let limit = format!("alter role {role} in database {database} set temp_file_limit = '2MB'");
-    fixture.sql(&limit).await;
-    fixture.function.kill9().await;
+    limit_temporary_files(&fixture, "2MB").await;
     fixture.drain().await;
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 400);
 
@@ -153,10 +158,7 @@ async fn a_limit_on_temporary_files_does_not_stop_the_search_for_commits() {
     fixture.connect().await.batch_execute(backlog).await.unwrap();
     let large = "insert into t select i, repeat(md5(i::text), 10) from generate_series(10001, 60000) i";
     fixture.sql(large).await;
-    let (role, database) = (REPLUSER.0, &fixture.database);
-    let limit = format!("alter role {role} in database {database} set temp_file_limit = '32MB'");
-    fixture.sql(&limit).await;
-    fixture.function.kill9().await;
+    limit_temporary_files(&fixture, "32MB").await;
     fixture.drain().await;
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 55_000);
 }

@@ -30,8 +30,8 @@ pub(super) async fn load(parameter: &Parameter) -> Result<Option<BackfillState>,
 /// reason.
 ///
 /// # Errors
-/// The request for the state failed. The drain must not run without the state: while a backfill is pending, a
-/// key change may need a row lookup. Or the restarted state cannot be stored.
+/// The state cannot be read from the store, or the restarted state cannot be stored. The drain must not run
+/// without the state: a change of a key may need a row lookup while a backfill is pending.
 pub(super) async fn pending_runner(
     app: &App,
     opened: &OpenedSlot<'_>,

@@ -132,7 +132,8 @@ impl<'s> PublishedTable<'s> {
 
     /// The problem of a partition that does not log the reading key.
     ///
-    /// The backfill reads the table by this key. An update would not log the old key of its row.
+    /// The reading key is the key by which the backfill reads the table. Without it in the log, nothing shows
+    /// which row of a chunk an update has changed.
     fn partition_without_reading_key(&self) -> Option<String> {
         let leaves = self.leaves().into_iter();
         let mut logging = leaves.filter(|(_, leaf)| !leaf.identity_full && !lacks_identity(leaf));

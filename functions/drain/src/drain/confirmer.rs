@@ -128,7 +128,9 @@ impl<C: StateStore> Confirmer<C> {
         self.ahead.known.clone()
     }
 
-    /// Sets [`Confirmer::stored`] to an earlier position: see [`Checkpointer::set_back`].
+    /// Makes [`Confirmer::stored`] return an earlier position.
+    ///
+    /// See [`Checkpointer::set_back`].
     pub(super) fn set_back(&mut self, position: AckPosition) {
         self.checkpointer.set_back(position);
     }
@@ -296,12 +298,13 @@ impl<C: StateStore> Confirmer<C> {
             .start(position, counts, ahead, self.ahead.event_count(sender));
         Ok(())
     }
+
     /// Selects the marker to store with a checkpoint.
     ///
-    /// A server that was restored from an older copy may have an earlier marker, and other changes after it.
     /// The stream may have changes after the position: sections of an open transaction, and changes that were
-    /// acknowledged ahead. So the marker should be at or after all of them. If no marker is, the stored one
-    /// stays.
+    /// acknowledged ahead. A server that was restored from an older copy may lack these changes, and still
+    /// have an earlier marker. So a marker after all these changes is selected. If there is none, the marker
+    /// does not change.
     fn update_marker(&mut self, position: &AckPosition, ahead: Option<&AckAhead>) {
         let resume = position.resume.as_ref().map(|resume| resume.commit_end);
         let bound = ahead.map(|ahead| ahead.bound().commit_end);

@@ -76,12 +76,16 @@ impl Definitions {
         Some(operation)
     }
 
-    /// Forgets the definitions after an LSN: their events are sent again, or were never sent.
+    /// Forgets the definitions after an LSN.
+    ///
+    /// No acknowledgement proves that the stream has their events. So they must be announced again.
     pub(super) fn forget_after(&self, acknowledged: Lsn) {
         self.retain(|_, position| position.commit_end <= acknowledged);
     }
 
-    /// Forgets the definition of a table at a position: its event is not sent.
+    /// Forgets the definition of a table at a position.
+    ///
+    /// Its event is dropped, so a later row must announce the table again.
     pub(super) fn forget(&self, table: &TableName, position: Position) {
         self.retain(|of, at| of != table || *at != position);
     }

@@ -171,9 +171,9 @@ impl Envelope {
         envelope
     }
 
-    /// Forgets the table definitions that were announced after the acknowledged position.
+    /// Forgets the table definitions that were announced after this position.
     ///
-    /// A drain that begins there sends these events again, or has never sent them.
+    /// A drain that begins at this position announces these tables again. `acknowledged` is the position.
     pub fn forget_definitions_after(&self, acknowledged: Lsn) {
         if let EnvelopeForm::Dms(form) = &self.form {
             form.definitions.forget_after(acknowledged);

@@ -98,8 +98,8 @@ impl Requirements {
 
 /// Whether the server lacked temporary space or memory.
 ///
-/// A smaller result may succeed. The server stores the result of a peek before it sends the first row. 53400
-/// is the SQLSTATE of `temp_file_limit`.
+/// The server stores the whole result of a peek before it sends the first row. So a smaller window may
+/// succeed. The SQLSTATE 53400 means that `temp_file_limit` was exceeded.
 pub(super) fn is_out_of_space(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| {
         [
