@@ -183,7 +183,7 @@ impl<C: StateStore> Confirmer<C> {
         let deadline = self.budget.confirming_deadline();
         let counts = sender.acknowledgements.counts();
         let ahead = self.ahead.for_checkpoint(sender, self.markers.last());
-        self.update_marker(position, ahead.as_ref());
+        self.update_marker(position);
         let check_lock = async || slot.check_lock().await;
         let stored = self
             .checkpointer
@@ -292,28 +292,20 @@ impl<C: StateStore> Confirmer<C> {
         slot.check_lock().await?;
         let position = sender.acknowledgements.position();
         let ahead = self.ahead.for_checkpoint(sender, self.markers.last());
-        self.update_marker(position, ahead.as_ref());
+        self.update_marker(position);
         let counts = sender.acknowledgements.counts();
         self.checkpointer
             .start(position, counts, ahead, self.ahead.event_count(sender));
         Ok(())
     }
 
-    /// Selects the marker to store with a checkpoint.
+    /// Selects the marker to store with a checkpoint at `position`.
     ///
     /// The stream may have changes after the position: sections of an open transaction, and changes that were
     /// acknowledged ahead. A server that was restored from an older copy may lack these changes, and still
-    /// have an earlier marker. So a marker after all these changes is selected. If there is none, the marker
-    /// does not change.
-    fn update_marker(&mut self, position: &AckPosition, ahead: Option<&AckAhead>) {
-        let resume = position.resume.as_ref().map(|resume| resume.commit_end);
-        let bound = ahead.map(|ahead| ahead.bound().commit_end);
-        let last_sent = [Some(position.commit_end), resume, bound]
-            .into_iter()
-            .flatten()
-            .max();
-        let last_sent = last_sent.unwrap_or_default();
-        if let marker @ Some(_) = self.markers.for_checkpoint(last_sent) {
+    /// have an earlier marker. The last marker is after all of them, because no window passes it.
+    fn update_marker(&mut self, position: &AckPosition) {
+        if let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end) {
             self.checkpointer.set_marker(marker);
         }
     }
