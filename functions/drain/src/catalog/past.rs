@@ -35,6 +35,8 @@ pub struct RecentChanges {
     pub indexes: Vec<u32>,
     /// Transactions that wrote [`CatalogTable::key`].
     pub key: Vec<u32>,
+    /// Transactions that wrote an index that is not the replica identity, and may have been it before.
+    pub former_identities: Vec<u32>,
     /// Transactions that wrote [`CatalogTable::primary_key`].
     pub primary_key: Vec<u32>,
     /// The transaction that wrote a column, by the column's name.
@@ -56,6 +58,7 @@ impl RecentChanges {
             &self.identity,
             &self.indexes,
             &self.key,
+            &self.former_identities,
             &self.primary_key,
             &self.dropped,
         ];
@@ -182,6 +185,15 @@ impl<'c> PastTable<'c> {
         match self.is_valid(&self.table.recent.key) {
             true => &self.table.key,
             false => &[],
+        }
+    }
+
+    /// Whether the replica identity may have been an index that it is not now.
+    pub fn may_have_had_another_identity_index(&self) -> bool {
+        let recent = &self.table.recent;
+        match self.table.identity {
+            'i' => !self.is_valid(&recent.key),
+            _ => !self.is_valid(&recent.former_identities),
         }
     }
 

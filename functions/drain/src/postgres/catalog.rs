@@ -88,6 +88,12 @@ const COLUMNS: &str = "
            ) as key_xids,
            array(select i.xmin::text::int8
                  from pg_index i where i.indrelid = c.oid and i.indisprimary) as primary_xids,
+           -- A change of the replica identity writes both the table's row and that of the former index.
+           array(select i.xmin::text::int8
+                 from pg_index i
+                 where i.indrelid = c.oid and i.indisunique and i.indimmediate and not i.indisreplident
+                   and not i.indisprimary and i.indpred is null and i.indexprs is null
+                   and age(c.row_xid) <= age(i.xmin)) as former_identity_xids,
            c.row_xid::text::int8 as identity_xid,
            -- A rename of the table rewrites this row. All other commands that rewrite it are rare.
            (select t.xmin::text::int8 from pg_type t where t.oid = c.reltype) as name_xid,
@@ -411,6 +417,7 @@ fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentChanges {
         identity: one("identity_xid"),
         indexes: list("index_xids"),
         key: of_key("key_xids", "key"),
+        former_identities: list("former_identity_xids"),
         primary_key: of_key("primary_xids", "primary_key"),
         dropped: list("dropped_xids"),
         columns,

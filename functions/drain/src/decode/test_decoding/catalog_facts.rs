@@ -68,6 +68,7 @@ pub(super) fn row<'a>(
 pub(super) fn key<'c>(catalog: &'c Catalog, name: &TableName) -> &'c [String] {
     catalog
         .past_table_named(name)
+        .filter(|past| !past.may_have_had_another_identity_index())
         .map(|past| past.key())
         .unwrap_or_default()
 }

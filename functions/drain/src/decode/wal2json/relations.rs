@@ -202,9 +202,9 @@ impl RowDescription<'_, '_> {
     /// The names of the key's columns.
     ///
     /// Each row contains the columns of the primary key, and an old row contains those of the replica
-    /// identity. An insert has no old row, so it does not show an identity other than the primary key. For an
-    /// insert, the catalog has this identity, if the fact is valid for the row. If the identity is an index
-    /// that was created later, or that was dropped, the primary key need not be the key.
+    /// identity. A row without an old row does not show an identity other than the primary key. For such a
+    /// row, the catalog has this identity, if the fact is valid for the row. The primary key need not be the
+    /// key if another index may have been the identity, or if the index of the identity was dropped.
     fn key<'k>(&'k self, past: Option<PastTable<'k>>, table: Option<&CatalogTable>) -> Vec<&'k str> {
         fn names<'k>(columns: &'k [JsonColumn<'_>]) -> Vec<&'k str> {
             columns.iter().map(|column| &*column.name).collect()
@@ -221,7 +221,12 @@ impl RowDescription<'_, '_> {
         let catalog_key = past.filter(|past| has_index || past.logs_key_changes());
         let catalog_key = catalog_key.into_iter().flat_map(|past| past.key());
         let catalog_key: Vec<&str> = catalog_key.map(String::as_str).collect();
-        if has_index && catalog_key.is_empty() && self.action == JsonAction::Insert {
+        let shows_identity = self.action == JsonAction::Delete || !self.identity.is_empty();
+        let is_key_unknown = match past {
+            Some(past) => past.may_have_had_another_identity_index() || past.has_dropped_identity_index(),
+            None => has_index,
+        };
+        if is_key_unknown && !shows_identity {
             return Vec::new();
         }
         let candidates = [catalog_key, names(self.primary_key)];
