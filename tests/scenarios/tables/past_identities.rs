@@ -150,7 +150,7 @@ async fn with_a_changed_identity_index_each_row_has_its_own_key(version: u32) {
     .await;
 }
 
-/// The former replica identity was an index, and it stays as an ordinary index.
+/// The index of the former replica identity stays as an ordinary index.
 async fn without_the_former_identity_index_a_row_has_one_key_or_none(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;

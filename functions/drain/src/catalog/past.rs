@@ -35,7 +35,7 @@ pub struct RecentChanges {
     pub indexes: Vec<u32>,
     /// Transactions that wrote [`CatalogTable::key`].
     pub key: Vec<u32>,
-    /// Transactions that wrote an index that is not the replica identity, and may have been it before.
+    /// Transactions that wrote an index that may be a former replica identity.
     pub former_identities: Vec<u32>,
     /// Transactions that wrote [`CatalogTable::primary_key`].
     pub primary_key: Vec<u32>,
@@ -188,7 +188,7 @@ impl<'c> PastTable<'c> {
         }
     }
 
-    /// Whether the replica identity may have been an index that it is not now.
+    /// Whether another index than now may have been the replica identity.
     pub fn may_have_had_another_identity_index(&self) -> bool {
         let recent = &self.table.recent;
         match self.table.identity {
