@@ -24,6 +24,7 @@ crate::scenarios![
     a_large_value_of_an_omitted_column_stops_nothing,
     a_table_whose_key_loses_a_column_has_no_key,
     a_rule_that_matches_no_column_is_reported,
+    a_rule_for_a_table_without_events_is_reported,
     a_rule_for_a_partitioned_table_needs_its_own_name,
     the_salt_is_read_from_a_secret_and_never_quoted,
     a_rule_without_its_salt_is_refused,
@@ -332,6 +333,21 @@ async fn a_rule_that_matches_no_column_is_reported() {
         for text in expected {
             assert!(warnings.contains(text), "{text}");
         }
+    })
+    .await;
+}
+
+/// Rules for a table that `TABLES` excludes have no effect.
+async fn a_rule_for_a_table_without_events_is_reported() {
+    Plugin::each(|plugin| async move {
+        let builder = builder(plugin, "public.left_out.id:omit,public.*.id:hash").env("TABLES", "public.t");
+        let fixture = builder.build().await;
+        fixture
+            .sql("create table t (id int primary key); create table left_out (id int primary key)")
+            .await;
+        let expected = "COLUMN_RULES: public.left_out.id:omit matches no table whose changes are sent";
+        let status = fixture.status().await;
+        assert_eq!(status["problems"], json!([expected]), "{status}");
     })
     .await;
 }

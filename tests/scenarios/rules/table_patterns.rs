@@ -15,6 +15,7 @@ crate::scenarios![
     a_pattern_that_matches_no_table_is_reported,
     a_pattern_that_matches_no_published_table_is_reported,
     a_pattern_that_names_only_a_partitioned_table_is_reported,
+    a_pattern_that_names_a_partitioned_table_without_partitions_is_reported,
     a_partitioned_table_whose_partitions_match_is_not_reported,
     a_partitioned_table_that_is_not_published_itself_is_named,
     a_table_whose_own_partitioned_table_is_published_has_no_advice_to_send_its_name,
@@ -172,6 +173,28 @@ async fn a_pattern_that_names_only_a_partitioned_table_is_reported() {
         let counts = fixture.consume().await.counts();
         let sent: Vec<&str> = counts.keys().map(String::as_str).collect();
         assert_eq!(sent, ["public.old", "public.visits_1"]);
+    })
+    .await;
+}
+
+/// Its changes will have the names of its partitions.
+async fn a_pattern_that_names_a_partitioned_table_without_partitions_is_reported() {
+    Plugin::each(|plugin| async move {
+        let tables = "public.orders,public.old";
+        let fixture = Fixture::builder(plugin).env("TABLES", tables).build().await;
+        fixture
+            .sql(
+                "create table orders (id int primary key) partition by range (id);
+                 create table old (id int primary key)",
+            )
+            .await;
+        let or_root = match plugin {
+            Plugin::Pgoutput => ", or run alter publication … set (publish_via_partition_root = true)",
+            _ => "",
+        };
+        let expected = json!([named_by_partitions(or_root)]);
+        let status = fixture.status().await;
+        assert_eq!(status["problems"], expected, "{status}");
     })
     .await;
 }

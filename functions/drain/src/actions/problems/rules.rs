@@ -4,7 +4,8 @@ use crate::actions::app::App;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::checks::column_rules::column_rule_problems;
-use crate::postgres::checks::partition_keys::{SentColumns, partition_key_problems};
+use crate::postgres::checks::partition_keys::partition_key_problems;
+use crate::postgres::checks::sent_columns::SentColumns;
 use crate::postgres::checks::unmatched_patterns::unmatched_patterns;
 use crate::postgres::checks::unpublished_roots::unpublished_roots;
 use crate::postgres::connection::{Connector, Session};
@@ -26,13 +27,12 @@ pub(in crate::actions) async fn rule_problems(
     let (publications, tables) = (&config.publications, &config.tables);
     let mut problems = unmatched_patterns(connector, session, plugin, publications, tables).await?;
     problems.extend(unpublished_roots(connector, session, plugin, publications, tables).await?);
-    let column_rules = &config.column_rules;
-    problems.extend(column_rule_problems(connector, session, plugin, publications, column_rules).await?);
     let sent = SentColumns {
         publications,
         tables,
-        rules: column_rules,
+        rules: &config.column_rules,
     };
-    problems.extend(partition_key_problems(connector, session, plugin, sent, &config.partition_keys).await?);
+    problems.extend(column_rule_problems(connector, session, plugin, &sent).await?);
+    problems.extend(partition_key_problems(connector, session, plugin, &sent, &config.partition_keys).await?);
     Ok(problems)
 }

@@ -4,25 +4,33 @@
 
 use tokio_postgres::Row as PgRow;
 
-use super::sent_columns::{RuleArrays, SENT};
+use super::sent_columns::{RuleArrays, SENT, SentColumns};
 use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::rows::table_name;
 use crate::rules::column_rules::ColumnRule;
+use crate::rules::pattern::TablePattern;
 
-/// The sent tables that a rule matches, and the rule's index.
+/// The tables with events that a rule matches, and the rule's index.
 ///
-/// $3, $4 and $5 are the `like` patterns of schemas, tables and columns. $6 states whether a rule omits.
+/// $3, $4 and $5 are the `like` patterns of schemas, tables and columns. $6 states whether a rule omits. $7
+/// and $8 are the patterns of `TABLES`; without a pattern, all sent tables have events.
 const MATCHING_TABLES: &str = "
     rules as materialized (
       select r.schema, r.name, r.column_name, r.omits, r.rule_index
       from unnest($3::text[], $4::text[], $5::text[], $6::bool[])
         with ordinality r(schema, name, column_name, omits, rule_index)),
+    with_events as materialized (
+      select s.oid, s.schema, s.name
+      from sent s
+      where cardinality($7::text[]) = 0 or exists (
+        select from unnest($7::text[], $8::text[]) t(schema, name)
+        where s.schema like t.schema and s.name like t.name)),
     matching as materialized (
-      select r.rule_index, r.column_name, r.omits, s.oid, s.schema, s.name
-      from rules r join sent s on s.schema like r.schema and s.name like r.name)";
+      select r.rule_index, r.column_name, r.omits, e.oid, e.schema, e.name
+      from rules r join with_events e on e.schema like r.schema and e.name like r.name)";
 
 /// The indexes of the rules that match no column.
 ///
@@ -35,7 +43,7 @@ const UNMATCHED_RULES: &str = "
     from rules r
     left join lateral (
       select t.schema, t.name, a.attname::text
-      from sent t join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
+      from with_events t join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
       where t.schema ilike r.schema and t.name ilike r.name and a.attname ilike r.column_name
       limit 1) s on true
     where not exists (
@@ -69,13 +77,14 @@ pub(crate) async fn column_rule_problems(
     connector: &Connector,
     session: &Session,
     plugin: Plugin,
-    publications: &[String],
-    rules: &[ColumnRule],
+    sent: &SentColumns<'_>,
 ) -> Result<Vec<String>, SlotError> {
+    let rules = sent.rules;
     if rules.is_empty() {
         return Ok(Vec::new());
     }
     let arrays = RuleArrays::new(rules);
+    let (schemas, tables): (Vec<String>, Vec<String>) = sent.tables.iter().map(TablePattern::to_like).unzip();
     let reads_publications = plugin.reads_publications();
     let mut problems = Vec::new();
     for (query, sentence) in [
@@ -91,12 +100,14 @@ pub(crate) async fn column_rule_problems(
             .query(
                 &sql,
                 &[
-                    &publications,
+                    &sent.publications,
                     &reads_publications,
                     &arrays.schemas,
                     &arrays.tables,
                     &arrays.columns,
                     &arrays.omits,
+                    &schemas,
+                    &tables,
                 ],
             )
             .await

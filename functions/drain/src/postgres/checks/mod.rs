@@ -3,6 +3,6 @@
 pub(crate) mod column_rules;
 pub(crate) mod partition_keys;
 mod publication_members;
-mod sent_columns;
+pub(crate) mod sent_columns;
 pub(crate) mod unmatched_patterns;
 pub(crate) mod unpublished_roots;

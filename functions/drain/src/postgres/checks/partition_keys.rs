@@ -7,14 +7,13 @@ use std::collections::HashSet;
 
 use tokio_postgres::Row as PgRow;
 
-use super::sent_columns::{RuleArrays, SENT};
+use super::sent_columns::{RuleArrays, SENT, SentColumns};
 use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::rows::table_name;
-use crate::rules::column_rules::ColumnRule;
-use crate::rules::pattern::{TableColumns, TablePattern, matches_any};
+use crate::rules::pattern::{TableColumns, matches_any};
 
 /// The sent tables with the first entry that matches each.
 ///
@@ -72,14 +71,6 @@ const MATCHED_TABLES: &str = "
     having bool_and(a.attnum is not null)
     order by t.schema, t.name";
 
-/// The settings that decide which tables and columns events have.
-#[derive(Debug)]
-pub(crate) struct SentColumns<'a> {
-    pub(crate) publications: &'a [String],
-    pub(crate) tables: &'a [TablePattern],
-    pub(crate) rules: &'a [ColumnRule],
-}
-
 /// Sentences about the problems of `PARTITION_KEYS`.
 ///
 /// There is one for each entry that no sent table has. There is one for each table whose deletes cannot have
@@ -91,7 +82,7 @@ pub(crate) async fn partition_key_problems(
     connector: &Connector,
     session: &Session,
     plugin: Plugin,
-    sent: SentColumns<'_>,
+    sent: &SentColumns<'_>,
     keys: &[TableColumns],
 ) -> Result<Vec<String>, SlotError> {
     if keys.is_empty() {

@@ -1,6 +1,15 @@
 //! What is sent, for the checks' queries: the tables, and the rules for their columns.
 
 use crate::rules::column_rules::{ColumnAction, ColumnRule};
+use crate::rules::pattern::TablePattern;
+
+/// The settings that decide which tables and columns events have.
+#[derive(Debug)]
+pub(crate) struct SentColumns<'a> {
+    pub(crate) publications: &'a [String],
+    pub(crate) tables: &'a [TablePattern],
+    pub(crate) rules: &'a [ColumnRule],
+}
 
 /// The tables whose changes the slot sends: see the file for $1 and $2.
 pub(super) const SENT: &str = concat!(

@@ -45,8 +45,8 @@ const UNMATCHED: &str = "
              -- Null without a sent partition.
              bool_and(o.is_matched) filter (where s.name is not null) as is_matched
       from matching m
-      join below l on l.root = m.oid
-      join tables t on t.oid = l.oid
+      left join below l on l.root = m.oid
+      left join tables t on t.oid = l.oid
       left join sent s on s.schema = t.schema and s.name = t.name
       cross join lateral (
         select exists (
@@ -73,7 +73,8 @@ const UNMATCHED: &str = "
     from unmatched u
     left join lateral (
       select r.oid, r.schema, r.name from roots r
-      where r.pattern_index = u.pattern_index and r.is_matched is not true and (not $8 or r.sent_parts > 0)
+      where r.pattern_index = u.pattern_index and r.is_matched is not true
+        and (not $8 or r.sent_parts > 0 or r.oid in (select b.oid from members b except select oid from covered))
       order by r.schema, r.name
       limit 1) p on true
     left join lateral (
