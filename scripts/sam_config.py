@@ -4,9 +4,10 @@ sam_config.py FILE OUTPUT. OUTPUT is YAML. It has the settings of FILE, with two
 
 - It has every parameter of the template that has a default. SAM would keep the value of the last deploy for a
   parameter that FILE lacks. So a line that was deleted, or a new default of the template, would have no effect.
-- Quotes and backslashes of a value are escaped. SAM removes quotes around a value, and some backslashes in it.
+- A text is put in quotes, and its spaces and quotes get a backslash. SAM removes the quotes around a value, and a
+  backslash before a space or a quote. It keeps every other backslash.
 
-Parameters that GUIDED=1 wrote stay as they are: SAM stores every answer, in one text with its own quotes.
+`make deploy GUIDED=1` writes all parameters as one text, already with quotes. Such a text is copied unchanged.
 """
 
 import json
@@ -23,7 +24,7 @@ TEMPLATE = Path(__file__).resolve().parent.parent / "template.yaml"
 
 
 def template_defaults() -> dict[str, str]:
-    """The default of each parameter of the template that has one, as CloudFormation compares it: as text."""
+    """The defaults of the template's parameters, as text. A parameter without a default is left out."""
     parameters = yaml_parse(TEMPLATE.read_text())["Parameters"]
     return {name: str(body["Default"]) for name, body in parameters.items() if "Default" in body}
 

@@ -1,8 +1,8 @@
 //! A consumer of the stream.
 //!
-//! It reads all shards from the beginning, as KCL does, drops duplicates, and checks the promise. A consumer
-//! can see two parts of the promise. Every position always has the same event. Within a partition key the
-//! positions ascend in the order of first arrival.
+//! It reads all shards from the beginning, as KCL does, and checks three things. A position always has the
+//! same event and the same partition key. Within a partition key, the positions ascend in the order of first
+//! arrival. A partition key is the key of its row.
 
 pub mod column_value;
 pub mod event;
@@ -68,8 +68,8 @@ pub struct Delivery {
     pub records: usize,
     /// Number of aggregates among them.
     pub aggregates: usize,
-    /// Reasons of the records that are no events.
-    pub foreign: Vec<String>,
+    /// Records that are not events: for each, the partition key and the reason.
+    pub not_events: Vec<String>,
 }
 
 impl Delivery {
@@ -114,7 +114,7 @@ impl Delivery {
                     self.dropped += records.len();
                 }
             }
-            Err(error) => self.foreign.push(format!("{partition_key}: {error}")),
+            Err(error) => self.not_events.push(format!("{partition_key}: {error}")),
         }
     }
 
@@ -136,11 +136,13 @@ impl Delivery {
                     _ => self.arrivals.push(arrival),
                 }
             }
-            Err(reason) => self.foreign.push(format!("{partition_key}: {reason}")),
+            Err(reason) => self.not_events.push(format!("{partition_key}: {reason}")),
         }
     }
 
-    /// First arrival of each position, in the order of positions: the changes in commit order.
+    /// First arrival of each position, in the order of positions.
+    ///
+    /// These are the changes in commit order, and the backfilled rows.
     pub fn changes(&self) -> Vec<&Arrival> {
         let mut first: BTreeMap<&str, &Arrival> = BTreeMap::new();
         for arrival in &self.arrivals {
@@ -181,9 +183,9 @@ impl Delivery {
     }
 
     /// Violations of the promise, at most twenty.
-    pub fn broken(&self) -> Vec<String> {
-        let mut broken: Vec<String> = self
-            .foreign
+    pub fn violations(&self) -> Vec<String> {
+        let mut violations: Vec<String> = self
+            .not_events
             .iter()
             .take(5)
             .map(|it| format!("not an event: {it}"))
@@ -192,8 +194,8 @@ impl Delivery {
         let mut first: HashMap<&str, &Arrival> = HashMap::new();
         let mut last_of_key: HashMap<&str, &str> = HashMap::new();
         let mut report = |what: String| {
-            if broken.len() < 20 {
-                broken.push(what);
+            if violations.len() < 20 {
+                violations.push(what);
             }
         };
         for arrival in &self.arrivals {
@@ -220,28 +222,30 @@ impl Delivery {
                     "out of order: {key} had {last}, and {position} first arrived after it"
                 ));
             }
-            if let Some(reason) = misplaced(arrival) {
+            if let Some(reason) = wrong_partition_key(arrival) {
                 report(reason);
             }
         }
-        broken
+        violations
     }
 
     /// # Panics
     /// The delivery breaks the promise.
     pub fn assert_promise(&self) {
-        let broken = self.broken();
+        let violations = self.violations();
         assert!(
-            broken.is_empty(),
+            violations.is_empty(),
             "the delivery breaks the promise:\n{}",
-            broken.join("\n")
+            violations.join("\n")
         );
     }
 }
 
-/// Reports a partition key that is not the key of its event. One that is not JSON is hashed, or names the
-/// table.
-fn misplaced(arrival: &Arrival) -> Option<String> {
+/// Reports a partition key that is not the key of its event.
+///
+/// A partition key that is not JSON is not checked: it is hashed, or names the table. Other envelopes than
+/// Debezium's are not checked either.
+fn wrong_partition_key(arrival: &Arrival) -> Option<String> {
     let key: crate::consumer::event::Row = serde_json::from_str(&arrival.partition_key).ok()?;
     let event = arrival.event();
     // Other envelopes write values in the form of the source, and keys in the form of Debezium.

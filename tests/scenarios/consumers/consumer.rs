@@ -218,7 +218,7 @@ async fn a_consumer_notices_a_broken_promise() {
         kinesis.put(stream, r#"{"id":1}"#, &good).await;
         Delivery::read(&kinesis, stream).await.assert_promise();
         kinesis.put(stream, r#"{"id":1}"#, &data).await;
-        let broken = Delivery::read(&kinesis, stream).await.broken();
+        let broken = Delivery::read(&kinesis, stream).await.violations();
         assert!(
             broken.iter().any(|it| it.contains(complaint)),
             "{stream}: {broken:?}"

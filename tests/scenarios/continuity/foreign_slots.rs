@@ -8,14 +8,14 @@ use crate::support::versions::with_each_plugin;
 
 crate::scenarios![
     a_temporary_slot_is_refused,
-    teardown_keeps_the_slots_of_others,
-    setup_refuses_another_plugin_than_the_slots,
+    teardown_keeps_a_physical_slot,
+    setup_refuses_a_plugin_that_the_slot_does_not_have,
 ];
 
 crate::version_scenarios![a_slot_that_decodes_prepared_transactions_is_refused];
 
-/// Every action that reads the slot.
-fn reading_actions() -> [Value; 4] {
+/// The actions that need a usable slot: drain, plan, setup and backfill.
+fn actions_that_need_the_slot() -> [Value; 4] {
     [
         json!({}),
         json!({"action": "plan"}),
@@ -40,7 +40,7 @@ async fn two_phase(builder: FixtureBuilder) {
     );
     fixture.sql(&create).await;
     fixture.sql("insert into t values (1)").await;
-    for action in reading_actions() {
+    for action in actions_that_need_the_slot() {
         let parts = [slot.as_str(), "two_phase", "pg_drop_replication_slot"];
         assert_invocation_fails(&fixture, action, "SlotTwoPhase", &parts).await;
     }
@@ -68,7 +68,7 @@ async fn a_temporary_slot_is_refused() {
         );
         owner.batch_execute(&sql).await.unwrap();
         let parts = [fixture.slot.as_str(), "temporary", "SLOT_NAME"];
-        for action in reading_actions() {
+        for action in actions_that_need_the_slot() {
             assert_invocation_fails(&fixture, action, "SlotUnusable", &parts).await;
         }
         assert!(fixture.problems().await.to_string().contains("temporary"));
@@ -78,7 +78,7 @@ async fn a_temporary_slot_is_refused() {
     .await;
 }
 
-async fn teardown_keeps_the_slots_of_others() {
+async fn teardown_keeps_a_physical_slot() {
     let fixture = Fixture::builder(Plugin::Pgoutput).without_slot().build().await;
     let slot = &fixture.slot;
     let sql = format!("select pg_create_physical_replication_slot('{slot}')");
@@ -92,7 +92,7 @@ async fn teardown_keeps_the_slots_of_others() {
     assert_eq!(kind, "SlotUnusable", "{message}");
 }
 
-async fn setup_refuses_another_plugin_than_the_slots() {
+async fn setup_refuses_a_plugin_that_the_slot_does_not_have() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
         for other in Plugin::ALL {

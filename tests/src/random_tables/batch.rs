@@ -412,7 +412,7 @@ impl Drainer {
     /// The plugin's events by schema. `names` are the backfilled tables by schema.
     fn events(&self, mut names: TableNames) -> Result<HashMap<String, PluginEvents>, Failure> {
         let delivery = Delivery::from_fake(&self.stream);
-        let broken = delivery.broken();
+        let broken = delivery.violations();
         if !broken.is_empty() {
             return Err(Failure {
                 kind: format!("{}: the delivery breaks the promise", self.plugin.name()),

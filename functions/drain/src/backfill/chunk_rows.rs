@@ -1,15 +1,16 @@
 //! The rows of one chunk, between their snapshot and their watermark.
 //!
 //! A change that the snapshot does not show is newer than the rows. It drops the row with its key, so the
-//! older row is not sent. An update lacks the large values that it left unchanged. It gets them from its row.
+//! older row is not sent. An update does not contain the large values that it left unchanged. They are copied
+//! from the chunk's row with the same key.
 
 use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
-use crate::change::char_byte;
 use crate::change::{Change, ColumnCoverage, Datum, Relation, Tuple};
 
+use super::copy_row::{RowError, parse_row};
 use super::row_lookup::RowRequest;
 use super::snapshot::Snapshot;
 use super::table::BackfillTable;
@@ -24,9 +25,9 @@ const UNKNOWN_ROW: &str = "a change does not name its row";
 
 /// Reason why a chunk is invalid: an update lacks values of its row.
 ///
-/// An update drops its row from the chunk. If the update lacks a column, only the dropped row had its value.
-/// So the chunk is read again: see [`lacks_columns`].
-const LACKS_COLUMNS: &str = "an update lacks columns that were altered after it";
+/// The update has no value for a column, and it dropped the row from the chunk. So the chunk is read again:
+/// see [`lacks_columns`].
+const LACKS_COLUMNS: &str = "an update lacks large values of columns that were altered later";
 
 /// The rows of a chunk, in the order of their keys.
 #[derive(Debug)]
@@ -49,17 +50,6 @@ struct ChunkRow {
     length: usize,
     /// Whether a newer change has dropped the row.
     is_dropped: bool,
-}
-
-/// A row that cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RowError {
-    /// Its columns differ, or it has an escape that `COPY` never writes.
-    #[error("PostgreSQL returned a row that does not have the columns of the table")]
-    Malformed,
-    /// A text is not UTF-8. Only a database with the encoding SQL_ASCII can store one.
-    #[error("a row has a text that is not UTF-8")]
-    NotText,
 }
 
 impl ChunkRows {
@@ -118,7 +108,7 @@ impl ChunkRows {
 
     /// Adds a row as `COPY … TO STDOUT` writes it.
     ///
-    /// `line` may end with a line break. Its first field is not a column: see `OversizeColumns`.
+    /// `line` may end with a line break. Its first field is not a column: see `parse_row`.
     ///
     /// # Errors
     /// The line is not a row of this table, or a text in it is not UTF-8.
@@ -166,7 +156,7 @@ impl ChunkRows {
     /// The values of the row at `index`.
     ///
     /// # Errors
-    /// There is no such row.
+    /// The row has a text that is not UTF-8, or there is no such row.
     pub fn row(&self, index: usize) -> Result<Tuple<'_>, RowError> {
         self.rows
             .get(index)
@@ -197,7 +187,8 @@ impl ChunkRows {
                 let (before, after) = (old.as_ref().and_then(key), key(new));
                 match (&before, &after) {
                     (Some(before), _) => filled = self.fill_from_row(before, relation, new),
-                    // An update without an old row did not change the key of the log.
+                    // The server sends an old row if the replica identity changed. So the new key is that of
+                    // the chunk's row.
                     (None, Some(after)) if relation.has_key_columns(&self.table.key) => {
                         filled = self.fill_from_row(after, relation, new)
                     }
@@ -301,7 +292,7 @@ impl ChunkRows {
     fn tuple(&self, row: ChunkRow) -> Result<Tuple<'_>, RowError> {
         let line = self.text.get(row.start..row.start + row.length);
         line.ok_or(RowError::Malformed)
-            .and_then(|line| fields(&self.table, line))
+            .and_then(|line| parse_row(&self.table, line))
     }
 
     fn key(&self, row: ChunkRow) -> Result<Box<[u8]>, RowError> {
@@ -337,78 +328,6 @@ pub(super) fn changes_key(table: &BackfillTable, change: &Change<'_>) -> bool {
         && key(old)
             .zip(key(new))
             .is_some_and(|(before, after)| before != after)
-}
-
-/// The values of a row in the format of `COPY`.
-///
-/// The first field is not a column: see [`OversizeColumns`]. A column that the backfill does not select is
-/// absent.
-///
-/// # Errors
-/// The line is not a row of this table.
-pub(super) fn fields<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tuple<'l>, RowError> {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    let mut fields = line.split(|byte| *byte == b'\t');
-    let omitted = fields
-        .next()
-        .and_then(OversizeColumns::parse)
-        .ok_or(RowError::Malformed)?;
-    let columns = table.relation.columns.len();
-    let mut tuple = Vec::with_capacity(columns);
-    for index in 0..columns {
-        tuple.push(match table.selects(index) {
-            true => {
-                let field = fields.next().ok_or(RowError::Malformed)?;
-                let type_oid = table
-                    .relation
-                    .columns
-                    .get(index)
-                    .map_or(0, |column| column.type_oid);
-                let byte = char_byte::of_oid(type_oid, field);
-                let known = omitted
-                    .datum(index)
-                    .or(byte.map(|byte| Datum::Text(Cow::Owned(byte))));
-                known.map_or_else(|| value(field), Ok)?
-            }
-            false => Datum::Absent,
-        });
-    }
-    match fields.next() {
-        None => Ok(tuple),
-        Some(_) => Err(RowError::Malformed),
-    }
-}
-
-/// A row's size, and its columns that were too large to read.
-///
-/// The first field of the row's line has both. The query does not read the largest columns of a row that no
-/// record can hold: see `query`.
-struct OversizeColumns {
-    indexes: Vec<usize>,
-    /// Size that each of them is taken to have, in bytes: the row's size divided by their number.
-    bytes_each: usize,
-}
-
-impl OversizeColumns {
-    /// Parses `20000000:1,3`: the size of the row and the indexes of the columns.
-    fn parse(field: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(field).ok()?;
-        let (bytes, indexes) = text.split_once(':').unwrap_or((text, ""));
-        let indexes = indexes.split(',').filter(|index| !index.is_empty());
-        let indexes: Vec<usize> = indexes.map(|index| index.parse().ok()).collect::<Option<_>>()?;
-        let bytes: usize = bytes.parse().ok()?;
-        Some(OversizeColumns {
-            bytes_each: (bytes / indexes.len().max(1)).max(1),
-            indexes,
-        })
-    }
-
-    fn datum(&self, column: usize) -> Option<Datum<'static>> {
-        let bytes = self.bytes_each;
-        self.indexes
-            .contains(&column)
-            .then_some(Datum::Oversize { bytes })
-    }
 }
 
 /// Copies from `read` the values that `new` lacks.
@@ -455,38 +374,6 @@ fn key_of(relation: &Relation, names: &[String], tuple: &Tuple<'_>) -> Option<Bo
         key.push(0);
     }
     Some(key.into_boxed_slice())
-}
-
-/// The value of a field in `COPY`'s text format.
-///
-/// The format is described in the PostgreSQL documentation, COPY, "Text Format".
-fn value(field: &[u8]) -> Result<Datum<'_>, RowError> {
-    if field == b"\\N" {
-        return Ok(Datum::Null);
-    }
-    if !field.contains(&b'\\') {
-        let text = std::str::from_utf8(field).map_err(|_| RowError::NotText)?;
-        return Ok(Datum::Text(Cow::Borrowed(text)));
-    }
-    let mut text = Vec::with_capacity(field.len());
-    let mut bytes = field.iter();
-    while let Some(byte) = bytes.next() {
-        text.push(match byte {
-            b'\\' => match bytes.next().ok_or(RowError::Malformed)? {
-                b'b' => 8,
-                b't' => b'\t',
-                b'n' => b'\n',
-                b'v' => 11,
-                b'f' => 12,
-                b'r' => b'\r',
-                b'\\' => b'\\',
-                _ => return Err(RowError::Malformed),
-            },
-            byte => *byte,
-        });
-    }
-    let text = String::from_utf8(text).map_err(|_| RowError::NotText)?;
-    Ok(Datum::Text(Cow::Owned(text)))
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@
 //! sent again, with newer values and a later position.
 
 mod chunk_rows;
+mod copy_row;
 pub mod database_schema;
 mod identities;
 pub mod query;
@@ -61,7 +62,8 @@ mod snapshot;
 pub mod state;
 pub mod table;
 
-pub use chunk_rows::{ChunkRows, RowError};
+pub use chunk_rows::ChunkRows;
+pub use copy_row::RowError;
 pub use row_lookup::{RowLookup, RowRequest};
 pub use snapshot::Snapshot;
 pub use state::BackfillState;
@@ -73,7 +75,8 @@ use std::time::Instant;
 
 use crate::base::lsn::Lsn;
 use crate::change::Change;
-use chunk_rows::{changes_key, fields, fill, lacks_columns};
+use chunk_rows::{changes_key, fill, lacks_columns};
+use copy_row::parse_row;
 
 /// Reason why a chunk is invalid: a change was too large for a record.
 ///
@@ -221,7 +224,7 @@ impl ChunkContext {
             .unwrap_or_default();
         if let (Some(line), Some(table)) = (self.looked_up_row.take(), &self.table)
             && let Change::Update { relation, new, .. } = change
-            && let Ok(read) = fields(table, &line)
+            && let Ok(read) = parse_row(table, &line)
         {
             filled.extend(fill(table, &read, relation, new));
         }

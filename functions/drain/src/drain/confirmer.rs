@@ -25,10 +25,10 @@ pub(super) struct Confirmer<C> {
     ahead: AckAheadState,
     /// The slot's `confirmed_flush_lsn`.
     confirmed: Lsn,
-    /// Time of the last advance; at first the start of the drain.
-    confirmed_at: Instant,
-    /// Time of the advances since [`Confirmer::take_advance_time`] was called.
-    advance_time: Duration,
+    /// When the slot was last advanced; at first the drain's start.
+    last_advance_at: Instant,
+    /// Duration of the advances since [`Confirmer::take_advance_duration`] was called.
+    advance_duration: Duration,
     /// Whether the current window stays unconfirmed. A later window confirms its events.
     is_unconfirmed: bool,
     /// Position up to which earlier windows have queued every transaction.
@@ -54,8 +54,8 @@ impl<C: StateStore> Confirmer<C> {
             markers,
             ahead: AckAheadState::new(stores_ahead),
             confirmed,
-            confirmed_at: Instant::now(),
-            advance_time: Duration::ZERO,
+            last_advance_at: Instant::now(),
+            advance_duration: Duration::ZERO,
             is_unconfirmed: false,
             queued_upto: Lsn::ZERO,
         }
@@ -66,14 +66,14 @@ impl<C: StateStore> Confirmer<C> {
         self.confirmed
     }
 
-    /// Time of the last advance; at first the start of the drain.
-    pub(super) fn confirmed_at(&self) -> Instant {
-        self.confirmed_at
+    /// When the slot was last advanced; at first the drain's start.
+    pub(super) fn last_advance_at(&self) -> Instant {
+        self.last_advance_at
     }
 
-    /// Returns the time of the advances since the last call.
-    pub(super) fn take_advance_time(&mut self) -> Duration {
-        std::mem::take(&mut self.advance_time)
+    /// Returns the total duration of the advances since the last call.
+    pub(super) fn take_advance_duration(&mut self) -> Duration {
+        std::mem::take(&mut self.advance_duration)
     }
 
     /// Position up to which earlier windows have queued every transaction.
@@ -254,11 +254,11 @@ impl<C: StateStore> Confirmer<C> {
         let began = Instant::now();
         let time_left = deadline.saturating_duration_since(began);
         let advanced = tokio::time::timeout(time_left, slot.advance(to, time_left)).await;
-        self.advance_time += began.elapsed();
+        self.advance_duration += began.elapsed();
         match advanced {
             Ok(Ok(())) => {
                 self.confirmed = to;
-                self.confirmed_at = Instant::now();
+                self.last_advance_at = Instant::now();
                 Ok(true)
             }
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
@@ -303,7 +303,9 @@ impl<C: StateStore> Confirmer<C> {
     ///
     /// The stream may have changes after the position: sections of an open transaction, and changes that were
     /// acknowledged ahead. A server that was restored from an older copy may lack these changes, and still
-    /// have an earlier marker. The last marker is after all of them, because no window passes it.
+    /// have an earlier marker. A confirmed window never passes the last marker. So this marker is after all
+    /// changes that confirmed windows sent. After unconfirmed windows, the marker may be before the position.
+    /// The stored marker then stays as it is.
     fn update_marker(&mut self, position: &AckPosition) {
         if let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end) {
             self.checkpointer.set_marker(marker);

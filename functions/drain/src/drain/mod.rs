@@ -199,7 +199,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             backfill,
             ..
         } = &self.runner;
-        self.tip.may_leave_unconfirmed(confirmer.confirmed_at())
+        self.tip.may_leave_unconfirmed(confirmer.last_advance_at())
             && !self.bounds.is_searching()
             && backfill.as_ref().is_none_or(|backfill| !backfill.is_running())
             && confirmer.markers.expected().is_none()

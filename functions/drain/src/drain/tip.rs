@@ -53,9 +53,9 @@ impl TipPolling {
 
     /// Whether the next window may stay unconfirmed.
     ///
-    /// `confirmed_at` is the time of the last advance of the slot.
-    pub(super) fn may_leave_unconfirmed(&self, confirmed_at: Instant) -> bool {
-        self.is_polling && Instant::now() < self.until && confirmed_at.elapsed() < CONFIRM_INTERVAL
+    /// The slot was last advanced at `last_advance_at`.
+    pub(super) fn may_leave_unconfirmed(&self, last_advance_at: Instant) -> bool {
+        self.is_polling && Instant::now() < self.until && last_advance_at.elapsed() < CONFIRM_INTERVAL
     }
 
     /// Ends the polling for now, so that the next window is confirmed.

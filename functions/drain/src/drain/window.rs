@@ -165,7 +165,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
 
     /// Returns the server's time for peeks and advances since the last call.
     pub(super) fn take_server_time(&mut self) -> Duration {
-        std::mem::take(&mut self.last.polling) + self.confirmer.take_advance_time()
+        std::mem::take(&mut self.last.polling) + self.confirmer.take_advance_duration()
     }
 
     /// The drain's report at its end.

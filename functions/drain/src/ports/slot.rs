@@ -192,6 +192,7 @@ pub struct OldestTransaction {
     pub pid: Option<i32>,
     /// Its age in seconds.
     ///
-    /// Null unless the role is a member of `pg_monitor`.
+    /// Null for a transaction of another role, unless the login role is a member of `pg_monitor`. The age of
+    /// a prepared transaction is never null.
     pub age_seconds: Option<i64>,
 }

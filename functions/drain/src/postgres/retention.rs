@@ -3,9 +3,10 @@
 use super::connection::{Connector, Session};
 use crate::ports::{OldestTransaction, Retention, SlotError};
 
-/// The oldest open transaction that has written, in any database.
+/// The open transaction with the lowest transaction id, in any database.
 ///
-/// Transactions that began less than five seconds ago are left out: they are normal.
+/// Transactions that began less than five seconds ago are left out: they are normal. If the start of a
+/// transaction is not readable, the transaction is included, without an age.
 ///
 /// # Errors
 /// The query failed.

@@ -75,15 +75,15 @@ impl Scanner for PgoutputScanner {
     }
 }
 
-/// Place after the scanned part of the input, and the part's length.
+/// The next state, and the number of scanned bytes.
 ///
 /// `None` if more input is needed.
 type Step = Option<(MessageState, usize)>;
 
-/// The place before the next of `columns` remaining values.
+/// The state before the next of `columns` remaining values.
 ///
 /// Without remaining values, it is the end of the image.
-fn before_columns(columns: u16) -> MessageState {
+fn state_before_value(columns: u16) -> MessageState {
     match columns {
         0 => MessageState::Image,
         _ => MessageState::Columns(columns),
@@ -117,7 +117,7 @@ fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
     };
     row.copy(&[*mark, *high, *low])?;
     row.begin_image(*mark != b'N');
-    Ok(Some((before_columns(u16::from_be_bytes([*high, *low])), 3)))
+    Ok(Some((state_before_value(u16::from_be_bytes([*high, *low])), 3)))
 }
 
 /// Copies the kind of a value, and its length if any.
@@ -128,12 +128,12 @@ fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step,
     let columns = left.saturating_sub(1);
     if matches!(kind, b'n' | b'u') {
         row.copy(&[kind])?;
-        return Ok(Some((before_columns(columns), 1)));
+        return Ok(Some((state_before_value(columns), 1)));
     }
     if kind != b't' {
         return Err(MalformedRow);
     }
-    let Some(length) = length_after(input, 1) else {
+    let Some(length) = length_at(input, 1) else {
         return Ok(None);
     };
     let header = input.get(..5).unwrap_or_default();
@@ -145,14 +145,14 @@ fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step,
         return Ok(Some((MessageState::Value(length, columns), 5)));
     }
     row.end()?;
-    Ok(Some((before_columns(columns), 5)))
+    Ok(Some((state_before_value(columns), 5)))
 }
 
-/// The 32-bit length at the index `before` of the input.
+/// The 32-bit length at this offset of the input.
 ///
 /// `None` if the input ends before the end of the length.
-fn length_after(input: &[u8], before: usize) -> Option<usize> {
-    let bytes = input.get(before..before + 4)?;
+fn length_at(input: &[u8], offset: usize) -> Option<usize> {
+    let bytes = input.get(offset..offset + 4)?;
     let length = bytes.iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
     usize::try_from(length).ok()
 }
@@ -173,7 +173,7 @@ fn value(
         return Ok((MessageState::Value(left - length, columns), length));
     }
     row.end()?;
-    Ok((before_columns(columns), length))
+    Ok((state_before_value(columns), length))
 }
 
 /// Copies the next part of a logical message's prefix.
@@ -193,7 +193,7 @@ fn prefix(input: &[u8], row: &mut ShortRow) -> Result<(MessageState, usize), Mal
 }
 
 fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
-    let Some(length) = length_after(input, 0) else {
+    let Some(length) = length_at(input, 0) else {
         return Ok(None);
     };
     row.begin(

@@ -74,7 +74,8 @@ const UNMATCHED: &str = "
     left join lateral (
       select r.oid, r.schema, r.name from roots r
       where r.pattern_index = u.pattern_index and r.is_matched is not true
-        and (not $8 or r.sent_parts > 0 or r.oid in (select b.oid from members b except select oid from covered))
+        and (not $8 or r.sent_parts > 0
+             or r.oid in (select b.oid from members b except select v.oid from covered v))
       order by r.schema, r.name
       limit 1) p on true
     left join lateral (

@@ -34,7 +34,7 @@ pub(crate) async fn report(
         );
     }
     print_samples(screen, &delivery);
-    let mut reasons = delivery.broken();
+    let mut reasons = delivery.violations();
     let rows = compare(demo, &delivery, &mut reasons).await;
     print_summary(demo, &delivery, last, start);
     if rows == 0 {
@@ -129,7 +129,7 @@ fn print_summary(demo: &Demo<'_>, delivery: &Delivery, last: &Value, start: Inst
     let throttled = demo.throttled.load(Ordering::Relaxed);
     let lag = last["lag_bytes"].as_u64().unwrap_or(0);
     let numbers = [
-        ("changes", delivery.changes().len().to_string()),
+        ("events without duplicates", delivery.changes().len().to_string()),
         ("records", delivery.records.to_string()),
         (
             "duplicates, dropped by position",
