@@ -107,6 +107,7 @@ mod sending {
 }
 mod tables {
     mod catalog_types;
+    mod former_identities;
     mod generated_columns;
     mod keys;
     mod many_tables;

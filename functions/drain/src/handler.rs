@@ -15,9 +15,9 @@ use crate::invocation::Action;
 /// # Errors
 /// See [`Error`]. An action that still runs at [`Budget::end`] is dropped with [`Error::OutOfTime`].
 pub async fn handle(app: &App, event: &Value, deadline: Instant) -> Result<Value, Error> {
-    app.begin_failed_report(None);
+    app.reset_failure_fields(None);
     let action = Action::parse(event)?;
-    app.begin_failed_report(Some(action.name()));
+    app.reset_failure_fields(Some(action.name()));
     let budget = Budget::new(Instant::now(), deadline);
     // On the heap: the future of a drain is large.
     let running = Box::pin(run(app, action, budget));

@@ -95,7 +95,7 @@ async fn serve(config: Result<Config, Error>, fields: &LineFields) -> Result<(),
                 Ok(answer)
             }
             Err(error) => {
-                let report = app.failed_report();
+                let report = app.failure_fields();
                 write_line(summary::failure_line(&error, &report, namespace, now), fields);
                 tracing::error!(
                     error_type = error.name(),

@@ -17,7 +17,6 @@ crate::version_scenarios![
     with_a_renamed_key_column_each_row_has_its_own_key,
     with_a_key_in_another_column_each_row_has_its_own_key,
     with_a_changed_identity_index_each_row_has_its_own_key,
-    without_the_former_identity_index_a_row_has_one_key_or_none,
     with_two_tables_of_one_name_each_row_has_its_own_key,
     a_schema_with_the_name_of_another_leaves_the_rows_of_its_tables,
     an_untouched_large_value_is_not_null_after_the_identity_changed,
@@ -146,42 +145,6 @@ async fn with_a_changed_identity_index_each_row_has_its_own_key(version: u32) {
         assert_no_null_before(&delivery);
         let deleted = delivery.of_table("public.t").pop().unwrap();
         assert_eq!(deleted["before"], json!({"a": 12}));
-    })
-    .await;
-}
-
-/// The index of the former replica identity stays as an ordinary index.
-async fn without_the_former_identity_index_a_row_has_one_key_or_none(version: u32) {
-    with_each_plugin(version, |builder| async move {
-        let fixture = builder.build().await;
-        for identity in ["default", "full", "nothing", "using index by_b"] {
-            fixture
-                .sql(
-                    "drop table if exists t;
-                     create table t (id int primary key, a int not null unique, b int not null, n int);
-                     create unique index by_b on t (b);
-                     alter table t replica identity using index t_a_key",
-                )
-                .await;
-            fixture.drain().await;
-            fixture
-                .sql("insert into t values (1, 2, 3, 0); update t set n = 1; delete from t")
-                .await;
-            fixture
-                .sql(&format!("alter table t replica identity {identity}"))
-                .await;
-            let first = fixture.consume().await.changes().len();
-            fixture.drain().await;
-            let delivery = fixture.consume().await;
-            let keys = delivery
-                .changes()
-                .into_iter()
-                .skip(first)
-                .map(|it| it.partition_key.clone());
-            let mut keys: Vec<String> = keys.filter(|key| key != "public.t").collect();
-            keys.dedup();
-            assert!(keys.is_empty() || keys == [r#"{"a":2}"#], "{identity}: {keys:?}");
-        }
     })
     .await;
 }

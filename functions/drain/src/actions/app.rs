@@ -53,7 +53,7 @@ pub struct App {
     /// Window sizing, with the measurements of earlier invocations.
     pub(super) sizing: Mutex<WindowSizing>,
     /// Fields of the summary line if this invocation fails.
-    failed_report: Mutex<Map<String, Value>>,
+    failure_fields: Mutex<Map<String, Value>>,
     /// Time of the last check of the sent tables, if any.
     tables_checked: Mutex<Option<Instant>>,
     /// The salt of hashed columns; empty before the first read.
@@ -86,16 +86,16 @@ impl App {
             backfill,
             sent_tables,
             sizing: Mutex::default(),
-            failed_report: Mutex::default(),
+            failure_fields: Mutex::default(),
             tables_checked: Mutex::default(),
             salt: OnceCell::new(),
         }
     }
 
-    /// Begins the report of a new invocation.
+    /// Resets the fields that the summary line has if this invocation fails.
     ///
-    /// A report of an earlier invocation is removed. `action` is `None` if the event is not valid.
-    pub fn begin_failed_report(&self, action: Option<&str>) {
+    /// `action` is `None` if the event is not valid.
+    pub fn reset_failure_fields(&self, action: Option<&str>) {
         let fields = [
             ("action", action.map(Value::from)),
             ("slot", Some(Value::from(&*self.config.slot))),
@@ -103,26 +103,26 @@ impl App {
         let fields = fields
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        *self.lock_failed_report() = fields.collect();
+        *self.lock_failure_fields() = fields.collect();
     }
 
-    /// Adds the figures of a drain to the report.
+    /// Adds the figures of a drain to these fields.
     ///
     /// The action stays: a plan and a backfill open the slot as a drain does.
-    pub(super) fn add_to_failed_report(&self, figures: Value) {
+    pub(super) fn add_failure_fields(&self, figures: Value) {
         if let Value::Object(mut figures) = figures {
             figures.remove("action");
-            self.lock_failed_report().extend(figures);
+            self.lock_failure_fields().extend(figures);
         }
     }
 
-    /// The report of this invocation, an object.
-    pub fn failed_report(&self) -> Value {
-        Value::Object(self.lock_failed_report().clone())
+    /// The fields of the summary line if this invocation fails, an object.
+    pub fn failure_fields(&self) -> Value {
+        Value::Object(self.lock_failure_fields().clone())
     }
 
-    fn lock_failed_report(&self) -> MutexGuard<'_, Map<String, Value>> {
-        self.failed_report.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_failure_fields(&self) -> MutexGuard<'_, Map<String, Value>> {
+        self.failure_fields.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the sent tables were last checked `interval` ago or earlier.
@@ -258,7 +258,7 @@ impl App {
         let figures = inspection.figures();
         // The log may fill the disk while the slot cannot be opened. So the summary line of a failure has
         // these figures.
-        self.add_to_failed_report(figures_report(&figures));
+        self.add_failure_fields(figures_report(&figures));
         let Inspection { server, slot: state } = inspection;
         let Some(stored) = stored else {
             let plugin = state.and_then(|state| state.plugin?.parse::<Plugin>().ok());
@@ -279,7 +279,8 @@ impl App {
             server::check_lock(connector, &lock_session).await?;
         }
         let start = checked?;
-        // With another reader, the peek would fail after the control event was sent.
+        // An accepted gap sends a control event before the first peek. While another session reads the slot,
+        // that peek fails. So nothing is sent.
         let is_read = state.as_ref().is_some_and(|state| state.active_pid.is_some());
         if is_read && accept_gap.is_some() {
             return Ok(SlotAccess::Busy(BusySlot {
@@ -376,15 +377,19 @@ struct LockAttempt {
 pub(super) enum SlotAccess<'c> {
     /// This invocation has the lock.
     Locked(Box<OpenedSlot<'c>>),
-    /// Another drainer has the lock.
+    /// Another session has the lock.
+    ///
+    /// Or it reads the slot, and a gap is to be accepted.
     Busy(BusySlot),
 }
 
-/// A slot that another drainer has locked.
+/// A slot that cannot be drained now, because another session uses it.
 pub(super) struct BusySlot {
     /// The name of the slot's plugin, if Spillway supports it.
     pub(super) plugin: Option<&'static str>,
-    /// The session that has the lock; `None` if it has ended since.
+    /// The session that has the lock.
+    ///
+    /// `None` if it has ended since, or if this invocation has the lock.
     pub(super) drainer: Option<LockHolder>,
     pub(super) figures: SlotFigures,
 }

@@ -146,7 +146,7 @@ fn finished(app: &App, mut report: Report, result: Result<(), Error>) -> Result<
             if matches!(error, Error::Stream(_) | Error::Oversize { .. }) {
                 app.stream.forget_descriptions();
             }
-            app.add_to_failed_report(json!(report));
+            app.add_failure_fields(json!(report));
             Err(error)
         }
     }

@@ -11,7 +11,7 @@ mod types;
 
 use std::collections::{HashMap, HashSet};
 
-pub use past::{PastTable, RecentChanges, precedes};
+pub use past::{PastTable, RecentWriters, precedes};
 
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;
@@ -37,7 +37,7 @@ pub struct Catalog {
     names: HashMap<u32, TableName>,
     /// OIDs that were read. A table need not have each of them.
     read_oids: HashSet<u32>,
-    read: past::ReadTransaction,
+    read: past::CatalogGeneration,
     /// Whether the server has virtual generated columns (PostgreSQL 18).
     ///
     /// The log does not contain values of these columns.
@@ -101,7 +101,7 @@ pub struct CatalogTable {
     /// Transactions that wrote these facts.
     ///
     /// They may be newer than rows of the log.
-    pub recent: RecentChanges,
+    pub recent: RecentWriters,
 }
 
 /// Catalog information about one column.
@@ -125,7 +125,8 @@ impl CatalogTable {
     /// Whether no change can refer to an existing row.
     ///
     /// No column identifies a row, and the replica identity is not `full`. Unlike
-    /// [`PastTable::is_insert_only`], this is also true if the index of the replica identity was dropped.
+    /// [`PastTable::lacked_replica_identity`], this is also true if the index of the replica identity was
+    /// dropped.
     pub fn is_insert_only(&self) -> bool {
         !self.identity_full && self.key.is_empty()
     }

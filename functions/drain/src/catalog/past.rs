@@ -18,11 +18,11 @@ use std::collections::HashMap;
 use super::{Catalog, CatalogColumn, CatalogTable};
 use crate::base::table_name::TableName;
 
-/// Recent transactions that wrote the catalog's rows about a table.
+/// Transactions since the horizon that wrote a table's rows of the catalog.
 ///
-/// They may be newer than rows of the log. If a list is empty, the fact is older than every row of the log.
+/// They may be newer than rows of the log. If a list is empty, the fact is valid for every row of the log.
 #[derive(Debug, Default, Clone)]
-pub struct RecentChanges {
+pub struct RecentWriters {
     /// The transaction that created the table.
     pub created: Option<u32>,
     /// Transactions that set the table's name.
@@ -45,7 +45,14 @@ pub struct RecentChanges {
     pub dropped: Vec<u32>,
 }
 
-impl RecentChanges {
+impl RecentWriters {
+    /// Whether an index may have been the replica identity since the horizon.
+    ///
+    /// It is not the identity now.
+    pub fn may_have_former_identity(&self) -> bool {
+        !self.former_identities.is_empty() && !self.identity.is_empty()
+    }
+
     /// Whether every fact is older than every row of the log.
     pub fn is_empty(&self) -> bool {
         self.transactions().next().is_none()
@@ -72,9 +79,9 @@ pub fn precedes(xid: u32, other: u32) -> bool {
     (xid.wrapping_sub(other) as i32) < 0
 }
 
-/// Transaction of the current rows, and the transactions that wrote the catalog.
+/// The transaction that is being decoded, and the catalog's generation for it.
 #[derive(Debug, Default)]
-pub(super) struct ReadTransaction {
+pub(super) struct CatalogGeneration {
     /// Transactions that wrote the catalog, ordered by id.
     ///
     /// They may be newer than rows of the log.
@@ -84,7 +91,7 @@ pub(super) struct ReadTransaction {
     generation: usize,
 }
 
-impl ReadTransaction {
+impl CatalogGeneration {
     fn add(&mut self, xid: u32) {
         // The ids are close to each other, so they have an order although ids wrap around.
         let place = self.recent.partition_point(|recent| precedes(*recent, xid));
@@ -142,7 +149,7 @@ impl Catalog {
         past.is_valid(&past.table.recent.name).then_some(past)
     }
 
-    pub(super) fn note_recent(&mut self, changes: &RecentChanges) {
+    pub(super) fn note_recent(&mut self, changes: &RecentWriters) {
         changes.transactions().for_each(|xid| self.read.add(xid));
         self.read.number_generation();
     }
@@ -193,7 +200,8 @@ impl<'c> PastTable<'c> {
         let recent = &self.table.recent;
         match self.table.identity {
             'i' => !self.is_valid(&recent.key),
-            _ => !self.is_valid(&recent.former_identities),
+            // The change of the identity wrote the rows of the index and of the table.
+            _ => !self.is_valid(&recent.former_identities) && !self.is_valid(&recent.identity),
         }
     }
 
@@ -207,16 +215,18 @@ impl<'c> PastTable<'c> {
         }
     }
 
-    /// Whether the replica identity was `full` when the row was written.
-    pub fn is_full(&self) -> bool {
+    /// Whether the replica identity was certainly `full` when the row was written.
+    pub fn was_full(&self) -> bool {
         self.table.identity_full && self.is_valid(&self.table.recent.identity)
     }
 
-    /// Whether the table had no replica identity: see [`crate::change::Relation::is_insert_only`].
+    /// Whether the table certainly had no replica identity, not even `full`.
+    ///
+    /// It may have had a primary key. See [`crate::change::Relation::is_insert_only`].
     ///
     /// `lacks_primary_key` is true if the row itself shows that the table had no primary key. A missing index
     /// in the catalog does not prove it, because the index may have been dropped.
-    pub fn is_insert_only(&self, lacks_primary_key: bool) -> bool {
+    pub fn lacked_replica_identity(&self, lacks_primary_key: bool) -> bool {
         let lacks_identity = match self.table.identity {
             'n' => true,
             'd' => lacks_primary_key || self.never_had_primary_key(),
@@ -234,12 +244,12 @@ impl<'c> PastTable<'c> {
         !self.table.has_not_null && is_unaltered && self.is_valid(&recent.dropped)
     }
 
-    /// Whether an update without an old row left the key unchanged.
+    /// Whether the server logged an old row for each key change.
     ///
-    /// PostgreSQL logs the old values only of the replica identity's columns. So the answer is false if an
-    /// index of the table was written after the row: it may be the identity only since then. The identity may
-    /// also have been `nothing`, if the table's row in `pg_class` was written after the row. That is not
-    /// checked, because every truncate writes that row of `pg_class`, too.
+    /// If so, an update without an old row left the key unchanged. False if an index of the table was written
+    /// after the log's row, because the replica identity may have been another index. There is one case in
+    /// which the answer is wrong: the identity was `nothing`. The table's row in `pg_class` does not show it,
+    /// because each truncate writes that row, too.
     pub fn logs_key_changes(&self) -> bool {
         self.table.identity != 'n' && self.is_valid(&self.table.recent.indexes)
     }
@@ -270,8 +280,8 @@ impl<'c> PastTable<'c> {
         altered.is_none_or(|xid| self.is_valid(&[*xid]))
     }
 
-    /// Whether the column of this name was virtual.
-    pub fn is_virtual(&self, name: &str) -> bool {
+    /// Whether the column of this name was certainly virtual.
+    pub fn was_virtual(&self, name: &str) -> bool {
         self.table.virtual_columns.iter().any(|column| column == name) && self.is_unaltered(name)
     }
 
@@ -290,9 +300,10 @@ impl<'c> PastTable<'c> {
 
     /// Whether a column that the catalog lacks was certainly ordinary.
     ///
-    /// After the row was written, the column was dropped or renamed. It was renamed if no column was dropped,
-    /// and another column was altered. It was not a virtual one if all virtual columns are unaltered:
-    /// PostgreSQL 18 cannot turn a virtual column into an ordinary one.
+    /// After the row was written, the column was dropped or renamed. If no column was dropped since, it was
+    /// renamed, so it is one of the columns that were altered since. If no virtual column was altered since,
+    /// the renamed column is ordinary. It was ordinary before, too: PostgreSQL 18 cannot turn a virtual
+    /// column into an ordinary one.
     fn missing_column_was_ordinary(&self) -> bool {
         let recent = &self.table.recent;
         let row = self.catalog.read.xid;

@@ -37,10 +37,10 @@ pub(super) struct Markers {
     /// Whether the commit of a marker took too long in this invocation.
     ///
     /// The likely cause is a standby that does not acknowledge commits.
-    is_unacknowledged: bool,
-    /// Whether log that no standby has is left to a later tick.
+    commit_timed_out: bool,
+    /// Whether log waits for a later tick until a standby has it.
     ///
-    /// The variable `STANDBY_ACK` decides this.
+    /// `false` only with `STANDBY_ACK=off`.
     waits_for_standbys: bool,
     /// The marker that the current window or a later one must contain.
     ///
@@ -75,7 +75,7 @@ impl Markers {
             plugin: settings.plugin,
             number: stored.map_or(0, |marker| marker.number),
             is_writing: settings.markers,
-            is_unacknowledged: false,
+            commit_timed_out: false,
             waits_for_standbys: settings.waits_for_standbys,
             expected: None,
             last_written: to_return,
@@ -172,7 +172,7 @@ impl Markers {
         // Not every role may read the positions of the standbys. But a marker whose commit waits for standbys
         // shows that they lack at least the marker's part of the log. After a failover now, the new primary
         // may lack this log permanently.
-        if self.is_unacknowledged && self.waits_for_standbys {
+        if self.commit_timed_out && self.waits_for_standbys {
             positions.readable = confirmed;
         }
         let mut window = next_window(&positions);
@@ -203,7 +203,7 @@ impl Markers {
             }
             Ok(Err(error)) => error.into(),
             Err(late) => {
-                self.is_unacknowledged = true;
+                self.commit_timed_out = true;
                 let _ = tokio::time::timeout(CANCEL_TIME, slot.cancel_lock_session()).await;
                 late.into()
             }
@@ -213,9 +213,15 @@ impl Markers {
             slot = self.slot,
             number = self.number,
             error = %problem,
-            is_waiting = self.is_unacknowledged && self.waits_for_standbys,
-            "the marker was not committed: the log is left to a later tick if commits wait for a standby; \
-             otherwise, until the next marker, only positions can show that the slot lost changes"
+            "{}",
+            match self.commit_timed_out && self.waits_for_standbys {
+                true =>
+                    "the commit of a marker took too long, as if no standby acknowledged it: a later tick \
+                     reads the rest of the log",
+                false =>
+                    "a marker was not committed: until the next marker, only the positions of the slot can \
+                     show that it lost changes",
+            }
         );
         Ok(None)
     }
@@ -283,8 +289,10 @@ impl Markers {
                 Ok(HistoryCheck::Settled(settled))
             }
             // The drain fails later if a window passes the marker and does not contain it.
-            Err(error) if is_of_large_window(&error) && !start.promoted => Ok(HistoryCheck::Unchanged),
-            Err(error) if is_of_large_window(&error) => {
+            Err(error) if may_succeed_in_smaller_windows(&error) && !start.promoted => {
+                Ok(HistoryCheck::Unchanged)
+            }
+            Err(error) if may_succeed_in_smaller_windows(&error) => {
                 tracing::warn!(slot = self.slot, %from, %to, error = %error,
                     "the timeline changed, and the search for the marker has failed: changes of this range \
                      are sent again, with the same positions");
@@ -294,11 +302,13 @@ impl Markers {
         }
     }
 
-    /// Fails if the log certainly lacks the last marker.
+    /// Fails if the log lacks the first marker to return.
+    ///
+    /// A search that fails is not an error.
     ///
     /// # Errors
     /// The slot does not return the marker.
-    pub(super) async fn check_last<S: Slot>(
+    pub(super) async fn check_first_to_return<S: Slot>(
         &self,
         slot: &mut S,
         acknowledged: Lsn,
@@ -357,10 +367,10 @@ impl Markers {
     }
 }
 
-/// Whether the cause may be the size of the window.
+/// Whether windows of a part of the searched log may still succeed.
 ///
-/// Smaller windows may still succeed, at least up to the change that the server cannot decode.
-fn is_of_large_window(error: &SlotError) -> bool {
+/// The search reads the log up to the marker at once. A window may end before the change that is the cause.
+fn may_succeed_in_smaller_windows(error: &SlotError) -> bool {
     matches!(
         error,
         SlotError::Timeout { .. }

@@ -118,16 +118,16 @@ impl Lanes {
     /// The records of the next request, oldest first.
     ///
     /// Empty if no record may be sent now. No two records belong to one lane. All records belong to one
-    /// stream: see [`Lanes::next_stream`]. If no stream has enough records, the oldest record decides.
+    /// stream: that of [`Lanes::next_stream`], or else that of the oldest sendable record.
     ///
-    /// With `full`, a shard with a full aggregate sends, and the others wait for more events. `full` has no
-    /// effect without aggregation, or while there is a barrier.
+    /// With `full`, only shards with a full aggregate send, and the others wait for more events. `full` has
+    /// no effect without aggregation, or while there is a barrier.
     pub fn next_request(
         &mut self,
         now: Instant,
         limits: RequestLimits,
         full: bool,
-        least: impl Fn(usize) -> usize,
+        min_records: impl Fn(usize) -> usize,
     ) -> Vec<Record> {
         self.end_delays(now);
         let full = full && !self.has_barrier && self.aggregation != Aggregation::None;
@@ -142,7 +142,7 @@ impl Lanes {
                 .peek()
                 .map(|Reverse((_, shard))| self.shards.stream(*shard))
         };
-        let stream = if full { None } else { self.next_stream(least) };
+        let stream = if full { None } else { self.next_stream(min_records) };
         if let Some(stream) = stream.or_else(oldest) {
             let numbers = self.shards.numbers(stream);
             shards.retain(|Reverse((_, shard))| numbers.contains(shard));
@@ -231,7 +231,7 @@ impl Lanes {
         self.update_counts(shard);
     }
 
-    /// Raises a shard's limit, after an answer without a refusal.
+    /// Raises a shard's limit of records in flight, after a full success.
     pub fn raise_limit(&mut self, shard: usize) {
         self.pacings[shard].raise_max_in_flight();
         self.update_counts(shard);
@@ -259,7 +259,7 @@ impl Lanes {
     /// Replaces the shard map of a stream.
     ///
     /// The events of all lanes are queued again, in the order of their positions. Waiting barriers and the
-    /// events after them continue to wait. The shards of this stream start without limits and pauses.
+    /// events after them continue to wait. The shards of this stream start without a limited rate or a pause.
     ///
     /// # Panics
     /// A record is in flight: later events could overtake its events.
@@ -294,19 +294,18 @@ impl Lanes {
         delayed.into_iter().chain(paused).min()
     }
 
-    /// The stream of the next request, if one has enough records.
+    /// The stream of the next request.
     ///
-    /// It is the stream of the oldest sendable record, among those with enough of them.
-    ///
-    /// `least` is the number of sendable records that a stream must have. Only [`Lanes::next_request`] ends
-    /// delays and pauses. So records whose delay or pause is over are sendable only after that call.
-    pub fn next_stream(&self, least: impl Fn(usize) -> usize) -> Option<usize> {
+    /// Of the streams with at least `min_records` sendable records, it is that of the oldest one. Only
+    /// [`Lanes::next_request`] ends delays and pauses: records whose delay or pause is over are sendable only
+    /// after that call.
+    pub fn next_stream(&self, min_records: impl Fn(usize) -> usize) -> Option<usize> {
         if self.shards.streams() == 1 {
-            return (self.sendable >= least(MAIN_STREAM)).then_some(MAIN_STREAM);
+            return (self.sendable >= min_records(MAIN_STREAM)).then_some(MAIN_STREAM);
         }
         let oldest = |stream: usize| {
             let pacings = &self.pacings[self.shards.numbers(stream)];
-            Some((ShardPacing::oldest(pacings, least(stream))?, stream))
+            Some((ShardPacing::oldest(pacings, min_records(stream))?, stream))
         };
         let streams = (0..self.shards.streams()).filter_map(oldest);
         streams.min().map(|(_, stream)| stream)
@@ -314,16 +313,17 @@ impl Lanes {
 
     /// Whether a request should be sent without waiting for more events.
     ///
-    /// Without aggregation, it must have as many records as allowed. With aggregation, `full_aggregates` must
-    /// be full, or as many as lanes can send. A barrier makes any aggregate full: no event is added to it.
-    pub fn has_full_request(&self, limits: RequestLimits, full_aggregates: usize) -> bool {
+    /// Without aggregation, it must have as many records as allowed. With aggregation, `min_full` full
+    /// aggregates must be sendable. If fewer records are sendable, each must be a full aggregate. While there
+    /// is a barrier, one record is enough: no event is added to it.
+    pub fn has_full_request(&self, limits: RequestLimits, min_full: usize) -> bool {
         match self.aggregation {
             Aggregation::None => {
                 self.sendable >= limits.records && self.next_stream(|_| limits.records).is_some()
             }
             Aggregation::Kpl { .. } if self.sendable == 0 => false,
             Aggregation::Kpl { .. } => {
-                self.has_barrier || self.full_aggregates >= self.sendable.min(full_aggregates)
+                self.has_barrier || self.full_aggregates >= self.sendable.min(min_full)
             }
         }
     }
@@ -403,8 +403,8 @@ impl Lanes {
         })
     }
 
-    /// Whether its shard accepts the longest known lane within `time`.
-    pub fn is_longest_lane_sent_within(&self, now: Instant, time: Duration) -> bool {
+    /// Whether the longest known lane's events can be sent within `time`.
+    pub fn can_send_longest_lane_within(&self, now: Instant, time: Duration) -> bool {
         self.longest_lane()
             .is_none_or(|(lane, pacing)| pacing.can_accept_within(lane.bytes, now, time))
     }

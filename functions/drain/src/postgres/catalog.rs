@@ -8,7 +8,7 @@ use tokio_postgres::types::ToSql;
 use super::connection::{Connector, Session};
 use crate::base::table_name::TableName;
 use crate::catalog::{
-    Catalog, CatalogColumn, CatalogTable, CatalogType, RecentChanges, TableRequest, TypeForm, precedes,
+    Catalog, CatalogColumn, CatalogTable, CatalogType, RecentWriters, TableRequest, TypeForm, precedes,
 };
 use crate::change::format_type::is_built_in;
 use crate::ports::SlotError;
@@ -88,12 +88,14 @@ const COLUMNS: &str = "
            ) as key_xids,
            array(select i.xmin::text::int8
                  from pg_index i where i.indrelid = c.oid and i.indisprimary) as primary_xids,
-           -- A change of the replica identity writes both the table's row and that of the former index.
+           -- A change of the replica identity writes the row of the former index again. The row of the
+           -- index's first column is as old as the index.
            array(select i.xmin::text::int8
                  from pg_index i
-                 where i.indrelid = c.oid and i.indisunique and i.indimmediate and not i.indisreplident
-                   and not i.indisprimary and i.indpred is null and i.indexprs is null
-                   and age(c.row_xid) <= age(i.xmin)) as former_identity_xids,
+                 join pg_attribute made on made.attrelid = i.indexrelid and made.attnum = 1
+                 where i.indrelid = c.oid and i.indisunique and not i.indisreplident and not i.indisprimary
+                   and i.indpred is null and i.indexprs is null
+                   and i.xmin <> made.xmin) as former_identity_xids,
            c.row_xid::text::int8 as identity_xid,
            -- A rename of the table rewrites this row. All other commands that rewrite it are rare.
            (select t.xmin::text::int8 from pg_type t where t.oid = c.reltype) as name_xid,
@@ -383,7 +385,7 @@ fn catalog_table(row: &PgRow, horizon: CatalogHorizon) -> CatalogTable {
 /// The recent transactions that wrote catalog rows of a table.
 ///
 /// These transactions may be newer than rows of the log.
-fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentChanges {
+fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentWriters {
     // A snapshot has ids of 64 bits. The rows of the catalog have only the lower 32 bits.
     let next: &str = row.get("next_xid");
     let next = next.parse::<u64>().map_or(0, |xid| xid as u32);
@@ -411,7 +413,7 @@ fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentChanges {
     } else {
         Vec::new()
     };
-    RecentChanges {
+    RecentWriters {
         name: [created.clone(), one("name_xid"), schema].concat(),
         created: created.first().copied(),
         identity: one("identity_xid"),

@@ -13,13 +13,13 @@ fn catalog() -> Catalog {
         type_name: "integer".into(),
         toastable: false,
     };
-    let recent = RecentChanges {
+    let recent = RecentWriters {
         created: Some(10),
         name: vec![10],
         key: vec![20],
         primary_key: vec![10],
         columns: [("a".to_owned(), 10), ("b".to_owned(), 20)].into(),
-        ..RecentChanges::default()
+        ..RecentWriters::default()
     };
     let table = CatalogTable {
         oid: 7,
@@ -67,9 +67,9 @@ fn a_table_that_is_read_later_begins_a_generation() {
         catalog.generation()
     };
     let before = generation(&mut catalog, 15);
-    let recent = RecentChanges {
+    let recent = RecentWriters {
         key: vec![5],
-        ..RecentChanges::default()
+        ..RecentWriters::default()
     };
     catalog.insert(
         TableName::new("public", "later"),
@@ -116,10 +116,10 @@ fn a_table_was_insert_only_if_nothing_can_have_identified_its_rows() {
         ('f', false, true, false),
     ] {
         let mut catalog = Catalog::default();
-        let recent = RecentChanges {
+        let recent = RecentWriters {
             identity: vec![20],
             columns: [("a".to_owned(), 10)].into(),
-            ..RecentChanges::default()
+            ..RecentWriters::default()
         };
         let table = CatalogTable {
             oid: 7,
@@ -133,7 +133,7 @@ fn a_table_was_insert_only_if_nothing_can_have_identified_its_rows() {
             catalog.begin_transaction(xid);
             let past = catalog.past_table(7).unwrap();
             assert_eq!(
-                past.is_insert_only(lacks_primary_key),
+                past.lacked_replica_identity(lacks_primary_key),
                 is_insert_only && is_known,
                 "{identity} {has_not_null} {lacks_primary_key} {xid}"
             );
@@ -144,13 +144,13 @@ fn a_table_was_insert_only_if_nothing_can_have_identified_its_rows() {
 #[test]
 fn an_altered_column_may_have_belonged_to_a_primary_key() {
     for recent in [
-        RecentChanges {
+        RecentWriters {
             columns: [("a".to_owned(), 20)].into(),
-            ..RecentChanges::default()
+            ..RecentWriters::default()
         },
-        RecentChanges {
+        RecentWriters {
             dropped: vec![20],
-            ..RecentChanges::default()
+            ..RecentWriters::default()
         },
     ] {
         let mut catalog = Catalog::default();
@@ -163,7 +163,10 @@ fn an_altered_column_may_have_belonged_to_a_primary_key() {
         catalog.insert(name(), table);
         for (xid, is_known) in [(15, false), (21, true)] {
             catalog.begin_transaction(xid);
-            assert_eq!(catalog.past_table(7).unwrap().is_insert_only(false), is_known);
+            assert_eq!(
+                catalog.past_table(7).unwrap().lacked_replica_identity(false),
+                is_known
+            );
         }
     }
 }

@@ -122,7 +122,7 @@ impl RowIdentity {
             false => table.key.iter().cloned().collect(),
         };
         RowIdentity {
-            is_insert_only: partition.is_insert_only(false),
+            is_insert_only: partition.lacked_replica_identity(false),
             lacks_identity: lacks_identity && !table.identity_full,
             key: sent_columns(&table.key, root),
             logged: (!table.identity_full).then_some(logged),

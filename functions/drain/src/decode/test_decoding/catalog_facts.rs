@@ -45,7 +45,7 @@ pub(super) fn relation(
             .map(|past| catalog.primary_key_columns(past.now()))
             .unwrap_or_default(),
         coverage,
-        is_insert_only: past.is_some_and(|past| past.is_insert_only(false)),
+        is_insert_only: past.is_some_and(|past| past.lacked_replica_identity(false)),
         partition_key_may_change: false,
     }
 }
@@ -113,7 +113,7 @@ pub(super) fn without_virtual<'a>(
         };
         values.retain(|value| {
             let is_kept = value.datum != Datum::Null || !may_be_virtual(&value.name);
-            if !is_kept && past.is_none_or(|past| !past.is_virtual(&value.name)) {
+            if !is_kept && past.is_none_or(|past| !past.was_virtual(&value.name)) {
                 // The dropped null may be the value of an ordinary column. The row then lacks that column.
                 coverage = ColumnCoverage::Row;
             }
@@ -167,7 +167,7 @@ fn bit_length(datum: &Datum<'_>) -> Option<usize> {
 /// test_decoding omits the nulls of an old row, and all columns outside the replica identity. So an omitted
 /// column is certainly null only if the identity was `full`.
 fn is_null(past: Option<PastTable<'_>>, column: &str) -> bool {
-    past.is_some_and(|past| past.is_full() && past.has_column(column) && !past.may_be_virtual(column))
+    past.is_some_and(|past| past.was_full() && past.has_column(column) && !past.may_be_virtual(column))
 }
 
 /// Old row of a delete, with its nulls if it is whole.
@@ -179,7 +179,7 @@ pub(super) fn with_nulls<'a>(
     name: &TableName,
     values: Vec<ColumnValue<'a>>,
 ) -> Vec<ColumnValue<'a>> {
-    let past = catalog.past_table_named(name).filter(PastTable::is_full);
+    let past = catalog.past_table_named(name).filter(PastTable::was_full);
     let columns = past.map(|past| past.now().columns.as_slice()).unwrap_or_default();
     // A column that was renamed later may have the former name of another column. The order then differs.
     let mut places = columns.iter();
@@ -210,7 +210,7 @@ pub(super) fn old_tuple<'a>(
     past: Option<PastTable<'_>>,
 ) -> Option<Tuple<'a>> {
     let mut values = values.into_iter().peekable();
-    let past = past.filter(PastTable::is_full);
+    let past = past.filter(PastTable::was_full);
     let columns = relation.columns.iter();
     let tuple = columns
         .map(|column| match values.next_if(|value| value.name == column.name) {

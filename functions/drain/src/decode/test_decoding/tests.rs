@@ -1,7 +1,7 @@
 use super::super::tests::{catalog_column, int_column, rows_of};
 use super::*;
 use crate::base::table_name::TableName;
-use crate::catalog::{CatalogColumn, CatalogTable, RecentChanges};
+use crate::catalog::{CatalogColumn, CatalogTable, RecentWriters};
 use crate::change::{COMMA, ValueType};
 
 fn decode(data: &str) -> Result<DecodedRow<'_>, DecodeError> {
@@ -254,10 +254,10 @@ fn a_row_before_an_alteration_of_its_table_has_neither_the_key_nor_the_nulls_of_
         key: vec!["n".into()],
         identity_full: true,
         columns: vec![int_column("n"), int_column("m")],
-        recent: RecentChanges {
+        recent: RecentWriters {
             key: vec![20],
             identity: vec![20],
-            ..RecentChanges::default()
+            ..RecentWriters::default()
         },
         ..CatalogTable::default()
     };
@@ -375,9 +375,9 @@ fn the_catalog_has_the_length_of_a_bit_unless_the_column_is_newer_than_the_row()
     };
     let table = CatalogTable {
         columns: vec![column("any", -1, "\"bit\""), column("altered", 8, "bit(8)")],
-        recent: RecentChanges {
+        recent: RecentWriters {
             columns: [("altered".to_owned(), 20)].into(),
-            ..RecentChanges::default()
+            ..RecentWriters::default()
         },
         ..CatalogTable::default()
     };
@@ -410,9 +410,9 @@ fn an_old_row_keeps_its_values_if_other_columns_have_its_column_names_now() {
     let table = CatalogTable {
         identity_full: true,
         columns: ["renamed", "region", "id"].map(column).into(),
-        recent: RecentChanges {
+        recent: RecentWriters {
             columns: [("renamed".to_owned(), 20), ("id".to_owned(), 20)].into(),
-            ..RecentChanges::default()
+            ..RecentWriters::default()
         },
         ..CatalogTable::default()
     };

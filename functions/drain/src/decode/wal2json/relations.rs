@@ -151,10 +151,7 @@ impl RowDescription<'_, '_> {
     /// The table as this row and the catalog describe it.
     fn relation(&self, catalog: &Catalog, name: TableName) -> Relation {
         let (table, past) = (catalog.table(&name), catalog.past_table_named(&name));
-        let key = match table.is_some_and(|table| table.deferrable) {
-            true => Vec::new(),
-            false => self.key(past, table),
-        };
+        let key = self.key(past, table);
         let new_column =
             |name: &str, column_type| Column::new(name.to_owned(), column_type, key.contains(&name));
         let typed = |column: &JsonColumn<'_>| new_column(&column.name, column_type(catalog, past, column));
@@ -189,7 +186,7 @@ impl RowDescription<'_, '_> {
         Relation {
             partition_key_may_change: false,
             is_insert_only: key.is_empty()
-                && past.is_some_and(|past| past.is_insert_only(self.primary_key.is_empty())),
+                && past.is_some_and(|past| past.lacked_replica_identity(self.primary_key.is_empty())),
             table: name,
             columns,
             primary_key: primary_key
@@ -204,7 +201,8 @@ impl RowDescription<'_, '_> {
     /// Each row contains the columns of the primary key, and an old row contains those of the replica
     /// identity. A row without an old row does not show an identity other than the primary key. For such a
     /// row, the catalog has this identity, if the fact is valid for the row. The primary key need not be the
-    /// key if another index may have been the identity, or if the index of the identity was dropped.
+    /// key if another index may have been the identity, or if the index of the identity was dropped. The same
+    /// holds for an old row with more columns: it may be a whole row, or have the columns of an index.
     fn key<'k>(&'k self, past: Option<PastTable<'k>>, table: Option<&CatalogTable>) -> Vec<&'k str> {
         fn names<'k>(columns: &'k [JsonColumn<'_>]) -> Vec<&'k str> {
             columns.iter().map(|column| &*column.name).collect()
@@ -224,16 +222,26 @@ impl RowDescription<'_, '_> {
         let shows_identity = self.action == JsonAction::Delete || !self.identity.is_empty();
         let is_key_unknown = match past {
             Some(past) => past.may_have_had_another_identity_index() || past.has_dropped_identity_index(),
-            None => has_index,
+            None => has_index || table.is_some_and(|table| table.recent.may_have_former_identity()),
         };
         if is_key_unknown && !shows_identity {
             return Vec::new();
         }
-        let candidates = [catalog_key, names(self.primary_key)];
+        // A deferrable primary key identifies no row.
+        let primary_key = match table.is_some_and(|table| table.deferrable) {
+            true => Vec::new(),
+            false => names(self.primary_key),
+        };
+        let candidates = [catalog_key, primary_key];
         let is_sent = |key: &&Vec<&str>| !key.is_empty() && key.iter().all(|column| sent.contains(column));
         if let Some(key) = candidates.iter().find(is_sent) {
             let is_lost = past.is_some_and(|past| past.has_dropped_identity_index());
-            return if is_lost { Vec::new() } else { key.clone() };
+            let may_be_part = shows_identity && key.len() < sent.len() && is_key_unknown;
+            return if is_lost || may_be_part {
+                Vec::new()
+            } else {
+                key.clone()
+            };
         }
         // The table has a key, but the old row lacks it. So the old row is not the whole row: its columns are
         // those of the replica identity.

@@ -37,7 +37,7 @@ pub(super) fn drop_virtual_columns(catalog: &Catalog, row: &mut JsonRow<'_>) -> 
     if past.is_some_and(|past| !past.may_have_virtual_columns()) {
         return dropped;
     }
-    let may_be_value = |column: &JsonColumn<'_>| past.is_none_or(|past| !past.is_virtual(&column.name));
+    let may_be_value = |column: &JsonColumn<'_>| past.is_none_or(|past| !past.was_virtual(&column.name));
     let identity = &row.identity;
     row.columns.retain(|column| {
         let is_kept = !is_null(column) || !may_be_virtual(past, column) || has_value(identity, column);
@@ -79,7 +79,7 @@ mod tests {
     use super::super::Wal2jsonDecoder;
     use super::super::tests::{change, row};
     use super::*;
-    use crate::catalog::{CatalogTable, RecentChanges};
+    use crate::catalog::{CatalogTable, RecentWriters};
     use crate::change::{Change, ColumnCoverage, DecodedRow};
 
     /// A null and a value of a row.
@@ -105,10 +105,10 @@ mod tests {
     ) -> Catalog {
         let mut catalog = empty_catalog();
         let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
-        let recent = RecentChanges {
+        let recent = RecentWriters {
             columns: altered.iter().map(|name| ((*name).to_owned(), 20)).collect(),
             dropped: dropped.into_iter().collect(),
-            ..RecentChanges::default()
+            ..RecentWriters::default()
         };
         let table = CatalogTable {
             columns: columns.iter().map(|name| int_column(name)).collect(),

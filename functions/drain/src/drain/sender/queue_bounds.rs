@@ -75,7 +75,7 @@ impl QueueBounds {
         self.lane_bytes = accepted.min(self.max_bytes);
         self.lane_records = self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS);
         self.longest_lane_fits = lanes.records_of_longest_lane() < MIN_LANE_RECORDS
-            || lanes.is_longest_lane_sent_within(now, time_left / 2);
+            || lanes.can_send_longest_lane_within(now, time_left / 2);
     }
 
     /// Whether more events may be read, by the bounds of [`QueueBounds::update`].

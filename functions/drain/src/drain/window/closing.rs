@@ -122,11 +122,15 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
     /// Fails if a transaction was not resumed because the server lost it.
     ///
     /// # Errors
-    /// The log lacks the last marker.
+    /// As [`super::Markers::check_first_to_return`].
     async fn check_resumed(&mut self, failure: Option<&Error>) -> Result<(), Error> {
         let (markers, acknowledged) = (&self.confirmer.markers, self.start.acknowledged);
         match failure {
-            Some(Error::NotResumed { .. }) => markers.check_last(self.slot, acknowledged, self.budget).await,
+            Some(Error::NotResumed { .. }) => {
+                markers
+                    .check_first_to_return(self.slot, acknowledged, self.budget)
+                    .await
+            }
             _ => Ok(()),
         }
     }
