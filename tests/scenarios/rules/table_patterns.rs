@@ -16,6 +16,7 @@ crate::scenarios![
     a_pattern_that_matches_no_published_table_is_reported,
     a_pattern_that_names_only_a_partitioned_table_is_reported,
     a_pattern_that_names_a_partitioned_table_without_partitions_is_reported,
+    a_partition_that_is_partitioned_and_has_no_partitions_is_reported,
     a_partitioned_table_whose_partitions_match_is_not_reported,
     a_partitioned_table_that_is_not_published_itself_is_named,
     a_table_whose_own_partitioned_table_is_published_has_no_advice_to_send_its_name,
@@ -197,6 +198,18 @@ async fn a_pattern_that_names_a_partitioned_table_without_partitions_is_reported
         assert_eq!(status["problems"], expected, "{status}");
     })
     .await;
+}
+
+/// It is a partition of a published table.
+async fn a_partition_that_is_partitioned_and_has_no_partitions_is_reported() {
+    let sql = "create table everything (id int primary key) partition by range (id);
+             create table everything_1 partition of everything for values from (100) to (200);
+             create table orders partition of everything for values from (0) to (99) partition by range (id);
+             create publication spillway for table everything";
+    let fixture = fixture_with_publication("public.orders", sql).await;
+    let status = fixture.status().await;
+    let problems = status["problems"].to_string();
+    assert!(problems.contains(&named_by_partitions("")), "{problems}");
 }
 
 /// The problem of `public.orders`, whose changes have the names of its partitions.

@@ -73,6 +73,7 @@ const FORMER_IDENTITIES: [(&str, &str, &[&str]); 11] = [
 async fn after_a_change_of_the_identity_a_row_has_its_former_key_or_none(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
+        let plugin = fixture.plugin;
         let mut arrived = 0;
         for (index, key, statements) in FORMER_IDENTITIES {
             fixture
@@ -101,8 +102,16 @@ async fn after_a_change_of_the_identity_a_row_has_its_former_key_or_none(version
                 .collect();
             arrived = changes.len();
             assert_eq!(keys.len(), 3, "{statements:?}: {keys:?}");
+            let case = format!("{index}: {statements:?}: {keys:?}");
             let is_expected = |it: &&str| *it == "public.t" || *it == key;
-            assert!(keys.iter().all(is_expected), "{index}: {statements:?}: {keys:?}");
+            assert!(keys.iter().all(is_expected), "{case}");
+            // pgoutput describes the identity. An old row of wal2json that is not whole has its columns.
+            match plugin {
+                Plugin::Pgoutput => assert_eq!(keys, [key; 3], "{case}"),
+                Plugin::Wal2json if index == "a" => assert_eq!(keys[1..], [key; 2], "{case}"),
+                Plugin::Wal2json => assert_eq!(keys[1], key, "{case}"),
+                Plugin::TestDecoding => {}
+            }
         }
     })
     .await;
@@ -112,7 +121,15 @@ async fn after_a_change_of_the_identity_a_row_has_its_former_key_or_none(version
 async fn a_new_index_leaves_the_key_of_earlier_rows() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::new(plugin).await;
-        let statements: [&[&str]; 6] = [
+        let statements: [&[&str]; 8] = [
+            &[
+                "alter table t add column c text",
+                "create unique index concurrently on t (c)",
+            ],
+            &[
+                "create table referring (x int references t)",
+                "create unique index concurrently on t (n)",
+            ],
             &["alter table t add column c text unique"],
             &["create unique index on t (n)", "grant select on t to public"],
             &["create unique index on t (n)", "truncate t"],
@@ -126,7 +143,7 @@ async fn a_new_index_leaves_the_key_of_earlier_rows() {
         let mut arrived = 0;
         for statements in statements {
             fixture
-                .sql("drop table if exists t; create table t (id int primary key, n int)")
+                .sql("drop table if exists t, referring; create table t (id int primary key, n int)")
                 .await;
             fixture.drain().await;
             fixture

@@ -11,7 +11,7 @@ mod types;
 
 use std::collections::{HashMap, HashSet};
 
-pub use past::{PastTable, RecentWriters, precedes};
+pub use past::{FormerIdentity, PastTable, RecentWriters, precedes};
 
 use crate::base::lsn::Lsn;
 use crate::base::table_name::TableName;

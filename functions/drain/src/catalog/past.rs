@@ -35,14 +35,25 @@ pub struct RecentWriters {
     pub indexes: Vec<u32>,
     /// Transactions that wrote [`CatalogTable::key`].
     pub key: Vec<u32>,
-    /// Transactions that wrote an index that may be a former replica identity.
-    pub former_identities: Vec<u32>,
+    /// Indexes that may be former replica identities.
+    pub former_identities: Vec<FormerIdentity>,
     /// Transactions that wrote [`CatalogTable::primary_key`].
     pub primary_key: Vec<u32>,
     /// The transaction that wrote a column, by the column's name.
     pub columns: HashMap<String, u32>,
     /// Transactions that dropped columns.
     pub dropped: Vec<u32>,
+}
+
+/// The transactions of an index that may be a former replica identity.
+#[derive(Debug, Clone, Copy)]
+pub struct FormerIdentity {
+    /// The transaction that last wrote its row in `pg_index`.
+    pub written: u32,
+    /// The transaction that created it.
+    ///
+    /// `None` if it is unknown, or before the horizon.
+    pub created: Option<u32>,
 }
 
 impl RecentWriters {
@@ -65,12 +76,13 @@ impl RecentWriters {
             &self.identity,
             &self.indexes,
             &self.key,
-            &self.former_identities,
             &self.primary_key,
             &self.dropped,
         ];
         let listed = lists.into_iter().flatten().chain(self.columns.values());
-        listed.copied().chain(self.created)
+        let former = self.former_identities.iter();
+        let former = former.flat_map(|index| [Some(index.written), index.created]);
+        listed.copied().chain(former.flatten()).chain(self.created)
     }
 }
 
@@ -201,8 +213,20 @@ impl<'c> PastTable<'c> {
         match self.table.identity {
             'i' => !self.is_valid(&recent.key),
             // The change of the identity wrote the rows of the index and of the table.
-            _ => !self.is_valid(&recent.former_identities) && !self.is_valid(&recent.identity),
+            _ => {
+                let mut former = recent.former_identities.iter();
+                !self.is_valid(&recent.identity) && former.any(|index| self.may_have_been_identity(*index))
+            }
         }
+    }
+
+    /// Whether an index may have been the identity of the row.
+    ///
+    /// It existed when the row was written, and was written later.
+    fn may_have_been_identity(&self, index: FormerIdentity) -> bool {
+        let row = self.catalog.read.xid;
+        let is_newer = |created: u32| row.is_some_and(|row| precedes(row, created));
+        !index.created.is_some_and(is_newer) && !self.is_valid(&[index.written])
     }
 
     /// The columns of the primary key when the row was written.
@@ -247,9 +271,9 @@ impl<'c> PastTable<'c> {
     /// Whether the server logged an old row for each key change.
     ///
     /// If so, an update without an old row left the key unchanged. False if an index of the table was written
-    /// after the log's row, because the replica identity may have been another index. There is one case in
-    /// which the answer is wrong: the identity was `nothing`. The table's row in `pg_class` does not show it,
-    /// because each truncate writes that row, too.
+    /// after the log's row, because the replica identity may have been another index. In two cases the answer
+    /// is wrong: the identity was `nothing`, or an index that was dropped since. The table's row in
+    /// `pg_class` does not show them, because each truncate writes that row, too.
     pub fn logs_key_changes(&self) -> bool {
         self.table.identity != 'n' && self.is_valid(&self.table.recent.indexes)
     }

@@ -303,9 +303,9 @@ impl<C: StateStore> Confirmer<C> {
     ///
     /// The stream may have changes after the position: sections of an open transaction, and changes that were
     /// acknowledged ahead. A server that was restored from an older copy may lack these changes, and still
-    /// have an earlier marker. A confirmed window never passes the last marker. So this marker is after all
-    /// changes that confirmed windows sent. After unconfirmed windows, the marker may be before the position.
-    /// The stored marker then stays as it is.
+    /// have an earlier marker. While markers are written, a confirmed window never passes the last one. So
+    /// this marker is after all changes that confirmed windows sent. Otherwise the marker may be before the
+    /// position. The stored marker then stays as it is.
     fn update_marker(&mut self, position: &AckPosition) {
         if let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end) {
             self.checkpointer.set_marker(marker);

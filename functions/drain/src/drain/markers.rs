@@ -219,8 +219,8 @@ impl Markers {
                     "the commit of a marker took too long, as if no standby acknowledged it: a later tick \
                      reads the rest of the log",
                 false =>
-                    "a marker was not committed: until the next marker, only the positions of the slot can \
-                     show that it lost changes",
+                    "a marker was not confirmed as committed: until the next marker, only the positions \
+                     of the slot can show that it lost changes",
             }
         );
         Ok(None)

@@ -8,7 +8,8 @@ use tokio_postgres::types::ToSql;
 use super::connection::{Connector, Session};
 use crate::base::table_name::TableName;
 use crate::catalog::{
-    Catalog, CatalogColumn, CatalogTable, CatalogType, RecentWriters, TableRequest, TypeForm, precedes,
+    Catalog, CatalogColumn, CatalogTable, CatalogType, FormerIdentity, RecentWriters, TableRequest, TypeForm,
+    precedes,
 };
 use crate::change::format_type::is_built_in;
 use crate::ports::SlotError;
@@ -88,14 +89,8 @@ const COLUMNS: &str = "
            ) as key_xids,
            array(select i.xmin::text::int8
                  from pg_index i where i.indrelid = c.oid and i.indisprimary) as primary_xids,
-           -- A change of the replica identity writes the row of the former index again. The row of the
-           -- index's first column is as old as the index.
-           array(select i.xmin::text::int8
-                 from pg_index i
-                 join pg_attribute made on made.attrelid = i.indexrelid and made.attnum = 1
-                 where i.indrelid = c.oid and i.indisunique and not i.indisreplident and not i.indisprimary
-                   and i.indpred is null and i.indexprs is null
-                   and i.xmin <> made.xmin) as former_identity_xids,
+           f.written as former_identity_written,
+           f.created as former_identity_created,
            c.row_xid::text::int8 as identity_xid,
            -- A rename of the table rewrites this row. All other commands that rewrite it are rare.
            (select t.xmin::text::int8 from pg_type t where t.oid = c.reltype) as name_xid,
@@ -158,7 +153,20 @@ const COLUMNS: &str = "
              coalesce(bool_or(attnotnull), false)
       from pg_attribute
       where attrelid = c.oid and attnum > 0 and not attisdropped)
-      a(names, type_oids, modifiers, types, toastable, xids, virtual, has_not_null)";
+      a(names, type_oids, modifiers, types, toastable, xids, virtual, has_not_null)
+    -- The indexes that may be former replica identities. A change of the identity writes the row of its index
+    -- again. The row of the index's first column is as old as the index. After `reindex concurrently` it is
+    -- younger, and the index's row in pg_class is younger still.
+    cross join lateral (
+      select coalesce(array_agg(i.xmin::text::int8 order by i.indexrelid), '{}'),
+             coalesce(
+               array_agg(case when ic.xmin = k.xmin then k.xmin::text::int8 end order by i.indexrelid), '{}')
+      from pg_index i
+      join pg_class ic on ic.oid = i.indexrelid
+      join pg_attribute k on k.attrelid = i.indexrelid and k.attnum = 1
+      where i.indrelid = c.oid and i.indisunique and not i.indisreplident and not i.indisprimary
+        and i.indpred is null and i.indexprs is null and i.xmin <> k.xmin)
+      f(written, created)";
 
 /// The slot's horizon, and whether the server has virtual columns.
 ///
@@ -419,11 +427,25 @@ fn recent_changes(row: &PgRow, horizon: CatalogHorizon) -> RecentWriters {
         identity: one("identity_xid"),
         indexes: list("index_xids"),
         key: of_key("key_xids", "key"),
-        former_identities: list("former_identity_xids"),
+        former_identities: former_identities(row, |xid| horizon.is_recent(*xid, next)),
         primary_key: of_key("primary_xids", "primary_key"),
         dropped: list("dropped_xids"),
         columns,
     }
+}
+
+/// The indexes of a table that may be former replica identities.
+fn former_identities(row: &PgRow, is_recent: impl Fn(&u32) -> bool) -> Vec<FormerIdentity> {
+    let written: Vec<i64> = row.get("former_identity_written");
+    let created: Vec<Option<i64>> = row.get("former_identity_created");
+    let indexes = written.into_iter().zip(created);
+    let indexes = indexes.filter_map(|(written, created)| {
+        Some(FormerIdentity {
+            written: Some(low_half(written)).filter(&is_recent)?,
+            created: created.map(low_half).filter(&is_recent),
+        })
+    });
+    indexes.collect()
 }
 
 #[cfg(test)]

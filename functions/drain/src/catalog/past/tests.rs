@@ -46,6 +46,36 @@ fn a_fact_is_valid_for_rows_of_later_transactions() {
     }
 }
 
+/// Transaction 20 created the index, and 30 changed the identity.
+#[test]
+fn an_index_may_be_a_former_identity_between_its_creation_and_the_change_of_the_identity() {
+    let may_have_had = |created: Option<u32>, identity: Vec<u32>, xid: u32| {
+        let mut catalog = Catalog::default();
+        let index = FormerIdentity { written: 30, created };
+        let recent = RecentWriters {
+            former_identities: vec![index],
+            identity,
+            ..RecentWriters::default()
+        };
+        let table = CatalogTable {
+            oid: 7,
+            identity: 'd',
+            recent,
+            ..CatalogTable::default()
+        };
+        catalog.insert(name(), table);
+        catalog.begin_transaction(xid);
+        let past = catalog.past_table(7).unwrap();
+        past.may_have_had_another_identity_index()
+    };
+    for (xid, expected) in [(19, false), (20, true), (29, true), (30, true), (31, false)] {
+        assert_eq!(may_have_had(Some(20), vec![30], xid), expected, "{xid}");
+        // The table's row was not written since, so its identity is the same.
+        assert!(!may_have_had(Some(20), vec![], xid), "{xid}");
+    }
+    assert!(may_have_had(None, vec![30], 19));
+}
+
 #[test]
 fn transactions_have_the_same_generation_if_the_same_facts_are_valid() {
     let mut catalog = catalog();

@@ -75,7 +75,8 @@ const UNMATCHED: &str = "
       select r.oid, r.schema, r.name from roots r
       where r.pattern_index = u.pattern_index and r.is_matched is not true
         and (not $8 or r.sent_parts > 0
-             or r.oid in (select b.oid from members b except select v.oid from covered v))
+             or r.oid not in (select v.oid from covered v) and exists (
+                  select from pg_partition_ancestors(r.oid) t join members b on b.oid = t.relid))
       order by r.schema, r.name
       limit 1) p on true
     left join lateral (
