@@ -292,13 +292,14 @@ async fn a_plan_reads_a_changed_transaction_from_its_beginning() {
 
 /// A resumed window omits the rows that were sent.
 ///
-/// It keeps the descriptions of their tables. So the descriptions of two tables are adjacent, as those
-/// of a root and its partition do.
+/// It keeps the descriptions of their tables. So the descriptions of two tables are adjacent, as those of a
+/// root and its partition are.
 async fn tables_of_a_resumed_transaction_are_not_each_others_partitions() {
     let fixture = fixture(Plugin::Pgoutput).await;
+    fixture.sql("create table other (code text primary key)").await;
     let transaction = format!(
-        "insert into big values (0, 'first'); insert into keyless values ('between'); {};
-         delete from big where id < 10",
+        "insert into big values (0, 'first'); insert into other values ('between');
+         insert into keyless values ('between'); {}; delete from big where id < 10",
         insert_rows()
     );
     fixture.sql(&transaction).await;
@@ -316,13 +317,20 @@ async fn tables_of_a_resumed_transaction_are_not_each_others_partitions() {
         resumed > 0,
         "no invocation resumed the transaction, the test is void"
     );
-    let delivery = fixture.compare(&["big", "keyless"]).await;
+    let delivery = fixture.compare(&["big", "other", "keyless"]).await;
     let changes = delivery.changes();
-    let deletes = changes.iter().map(|it| it.json()).filter(|it| it["op"] == "d");
-    let old_rows: Vec<Value> = deletes.map(|it| it["before"].clone()).collect();
+    let deletes = changes.iter().filter(|it| it.event().op == "d");
+    let (keys, old_rows): (Vec<&str>, Vec<Value>) = deletes
+        .map(|it| (it.partition_key.as_str(), it.json()["before"].clone()))
+        .unzip();
     let expected: Vec<Value> = (0..10).map(|id| json!({"id": id})).collect();
     assert_eq!(old_rows.len(), expected.len(), "{old_rows:?}");
     for old in &expected {
         assert!(old_rows.contains(old), "{old} is missing in {old_rows:?}");
+        // With the other table as its partition, this table would have no key.
+        assert!(
+            keys.contains(&old.to_string().as_str()),
+            "{old} is missing in {keys:?}"
+        );
     }
 }
