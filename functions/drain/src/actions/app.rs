@@ -31,7 +31,9 @@ use crate::rules::projection::ProjectionRules;
 
 /// Longest wait of a tick or a plan for the lock.
 ///
-/// The server may end the session of an earlier invocation only shortly after that invocation.
+/// An invocation that just ended may still have the lock.
+///
+/// The server ends its session a little later.
 pub(super) const LOCK_TIME: Duration = Duration::from_millis(500);
 
 /// Configuration, AWS clients and measurements that the invocations of a sandbox share.
@@ -279,8 +281,8 @@ impl App {
             server::check_lock(connector, &lock_session).await?;
         }
         let start = checked?;
-        // An accepted gap sends a control event before the first peek. While another session reads the slot,
-        // that peek fails. So nothing is sent.
+        // A drain that accepts a gap sends a control event before its first peek. That peek fails while
+        // another session reads the slot. So this invocation stops before it sends the event.
         let is_read = state.as_ref().is_some_and(|state| state.active_pid.is_some());
         if is_read && accept_gap.is_some() {
             return Ok(SlotAccess::Busy(BusySlot {

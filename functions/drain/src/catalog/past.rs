@@ -18,9 +18,9 @@ use std::collections::HashMap;
 use super::{Catalog, CatalogColumn, CatalogTable};
 use crate::base::table_name::TableName;
 
-/// Transactions since the horizon that wrote a table's rows of the catalog.
+/// Transactions since the horizon that wrote the catalog's rows about a table.
 ///
-/// They may be newer than rows of the log. If a list is empty, the fact is valid for every row of the log.
+/// They may be newer than rows of the log. If a list is empty, its fact is valid for every row of the log.
 #[derive(Debug, Default, Clone)]
 pub struct RecentWriters {
     /// The transaction that created the table.
@@ -57,9 +57,9 @@ pub struct FormerIdentity {
 }
 
 impl RecentWriters {
-    /// Whether an index may have been the replica identity since the horizon.
+    /// Whether another index than now may have been the replica identity.
     ///
-    /// It is not the identity now.
+    /// Only the time since the horizon counts.
     pub fn may_have_former_identity(&self) -> bool {
         !self.former_identities.is_empty() && !self.identity.is_empty()
     }
@@ -130,7 +130,9 @@ impl Catalog {
         self.read.number_generation();
     }
 
-    /// A number that is equal for transactions with the same valid facts.
+    /// A number: transactions with the same number have the same valid facts.
+    ///
+    /// It may also change when another table is read, although the facts stay the same.
     pub fn generation(&self) -> usize {
         self.read.generation
     }
@@ -220,9 +222,10 @@ impl<'c> PastTable<'c> {
         }
     }
 
-    /// Whether an index may have been the identity of the row.
+    /// Whether an index may have been the identity at that time.
     ///
-    /// It existed when the row was written, and was written later.
+    /// True if the index may have existed when the log's row was written, and its row in `pg_index` was
+    /// written after that.
     fn may_have_been_identity(&self, index: FormerIdentity) -> bool {
         let row = self.catalog.read.xid;
         let is_newer = |created: u32| row.is_some_and(|row| precedes(row, created));
@@ -271,9 +274,9 @@ impl<'c> PastTable<'c> {
     /// Whether the server logged an old row for each key change.
     ///
     /// If so, an update without an old row left the key unchanged. False if an index of the table was written
-    /// after the log's row, because the replica identity may have been another index. In two cases the answer
-    /// is wrong: the identity was `nothing`, or an index that was dropped since. The table's row in
-    /// `pg_class` does not show them, because each truncate writes that row, too.
+    /// after the log's row, because the replica identity may have been another index. The answer may be
+    /// wrongly true in two cases: the identity was `nothing` then, or an index that was dropped since. The
+    /// writer of the table's row in `pg_class` does not show these cases: each truncate writes that row, too.
     pub fn logs_key_changes(&self) -> bool {
         self.table.identity != 'n' && self.is_valid(&self.table.recent.indexes)
     }
@@ -283,9 +286,9 @@ impl<'c> PastTable<'c> {
         self.table.identity == 'i' && self.table.key.is_empty()
     }
 
-    /// The column of this name, if the table had it unaltered.
+    /// The column of this name, if it is unchanged since the row.
     ///
-    /// `None` if the column was altered or added after the row was written.
+    /// `None` if the column may have been altered or added since, or if the table has no such column now.
     pub fn column(&self, name: &str) -> Option<&'c CatalogColumn> {
         let mut columns = self.table.columns.iter();
         columns

@@ -57,9 +57,9 @@ pub(super) enum HistoryCheck {
     Unchanged,
     /// After a promotion: the new settled position.
     Settled(Lsn),
-    /// After a promotion: the server does not send the log up to the marker yet.
+    /// After a promotion: the log up to the marker is not readable yet.
     ///
-    /// It waits for a standby of `synchronized_standby_slots`, or no standby has flushed this log.
+    /// No standby has flushed this log, or one of `synchronized_standby_slots` has not received it.
     NotReadable(WalPositions),
 }
 
@@ -141,8 +141,9 @@ impl Markers {
     /// Positions of the log, and the next window.
     ///
     /// If the window would pass the last marker, a new marker is written first, and the window ends there or
-    /// earlier. So the log after the confirmed position always contains a marker, and a loss of that log is
-    /// detected. This holds while markers are written.
+    /// earlier. No marker is written while the slot still has to return an expected one. While this
+    /// invocation writes markers, the log after the confirmed position always contains one. So a loss of that
+    /// log is detected.
     ///
     /// # Errors
     /// A query failed.
@@ -169,9 +170,9 @@ impl Markers {
                 self.last_written = written.map(|(marker, _)| marker);
             }
         }
-        // Not every role may read the positions of the standbys. But a marker whose commit waits for standbys
-        // shows that they lack at least the marker's part of the log. After a failover now, the new primary
-        // may lack this log permanently.
+        // A commit that takes too long probably waits for a standby. Then the standbys may lack the end of
+        // the log, and a failover would lose it. `readable` may not show this, because not every role may
+        // read the positions of the standbys. So this invocation reads nothing more.
         if self.commit_timed_out && self.waits_for_standbys {
             positions.readable = confirmed;
         }
@@ -367,7 +368,7 @@ impl Markers {
     }
 }
 
-/// Whether windows of a part of the searched log may still succeed.
+/// Whether smaller windows may succeed after the search failed.
 ///
 /// The search reads the log up to the marker at once. A window may end before the change that is the cause.
 fn may_succeed_in_smaller_windows(error: &SlotError) -> bool {

@@ -41,7 +41,7 @@ pub struct Lanes {
     delayed: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     /// Shards that pause, each with the end of its pause.
     paused: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// Barriers without a lane, and the events that wait for a barrier.
+    /// Barriers that have no lane yet, and the events behind them.
     behind_barrier: VecDeque<QueuedEvent>,
     /// Whether a barrier is not acknowledged yet.
     has_barrier: bool,
@@ -51,7 +51,7 @@ pub struct Lanes {
     full_aggregates: usize,
     /// Records in flight.
     in_flight: usize,
-    /// Number of events that are not in `behind_barrier`.
+    /// Number of events that wait in lanes or are in flight.
     in_lanes: usize,
     memory: usize,
     /// The longest known lane, and the number of its shard.
@@ -92,7 +92,7 @@ impl Lanes {
         &self.shards
     }
 
-    /// Adds a stream. Its number is the number of earlier streams.
+    /// Adds a stream. Streams are numbered from 0, in the order of adding.
     pub fn add_stream(&mut self, map: ShardMap) {
         self.pacings.extend(ShardPacing::list(map.len()));
         self.shards.add(map);
@@ -118,10 +118,9 @@ impl Lanes {
     /// The records of the next request, oldest first.
     ///
     /// Empty if no record may be sent now. No two records belong to one lane. All records belong to one
-    /// stream: that of [`Lanes::next_stream`], or else that of the oldest sendable record.
-    ///
-    /// With `full`, only shards with a full aggregate send, and the others wait for more events. `full` has
-    /// no effect without aggregation, or while there is a barrier.
+    /// stream: that of [`Lanes::next_stream`] with `min_records`, or else that of the oldest sendable record.
+    /// With `full`, it is that of the oldest record of the shards with a full aggregate. Only these shards
+    /// send then. `full` has no effect without aggregation, or while there is a barrier.
     pub fn next_request(
         &mut self,
         now: Instant,
@@ -296,9 +295,9 @@ impl Lanes {
 
     /// The stream of the next request.
     ///
-    /// Of the streams with at least `min_records` sendable records, it is that of the oldest one. Only
-    /// [`Lanes::next_request`] ends delays and pauses: records whose delay or pause is over are sendable only
-    /// after that call.
+    /// Of the streams with at least `min_records` sendable records, the one with the oldest such record.
+    /// Only [`Lanes::next_request`] ends delays and pauses: records whose delay or pause is over are sendable
+    /// only after that call.
     pub fn next_stream(&self, min_records: impl Fn(usize) -> usize) -> Option<usize> {
         if self.shards.streams() == 1 {
             return (self.sendable >= min_records(MAIN_STREAM)).then_some(MAIN_STREAM);
@@ -314,8 +313,8 @@ impl Lanes {
     /// Whether a request should be sent without waiting for more events.
     ///
     /// Without aggregation, it must have as many records as allowed. With aggregation, `min_full` full
-    /// aggregates must be sendable. If fewer records are sendable, each must be a full aggregate. While there
-    /// is a barrier, one record is enough: no event is added to it.
+    /// aggregates must be sendable. If fewer records are sendable, each must be a full aggregate. With
+    /// aggregation and a barrier, one sendable record is enough: no event can be added to it.
     pub fn has_full_request(&self, limits: RequestLimits, min_full: usize) -> bool {
         match self.aggregation {
             Aggregation::None => {
