@@ -17,65 +17,50 @@ crate::scenarios![
 
 /// Changes of the replica identity, or of its row in the catalog.
 ///
-/// Each entry is the index of the identity, the key of the rows, and the statements that follow the rows.
-const FORMER_IDENTITIES: [(&str, &str, &[&str]); 11] = [
-    ("a", r#"{"a":2}"#, &["alter table t replica identity default"]),
-    ("a", r#"{"a":2}"#, &["alter table t replica identity full"]),
-    ("a", r#"{"a":2}"#, &["alter table t replica identity nothing"]),
-    (
-        "a",
-        r#"{"a":2}"#,
-        &["alter table t replica identity using index by_b"],
-    ),
-    (
-        "id, a",
-        r#"{"id":1,"a":2}"#,
-        &["alter table t replica identity default"],
-    ),
-    (
-        "id, a",
-        r#"{"id":1,"a":2}"#,
-        &["alter table t replica identity full"],
-    ),
-    (
-        "id, a",
-        r#"{"id":1,"a":2}"#,
-        &["reindex index concurrently former"],
-    ),
-    (
-        "id, a",
-        r#"{"id":1,"a":2}"#,
-        &["alter table t alter a set statistics 7"],
-    ),
+/// Each entry is the index of the identity, the key of the rows, and the changes. A change consists of
+/// statements that follow the rows.
+const FORMER_IDENTITIES: [(&str, &str, &[&[&str]]); 2] = [
     (
         "a",
         r#"{"a":2}"#,
         &[
-            "alter table t replica identity default",
-            "reindex index concurrently former",
+            &[TO_DEFAULT],
+            &[TO_FULL],
+            &["alter table t replica identity nothing"],
+            &["alter table t replica identity using index by_b"],
+            &[TO_DEFAULT, REINDEX],
+            &[TO_DEFAULT, "cluster t using former"],
+            &[TO_DEFAULT, "alter table t owner to pg_monitor"],
         ],
     ),
     (
-        "a",
-        r#"{"a":2}"#,
-        &["alter table t replica identity default", "cluster t using former"],
-    ),
-    (
-        "a",
-        r#"{"a":2}"#,
+        "id, a",
+        r#"{"id":1,"a":2}"#,
         &[
-            "alter table t replica identity default",
-            "alter table t owner to pg_monitor",
+            &[TO_DEFAULT],
+            &[TO_FULL],
+            &[REINDEX],
+            &["alter table t alter a set statistics 7"],
         ],
     ),
 ];
+const TO_DEFAULT: &str = "alter table t replica identity default";
+const TO_FULL: &str = "alter table t replica identity full";
+const REINDEX: &str = "reindex index concurrently former";
+
+/// Each change, with its index and key.
+fn identity_changes() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
+    let of_index =
+        |(index, key, changes): (_, _, &'static [_])| changes.iter().map(move |it| (index, key, *it));
+    FORMER_IDENTITIES.into_iter().flat_map(of_index).collect()
+}
 
 async fn after_a_change_of_the_identity_a_row_has_its_former_key_or_none(version: u32) {
     with_each_plugin(version, |builder| async move {
         let fixture = builder.build().await;
         let plugin = fixture.plugin;
         let mut arrived = 0;
-        for (index, key, statements) in FORMER_IDENTITIES {
+        for (index, key, statements) in identity_changes() {
             fixture
                 .sql(&format!(
                     "drop table if exists t;

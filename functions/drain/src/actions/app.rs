@@ -281,8 +281,8 @@ impl App {
             server::check_lock(connector, &lock_session).await?;
         }
         let start = checked?;
-        // A drain that accepts a gap sends a control event before its first peek. That peek fails while
-        // another session reads the slot. So this invocation stops before it sends the event.
+        // A drain that accepts a gap sends a control event before its first peek. The peek would fail now,
+        // because another session reads the slot. So neither happens.
         let is_read = state.as_ref().is_some_and(|state| state.active_pid.is_some());
         if is_read && accept_gap.is_some() {
             return Ok(SlotAccess::Busy(BusySlot {

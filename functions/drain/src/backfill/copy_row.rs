@@ -57,7 +57,7 @@ pub(super) fn parse_row<'l>(table: &BackfillTable, line: &'l [u8]) -> Result<Tup
     }
 }
 
-/// First field of a row: the row's size, and the columns that the query omitted.
+/// The first field of a row: its size, and the columns that the query omitted.
 ///
 /// No record can hold a row of more than [`super::query::MAX_ROW_BYTES`]. The query returns null for its
 /// largest columns.
@@ -91,7 +91,7 @@ impl OversizeColumns {
 
 /// The value of a field in `COPY`'s text format.
 ///
-/// The format is described in the PostgreSQL documentation, COPY, "Text Format".
+/// PostgreSQL's documentation of `COPY` describes it under "Text Format".
 fn field_value(field: &[u8]) -> Result<Datum<'_>, RowError> {
     if field == b"\\N" {
         return Ok(Datum::Null);

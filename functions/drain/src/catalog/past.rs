@@ -224,8 +224,7 @@ impl<'c> PastTable<'c> {
 
     /// Whether an index may have been the identity at that time.
     ///
-    /// True if the index may have existed when the log's row was written, and its row in `pg_index` was
-    /// written after that.
+    /// The index may have existed when the log's row was written. Its row in `pg_index` was written later.
     fn may_have_been_identity(&self, index: FormerIdentity) -> bool {
         let row = self.catalog.read.xid;
         let is_newer = |created: u32| row.is_some_and(|row| precedes(row, created));

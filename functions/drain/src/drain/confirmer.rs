@@ -27,7 +27,7 @@ pub(super) struct Confirmer<C> {
     confirmed: Lsn,
     /// When the slot was last advanced; at first the drain's start.
     last_advance_at: Instant,
-    /// Duration of the advances since [`Confirmer::take_advance_duration`] was called.
+    /// Total duration of the advances; [`Confirmer::take_advance_duration`] resets it.
     advance_duration: Duration,
     /// Whether the current window stays unconfirmed. A later window confirms its events.
     is_unconfirmed: bool,

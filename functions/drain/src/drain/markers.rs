@@ -171,8 +171,8 @@ impl Markers {
             }
         }
         // A commit that takes too long probably waits for a standby. Then the standbys may lack the end of
-        // the log, and a failover would lose it. `readable` may not show this, because not every role may
-        // read the positions of the standbys. So this invocation reads nothing more.
+        // the log, and a failover would lose it. The positions of the standbys may not show this, because not
+        // every role may read them. So this invocation opens no further window.
         if self.commit_timed_out && self.waits_for_standbys {
             positions.readable = confirmed;
         }

@@ -119,8 +119,8 @@ impl Lanes {
     ///
     /// Empty if no record may be sent now. No two records belong to one lane. All records belong to one
     /// stream: that of [`Lanes::next_stream`] with `min_records`, or else that of the oldest sendable record.
-    /// With `full`, it is that of the oldest record of the shards with a full aggregate. Only these shards
-    /// send then. `full` has no effect without aggregation, or while there is a barrier.
+    /// With `full`, only shards with a full aggregate send, and the stream is that of their oldest record.
+    /// `full` has no effect without aggregation. It has none while there is a barrier, either.
     pub fn next_request(
         &mut self,
         now: Instant,
@@ -295,9 +295,9 @@ impl Lanes {
 
     /// The stream of the next request.
     ///
-    /// Of the streams with at least `min_records` sendable records, the one with the oldest such record.
-    /// Only [`Lanes::next_request`] ends delays and pauses: records whose delay or pause is over are sendable
-    /// only after that call.
+    /// Only streams with at least `min_records` sendable records count. Of these, it is the stream with the
+    /// oldest sendable record. Only [`Lanes::next_request`] ends delays and pauses: records whose delay or
+    /// pause is over are sendable only after that call.
     pub fn next_stream(&self, min_records: impl Fn(usize) -> usize) -> Option<usize> {
         if self.shards.streams() == 1 {
             return (self.sendable >= min_records(MAIN_STREAM)).then_some(MAIN_STREAM);

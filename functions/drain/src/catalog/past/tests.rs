@@ -37,6 +37,19 @@ fn name() -> TableName {
     TableName::new("public", "t")
 }
 
+/// A catalog with the table, whose identity is the default.
+fn catalog_with_identity(recent: RecentWriters) -> Catalog {
+    let mut catalog = Catalog::default();
+    let table = CatalogTable {
+        oid: 7,
+        identity: 'd',
+        recent,
+        ..CatalogTable::default()
+    };
+    catalog.insert(name(), table);
+    catalog
+}
+
 #[test]
 fn a_fact_is_valid_for_rows_of_later_transactions() {
     let mut catalog = catalog();
@@ -50,20 +63,13 @@ fn a_fact_is_valid_for_rows_of_later_transactions() {
 #[test]
 fn an_index_may_be_a_former_identity_between_its_creation_and_the_change_of_the_identity() {
     let may_have_had = |created: Option<u32>, identity: Vec<u32>, xid: u32| {
-        let mut catalog = Catalog::default();
         let index = FormerIdentity { written: 30, created };
         let recent = RecentWriters {
             former_identities: vec![index],
             identity,
             ..RecentWriters::default()
         };
-        let table = CatalogTable {
-            oid: 7,
-            identity: 'd',
-            recent,
-            ..CatalogTable::default()
-        };
-        catalog.insert(name(), table);
+        let mut catalog = catalog_with_identity(recent);
         catalog.begin_transaction(xid);
         let past = catalog.past_table(7).unwrap();
         past.may_have_had_another_identity_index()
@@ -183,14 +189,7 @@ fn an_altered_column_may_have_belonged_to_a_primary_key() {
             ..RecentWriters::default()
         },
     ] {
-        let mut catalog = Catalog::default();
-        let table = CatalogTable {
-            oid: 7,
-            identity: 'd',
-            recent,
-            ..CatalogTable::default()
-        };
-        catalog.insert(name(), table);
+        let mut catalog = catalog_with_identity(recent);
         for (xid, is_known) in [(15, false), (21, true)] {
             catalog.begin_transaction(xid);
             assert_eq!(
