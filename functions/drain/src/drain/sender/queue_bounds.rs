@@ -105,3 +105,46 @@ impl QueueBounds {
         time.max(longest_lane)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::lsn::Lsn;
+    use crate::base::position::PositionSequence;
+    use crate::encode::Event;
+    use crate::pack::{MAIN_STREAM, QueuedEvent, ShardMap};
+
+    /// A request takes 100 ms. A lane waits as long for a free one, so it sends 15 records in 3 s.
+    #[test]
+    fn no_more_is_read_than_one_lane_can_send_before_the_deadline() {
+        let now = Instant::now();
+        let mut bounds = QueueBounds::new(1 << 20, now + Duration::from_secs(3));
+        bounds.end_request(Duration::from_millis(100), 1_000, false);
+        let mut lanes = Lanes::new(Aggregation::None, ShardMap::even(1));
+        let mut acknowledgements = Acknowledgements::new(Lsn(0).into());
+        let mut positions = PositionSequence::new(Lsn(9));
+        let mut read = 0;
+        while read < 100 {
+            bounds.update(now, &lanes);
+            if !bounds.has_room(&lanes, &acknowledgements) {
+                break;
+            }
+            read += 1;
+            lanes.push(QueuedEvent {
+                event: Event {
+                    position: positions.next(Lsn(1)),
+                    partition_key: "hot".to_owned(),
+                    barrier: false,
+                    relation: None,
+                    data: vec![0; 10],
+                    missing_bytes: 0,
+                    row_hash: None,
+                },
+                span: acknowledgements.begin(),
+                change_positions: 1,
+                stream: MAIN_STREAM,
+            });
+        }
+        assert_eq!(read, 15);
+    }
+}
