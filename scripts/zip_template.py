@@ -12,7 +12,7 @@ from pathlib import Path
 
 from artefact import architecture
 
-# Lines that `sam build` needs, and that a zip replaces. Each occurs once.
+# Lines of template.yaml: the first is removed, the others are replaced. Each occurs once.
 BUILD = "      BuildMethod: rust-cargolambda\n"
 CODE = "      CodeUri: functions/drain\n"
 ARCHITECTURE = "      Architectures: [arm64]\n"

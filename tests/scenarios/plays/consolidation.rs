@@ -50,7 +50,7 @@ async fn the_demo_of_three_databases_passes() {
     let run = demo("").await;
     assert!(run.has_passed, "{}", run.report);
     let expected = [
-        "PASSED: DuckDB gives the answer of the three sources.",
+        "PASSED: DuckDB and the three sources agree.",
         "PostgreSQL 15 is killed",
         "the standby is promoted",
         "the function is killed",

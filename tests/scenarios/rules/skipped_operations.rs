@@ -11,8 +11,8 @@ use crate::support::keys::{assert_id_steps, assert_steps, execute_and_drain};
 
 crate::scenarios![
     each_operation_can_be_left_out,
-    a_transaction_of_which_nothing_is_sent_is_confirmed,
-    a_changed_key_is_one_update,
+    a_transaction_without_sent_changes_is_confirmed,
+    a_key_change_is_skipped_as_an_update,
     a_backfill_sends_a_row_whose_change_is_left_out,
     an_unknown_operation_is_refused,
 ];
@@ -52,7 +52,7 @@ async fn each_operation_can_be_left_out() {
     .await;
 }
 
-async fn a_transaction_of_which_nothing_is_sent_is_confirmed() {
+async fn a_transaction_without_sent_changes_is_confirmed() {
     Plugin::each(|plugin| async move {
         let fixture = Fixture::builder(plugin)
             .env("SKIPPED_OPERATIONS", "c,t")
@@ -69,7 +69,7 @@ async fn a_transaction_of_which_nothing_is_sent_is_confirmed() {
         let confirmed = fixture.confirmed_flush().await;
         let passed = format!("select '{confirmed}'::pg_lsn > '{inside}'::pg_lsn");
         assert_eq!(fixture.value(&passed).await.as_deref(), Some("t"));
-        // A transaction of which a part is sent, and a message of an application.
+        // The insert is not sent. The update and the message of the same transaction are.
         fixture
             .sql(
                 "insert into t values (1, 0); update t set n = 1;
@@ -77,7 +77,7 @@ async fn a_transaction_of_which_nothing_is_sent_is_confirmed() {
             )
             .await;
         let report = fixture.tick().await;
-        // test_decoding and wal2json send messages, too.
+        // Each plugin sends messages.
         assert_eq!(
             (&report["changes"], &report["transactions"]),
             (&json!(2), &json!(1)),
@@ -91,7 +91,7 @@ async fn a_transaction_of_which_nothing_is_sent_is_confirmed() {
     .await;
 }
 
-async fn a_changed_key_is_one_update() {
+async fn a_key_change_is_skipped_as_an_update() {
     Plugin::each(|plugin| async move {
         let mut fixture = Fixture::builder(plugin)
             .env("SKIPPED_OPERATIONS", "d")
@@ -116,7 +116,7 @@ async fn a_changed_key_is_one_update() {
 
 /// Backfill of rows whose changes are not sent.
 ///
-/// The row that was read is the only event about such a row.
+/// The event of the backfill is the only event of such a row.
 async fn a_backfill_sends_a_row_whose_change_is_left_out() {
     Plugin::each(|plugin| async move {
         let builder = Fixture::builder(plugin).env("SKIPPED_OPERATIONS", "u,d");

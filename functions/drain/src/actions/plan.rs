@@ -149,7 +149,7 @@ async fn forecast<S: Slot, K: Stream>(
     let window = Window {
         upto,
         rows,
-        sent_prefix: None,
+        acknowledged_prefix: None,
     };
     let mut peeked = slot.peek(window, time).await?;
     let reader_settings = reader_settings(input);

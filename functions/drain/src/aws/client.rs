@@ -53,8 +53,8 @@ fn config_of(variable: Lookup) -> SdkConfig {
         )
         .retry_config(RetryConfig::standard().with_max_attempts(2));
     config.set_endpoint_url(variable("AWS_ENDPOINT_URL"));
-    config.set_use_fips(switch(variable, "AWS_USE_FIPS_ENDPOINT"));
-    config.set_use_dual_stack(switch(variable, "AWS_USE_DUALSTACK_ENDPOINT"));
+    config.set_use_fips(bool_variable(variable, "AWS_USE_FIPS_ENDPOINT"));
+    config.set_use_dual_stack(bool_variable(variable, "AWS_USE_DUALSTACK_ENDPOINT"));
     config.build()
 }
 
@@ -79,7 +79,9 @@ impl ProvideCredentials for EnvironmentCredentials {
 }
 
 /// The value of a variable that is `true` or `false`.
-fn switch(variable: Lookup, name: &str) -> Option<bool> {
+///
+/// `None` if it is not set. Another value is logged and ignored.
+fn bool_variable(variable: Lookup, name: &str) -> Option<bool> {
     let value = variable(name)?;
     let parsed = value.trim().to_ascii_lowercase().parse();
     parsed
@@ -129,7 +131,7 @@ pub(crate) fn kinesis(config: &SdkConfig) -> aws_sdk_kinesis::Client {
 /// Class of a failed request.
 ///
 /// If the status is below 500 and the answer has an error code, the code determines the class. Otherwise the
-/// class is `Other` if the environment lacks credentials, and else `Unavailable`.
+/// class is `Unavailable`. But if the environment lacks credentials, it is `Other`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureClass {
     /// The service does not authorize the request.
@@ -146,8 +148,8 @@ pub(crate) enum FailureClass {
     NotFound,
     /// The service returned no usable answer, or the request was not sent.
     ///
-    /// Without credentials, the class is `Other`. This class also covers Kinesis's answer while it creates,
-    /// updates or deletes the stream.
+    /// Other causes are an internal error, a timeout of the service, throttling by KMS, and a stream that
+    /// Kinesis creates, updates or deletes.
     Unavailable,
     /// Any other failure.
     Other,
@@ -197,7 +199,7 @@ pub(super) fn class_of_code(code: &str) -> FailureClass {
         | "MissingAuthenticationTokenException"
         | "IncompleteSignature"
         | "OptInRequired" => FailureClass::Denied,
-        // Lambda supplies the keys. So a signature that is not valid has the time of a wrong clock.
+        // Lambda supplies the keys, so they are right. An invalid signature means that the clock is wrong.
         "ExpiredToken"
         | "ExpiredTokenException"
         | "InvalidSignatureException"
@@ -221,9 +223,9 @@ pub(super) fn class_of_code(code: &str) -> FailureClass {
         | "InternalFailure"
         | "InternalServerError"
         | "ServiceUnavailable"
-        // It is no limit of a shard, so more shards do not help.
+        // KMS throttles its own requests, not those of a shard. So more shards do not help.
         | "KMSThrottlingException"
-        // Kinesis is creating, updating or deleting the stream. A created or updated stream is usable.
+        // Kinesis creates, updates or deletes the stream. In the first two cases, a later tick succeeds.
         | "ResourceInUseException" => FailureClass::Unavailable,
         _ if code.starts_with("KMS") => FailureClass::Denied,
         _ => FailureClass::Other,

@@ -25,8 +25,8 @@ const UNKNOWN_ROW: &str = "a change does not name its row";
 
 /// Reason why a chunk is invalid: an update lacks values of its row.
 ///
-/// The update has no value for a column, and it dropped the row from the chunk. So the chunk is read again:
-/// see [`lacks_columns`].
+/// The update's event lacks a column, which the chunk's row has. But the update drops this row. So the chunk
+/// is read again: see [`lacks_columns`].
 const LACKS_COLUMNS: &str = "an update lacks large values of columns that were altered later";
 
 /// The rows of a chunk, in the order of their keys.
@@ -187,8 +187,8 @@ impl ChunkRows {
                 let (before, after) = (old.as_ref().and_then(key), key(new));
                 match (&before, &after) {
                     (Some(before), _) => filled = self.fill_from_row(before, relation, new),
-                    // The server sends an old row if the replica identity changed. So the new key is that of
-                    // the chunk's row.
+                    // The server sends an old row if the update changed a column of the replica identity.
+                    // Here is none, so the chunk's row has the new key.
                     (None, Some(after)) if relation.has_key_columns(&self.table.key) => {
                         filled = self.fill_from_row(after, relation, new)
                     }
@@ -238,9 +238,9 @@ impl ChunkRows {
     /// The request for a row whose change lacks unchanged large values.
     ///
     /// `table` is the table that is being read, and `rows` are the rows of the current chunk. `None` if no
-    /// request is needed. It is needed only for an update that changes the key of its row, and only if `rows`
-    /// lack the row with the old key. A consumer then may not have that row yet, so the event of the new key
-    /// must be complete.
+    /// request is needed. It is needed only for an update that changes the key of its row. It is not needed
+    /// if `rows` have the row with the old key, from before the update. Otherwise a consumer may not have
+    /// that row yet, so the event of the new key must be complete.
     pub fn row_request(
         table: &BackfillTable,
         rows: Option<&ChunkRows>,
@@ -308,9 +308,9 @@ impl ChunkRows {
 /// the updated row had it. Then the relation lacks the column, and no value can be filled in.
 pub(super) fn lacks_columns(table: &BackfillTable, relation: &Relation) -> bool {
     let columns = table.relation.columns.iter().enumerate();
-    let mut read = columns.filter(|(index, _)| table.selects(*index));
+    let mut selected = columns.filter(|(index, _)| table.selects(*index));
     relation.coverage != ColumnCoverage::Whole
-        && read.any(|(_, column)| !relation.columns.iter().any(|it| it.name == column.name))
+        && selected.any(|(_, column)| !relation.columns.iter().any(|it| it.name == column.name))
 }
 
 /// Whether a change of this table changes the key of its row.
@@ -330,24 +330,24 @@ pub(super) fn changes_key(table: &BackfillTable, change: &Change<'_>) -> bool {
             .is_some_and(|(before, after)| before != after)
 }
 
-/// Copies from `read` the values that `new` lacks.
+/// Fills the unchanged large values of `new` from `table_row`.
 ///
-/// `read` has the columns of `table`, and `new` those of `relation`.
+/// `table_row` has the columns of `table`, and `new` those of `relation`.
 ///
 /// Returns the indexes of the columns that were filled in.
 pub(super) fn fill(
     table: &BackfillTable,
-    read: &Tuple<'_>,
+    table_row: &Tuple<'_>,
     relation: &Relation,
     new: &mut Tuple<'_>,
 ) -> Vec<usize> {
     let mut filled = Vec::new();
-    let read: Vec<_> = table.relation.columns.iter().zip(read).collect();
+    let values: Vec<_> = table.relation.columns.iter().zip(table_row).collect();
     for (index, (column, datum)) in relation.columns.iter().zip(new).enumerate() {
         if *datum != Datum::Unchanged {
             continue;
         }
-        let value = read.iter().find(|(other, _)| other.name == column.name);
+        let value = values.iter().find(|(other, _)| other.name == column.name);
         match value.map(|(_, datum)| *datum) {
             Some(Datum::Text(text)) => *datum = Datum::Text(Cow::Owned(text.to_string())),
             Some(Datum::Null) => *datum = Datum::Null,

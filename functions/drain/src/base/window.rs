@@ -2,7 +2,9 @@
 
 use crate::base::lsn::Lsn;
 
-/// A range of the write-ahead log, read by one peek.
+/// Bounds of the range that one peek reads.
+///
+/// The range begins at the slot's position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// The end of the window. Never after the flush position.
@@ -14,12 +16,12 @@ pub struct Window {
     /// After this number of rows, the server stops at the next end of a transaction.
     pub rows: i32,
     /// Acknowledged rows that the server need not send again.
-    pub sent_prefix: Option<SentPrefix>,
+    pub acknowledged_prefix: Option<AcknowledgedPrefix>,
 }
 
 /// The acknowledged first part of a large transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SentPrefix {
+pub struct AcknowledgedPrefix {
     /// The transaction's id.
     pub xid: u32,
     /// The transaction's changes with a smaller LSN were acknowledged.

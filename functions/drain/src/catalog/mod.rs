@@ -242,7 +242,7 @@ impl Catalog {
     /// An empty schema means `pg_catalog`. pgoutput sends both names. They are needed only if the type's OID
     /// no longer exists.
     pub fn type_of_catalog_name(&self, schema: &str, name: &str) -> ColumnType {
-        self.types.printed_name(schema, name)
+        self.types.of_catalog_name(schema, name)
     }
 
     /// The type of a column whose plugin sends the type's name only.

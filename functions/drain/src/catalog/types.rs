@@ -56,16 +56,14 @@ const MAX_LEVELS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct TypeCatalog {
     types: HashMap<u32, CatalogType>,
-    /// OIDs by the names that `format_type` prints.
-    printed: HashMap<String, u32>,
-    /// OIDs by the same names without their quotes.
-    ///
-    /// wal2json omits the quotes.
-    unquoted: HashMap<String, u32>,
-    /// OIDs by schema and name in `pg_type`.
-    catalog_names: HashMap<(String, String), u32>,
+    /// The names are as `format_type` prints them.
+    oids_by_printed_name: HashMap<String, u32>,
+    /// The same names without their quotes, which wal2json omits.
+    oids_by_unquoted_name: HashMap<String, u32>,
+    /// Schema and name in `pg_type`.
+    oids_by_catalog_name: HashMap<(String, String), u32>,
     /// Names with modifiers, as `format_type` prints them, by OID and modifier.
-    modified: HashMap<(u32, i32), String>,
+    names_with_modifier: HashMap<(u32, i32), String>,
 }
 
 impl TypeCatalog {
@@ -79,12 +77,12 @@ impl TypeCatalog {
         {
             self.insert_name(*base, *modifier, base_name);
         }
-        self.printed.insert(inserted.printed.clone(), oid);
+        self.oids_by_printed_name.insert(inserted.printed.clone(), oid);
         if let Some(name) = without_quotes(&inserted.printed) {
-            self.unquoted.insert(name.to_owned(), oid);
+            self.oids_by_unquoted_name.insert(name.to_owned(), oid);
         }
         let names = (inserted.schema.clone(), inserted.name.clone());
-        self.catalog_names.insert(names, oid);
+        self.oids_by_catalog_name.insert(names, oid);
         self.types.insert(oid, inserted);
     }
 
@@ -95,7 +93,7 @@ impl TypeCatalog {
     /// Adds the name of a type with a modifier.
     pub(super) fn insert_name(&mut self, oid: u32, modifier: i32, name: &str) {
         if modifier >= 0 && !format_type::is_built_in(oid) {
-            self.modified.insert((oid, modifier), name.to_owned());
+            self.names_with_modifier.insert((oid, modifier), name.to_owned());
         }
     }
 
@@ -115,7 +113,7 @@ impl TypeCatalog {
         let named = |kind| ColumnType {
             oid,
             name: self
-                .modified
+                .names_with_modifier
                 .get(&(oid, modifier))
                 .unwrap_or(&found.printed)
                 .clone(),
@@ -148,23 +146,26 @@ impl TypeCatalog {
         })
     }
 
-    /// The type with this OID. `sent` is its name with its modifier.
+    /// The type with this OID, or else with the name `sent`.
     ///
-    /// If the type is a domain, `sent` is the name of its base type.
+    /// `sent` is the name that the plugin sent, with its modifier. For a domain, it is the name of the base
+    /// type.
     pub(super) fn of_oid_and_name(&self, oid: u32, sent: &str) -> ColumnType {
         let modifier = format_type::built_in_of_name(sent).map_or(-1, |(_, modifier)| modifier);
         let Some(resolved) = self.resolve(oid, modifier, MAX_LEVELS) else {
             return self.of_name(sent);
         };
-        let is_replaced = match self.types.get(&oid).map(|found| &found.form) {
+        let is_over_domain = match self.types.get(&oid).map(|found| &found.form) {
             Some(TypeForm::Domain { .. }) => true,
             Some(TypeForm::Array { element, .. }) => self.is_domain(*element),
             _ => false,
         };
-        if is_replaced || without_quotes(&resolved.name) == Some(sent) {
+        // For a domain, the resolved name is that of the base type. wal2json omits quotes, which the resolved
+        // name has.
+        if is_over_domain || without_quotes(&resolved.name) == Some(sent) {
             return resolved;
         }
-        // The sent name has the modifier, and it is the name at the time of the change.
+        // The sent name has the modifier, and the type may have been renamed since the change.
         ColumnType {
             name: sent.to_owned(),
             ..resolved
@@ -174,7 +175,7 @@ impl TypeCatalog {
     /// The type that `format_type` prints with this name, perhaps with a modifier.
     pub(super) fn of_name(&self, sent: &str) -> ColumnType {
         let of_oid = |oid: &u32| self.of_oid(*oid, -1);
-        if let Some(found) = self.printed.get(sent).and_then(of_oid) {
+        if let Some(found) = self.oids_by_printed_name.get(sent).and_then(of_oid) {
             return found;
         }
         if let Some((oid, modifier)) = format_type::built_in_of_name(sent)
@@ -182,20 +183,20 @@ impl TypeCatalog {
         {
             return found;
         }
-        if let Some(found) = self.unquoted.get(sent).and_then(of_oid) {
+        if let Some(found) = self.oids_by_unquoted_name.get(sent).and_then(of_oid) {
             return found;
         }
         // The type was dropped. PostgreSQL prints these brackets for an array only.
         match format_type::split_brackets(sent) {
             (_, "") => ColumnType::unknown(sent),
-            (element, _) => unknown_array(sent, self.printed.get(element).and_then(of_oid)),
+            (element, _) => unknown_array(sent, self.oids_by_printed_name.get(element).and_then(of_oid)),
         }
     }
 
     /// The type with this schema and name in `pg_type`.
     ///
     /// An empty schema means `pg_catalog`.
-    pub(super) fn printed_name(&self, schema: &str, name: &str) -> ColumnType {
+    pub(super) fn of_catalog_name(&self, schema: &str, name: &str) -> ColumnType {
         if schema.is_empty() {
             return format_type::built_in_of_catalog_name(name)
                 .and_then(|oid| ColumnType::built_in(oid, -1))
@@ -203,7 +204,7 @@ impl TypeCatalog {
         }
         let names = (schema.to_owned(), name.to_owned());
         if let Some(found) = self
-            .catalog_names
+            .oids_by_catalog_name
             .get(&names)
             .and_then(|oid| self.of_oid(*oid, -1))
         {
@@ -229,9 +230,9 @@ impl TypeCatalog {
     }
 }
 
-/// Array type whose name alone is known.
+/// Array type that the catalog lacks.
 ///
-/// `element` is the type of its elements, if it is known.
+/// `element` is the type of its elements; `None` if the catalog lacks it, too.
 fn unknown_array(name: &str, element: Option<ColumnType>) -> ColumnType {
     let element = element.map_or(ValueType::Text, |element| element.kind);
     ColumnType {

@@ -118,7 +118,7 @@ struct KeptValue {
 struct OpenValue {
     start: usize,
     bytes: usize,
-    most: usize,
+    max_bytes: usize,
     is_kept: bool,
     placeholder: WritePlaceholder,
 }
@@ -148,7 +148,7 @@ impl ShortRow {
     }
 
     /// Most bytes of a kept value.
-    pub(super) fn most_value_bytes(&self) -> usize {
+    pub(super) fn max_value_bytes(&self) -> usize {
         self.limits.value
     }
 
@@ -177,11 +177,11 @@ impl ShortRow {
     /// Begins a value. It is kept if it has at most `most` bytes.
     ///
     /// `header` precedes the bytes of a value that is kept.
-    pub(super) fn begin(&mut self, header: &[u8], most: usize, placeholder: WritePlaceholder) {
+    pub(super) fn begin(&mut self, header: &[u8], max_bytes: usize, placeholder: WritePlaceholder) {
         self.open = Some(OpenValue {
             start: self.bytes.len(),
             bytes: 0,
-            most,
+            max_bytes,
             is_kept: true,
             placeholder,
         });
@@ -194,7 +194,7 @@ impl ShortRow {
             return;
         };
         open.bytes += bytes.len();
-        if open.is_kept && open.bytes > open.most {
+        if open.is_kept && open.bytes > open.max_bytes {
             open.is_kept = false;
             self.bytes.truncate(open.start);
         }

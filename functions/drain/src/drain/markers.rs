@@ -342,7 +342,7 @@ impl Markers {
         let window = Window {
             upto: marker.flushed.min(slot.wal_positions().await?.flush),
             rows: i32::MAX,
-            sent_prefix: None,
+            acknowledged_prefix: None,
         };
         let rows = slot.find(window, &marker.nonce, time).await?;
         Ok(self.contains(marker, &rows))

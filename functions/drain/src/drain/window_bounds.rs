@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::window::{LastWindow, WindowOutcome};
 use super::window_sizing::{SizingStep, TransactionSearch, WindowSizing};
 use crate::base::lsn::Lsn;
-use crate::base::window::{SentPrefix, Window};
+use crate::base::window::{AcknowledgedPrefix, Window};
 use crate::continuity::checkpoint::ResumePoint;
 use crate::error::Error;
 use crate::ports::SlotError;
@@ -88,7 +88,7 @@ impl<'a> WindowBounds<'a> {
             let rows = rows.map_or(window.rows, |rows| rows.min(window.rows));
             return (Window { rows, ..window }, self.lock().decode_timeout(time_left));
         };
-        let sent_prefix = Some(SentPrefix {
+        let acknowledged_prefix = Some(AcknowledgedPrefix {
             xid: resume.xid,
             before: resume.lsn,
         });
@@ -96,7 +96,7 @@ impl<'a> WindowBounds<'a> {
         // omitted.
         let window = Window {
             rows: rows.map_or(i32::MAX, |_| 1),
-            sent_prefix,
+            acknowledged_prefix,
             ..window
         };
         (window, time_left * 9 / 10)
@@ -216,7 +216,7 @@ mod tests {
     const WINDOW: Window = Window {
         upto: Lsn(1 << 30),
         rows: 1_000,
-        sent_prefix: None,
+        acknowledged_prefix: None,
     };
 
     fn skipped() -> SlotError {
@@ -304,11 +304,14 @@ mod tests {
         };
         let left = Duration::from_secs(100);
         let (window, time) = bounds.adjusted(WINDOW, Some(&resume), left);
-        let sent_prefix = Some(SentPrefix {
+        let acknowledged_prefix = Some(AcknowledgedPrefix {
             xid: 7,
             before: Lsn(50),
         });
-        assert_eq!((window.rows, window.sent_prefix), (i32::MAX, sent_prefix));
+        assert_eq!(
+            (window.rows, window.acknowledged_prefix),
+            (i32::MAX, acknowledged_prefix)
+        );
         assert_eq!(time, Duration::from_secs(90));
         // A search reads this transaction alone.
         bounds.continue_search(skipped(), 1_000).unwrap();

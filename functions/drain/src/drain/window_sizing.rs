@@ -120,7 +120,7 @@ impl WindowSizing {
         Window {
             upto: readable.min(confirmed.plus(self.wal_bytes.max(decoded_again))),
             rows: self.rows,
-            sent_prefix: None,
+            acknowledged_prefix: None,
         }
     }
 

@@ -49,8 +49,7 @@ pub struct ShardMap {
 /// Kinesis returns such a list during a resharding.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "the hash key ranges of the {count} open shards do not cover all hash keys exactly once: \
-     the range next to shard {id} is missing or overlaps"
+    "the hash key ranges of the {count} open shards have a gap or an overlap: the first one is at shard {id}"
 )]
 pub struct InvalidShardMap {
     count: usize,
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_has_both_ends_of_its_range() {
+    fn both_ends_of_a_range_belong_to_its_shard() {
         let shards = vec![
             shard("b", 100, 199),
             shard("a", 0, 99),

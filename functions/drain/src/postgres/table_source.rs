@@ -75,8 +75,8 @@ const IS_REWRITTEN: &str = concat!(
 /// Checks the query of a table's chunks without reading a row.
 ///
 /// # Errors
-/// The outer error: a statement failed for another reason than the table. The inner error: the reason why
-/// this query is refused.
+/// The outer error: a statement failed, and the table is not the cause. The inner error: the reason why this
+/// query is refused.
 pub(crate) async fn check_query(
     connector: &Connector,
     session: &Session,
@@ -99,10 +99,10 @@ pub(crate) async fn check_query(
     }
 }
 
-/// Runs an `EXPLAIN` statement. Returns `false` if it has parameters.
+/// Runs an `EXPLAIN` statement. If it has parameters, returns `false` without running it.
 ///
 /// The extended protocol accepts only one statement. So the request's condition cannot add another statement.
-/// The condition may have parameters, but there are no values for them.
+/// A condition can contain a parameter such as `$1`, but there is no value for it.
 async fn explain(session: &Session, sql: &str) -> Result<bool, tokio_postgres::Error> {
     let statement = session.client.prepare(sql).await?;
     if !statement.params().is_empty() {
@@ -240,9 +240,9 @@ impl QueriedChunk {
 
 /// Error of the read of a chunk.
 enum ChunkReadError {
-    /// The server refused or ended the query.
+    /// The server refused the query or its `EXPLAIN`, or ended it.
     Query(tokio_postgres::Error),
-    /// A statement before the query failed: the check for a rewrite, or the snapshot.
+    /// Another statement before the query failed: the check for a rewrite, or the snapshot.
     Slot(SlotError),
 }
 
@@ -273,7 +273,7 @@ impl PgSlot<'_> {
     /// The outcome of a chunk whose query failed.
     ///
     /// # Errors
-    /// The failure does not only concern this table: the connection is lost, for example.
+    /// The table is not the cause of the failure. For example, the connection is lost.
     fn chunk_refusal(&self, error: tokio_postgres::Error) -> Result<ChunkRead, SlotError> {
         match error.code() {
             _ if is_cancelled(&error) => Ok(ChunkRead::TooSlow),
@@ -305,12 +305,12 @@ impl PgSlot<'_> {
                 Some(line) => Ok(RowLookup::Row(line.to_vec())),
                 // After a rewrite, an older snapshot shows no row of the table.
                 None if is_rewritten(self.connector, &self.lock_session, table).await? => {
-                    unknown("its table was rewritten meanwhile")
+                    unknown("the table was rewritten or replaced during the lookup of a row")
                 }
                 None => Ok(RowLookup::Gone),
             },
             Err(error) if is_lock_timeout(&error) => {
-                unknown("another session holds a lock that forbids reading it")
+                unknown("another session holds a lock that blocks the lookup of a row")
             }
             Err(error) => table_refusal(self.connector, error).map(RowLookup::Unknown),
         };
@@ -373,7 +373,8 @@ impl PgSlot<'_> {
                 Err(error) => return Err(error.into()),
             };
             if rows.len() as u64 >= bounds.rows {
-                // The query ends by itself after this row. A late cancel could cancel the next statement.
+                // The query ends after this row, so no cancel is sent. A late one could cancel the next
+                // statement.
                 while lines.try_next().await?.is_some() {}
                 return Ok(QueriedChunk::of_ended_query(ChunkRead::Rows { rows, more: true }));
             }
@@ -394,9 +395,9 @@ impl PgSlot<'_> {
 
 /// Whether the table was rewritten or replaced since the transaction's snapshot.
 ///
-/// Replaced: another table has the name. Rewritten: the table or a partition of it has another file. A
-/// rewriting `alter table` writes all rows with its own transaction id. So an older snapshot shows no row
-/// (PostgreSQL documentation, "Serialization Failure Handling", caveats).
+/// Replaced: the name no longer belongs to the table with this object id. Rewritten: the table or a partition
+/// of it has another file. A rewriting `alter table` writes all rows with its own transaction id. So an older
+/// snapshot shows no row (PostgreSQL documentation, "Concurrency Control", "Caveats").
 ///
 /// # Errors
 /// The query failed.
@@ -415,7 +416,7 @@ async fn is_rewritten(
 }
 
 async fn snapshot(connector: &Connector, session: &Session) -> Result<Snapshot, SlotError> {
-    const DOING: &str = "taking a snapshot";
+    const DOING: &str = "reading the snapshot of a transaction";
     let row = session
         .client
         .query_one("select pg_current_snapshot()::text as snapshot", &[])

@@ -120,7 +120,7 @@ async fn run(settings: &Settings) -> Result<(), String> {
         ));
     }
     screen.say(&format!(
-        "slot {slot} is created for this run, and dropped at its end. Should it stay: {}",
+        "slot {slot} is created for this run, and dropped at its end. If it is left, run: {}",
         cleanup::statement(&slot)
     ));
     let mut cleanup = Cleanup::start(&slot)?;

@@ -103,7 +103,7 @@ fn start(kind: u8, input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRo
     };
     row.copy(syntax)?;
     if kind == b'M' {
-        row.begin(&[], MAX_PREFIX.min(row.most_value_bytes()), |_, _| {});
+        row.begin(&[], MAX_PREFIX.min(row.max_value_bytes()), |_, _| {});
     }
     Ok(Some((state, length)))
 }
@@ -137,7 +137,7 @@ fn column(kind: u8, input: &[u8], left: u16, row: &mut ShortRow) -> Result<Step,
         return Ok(None);
     };
     let header = input.get(..5).unwrap_or_default();
-    row.begin(header, row.most_value_bytes(), |out, bytes| {
+    row.begin(header, row.max_value_bytes(), |out, bytes| {
         out.push(OVERSIZE);
         out.extend_from_slice(&(bytes as u64).to_be_bytes());
     });
@@ -198,7 +198,7 @@ fn content_length(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow
     };
     row.begin(
         input.get(..4).unwrap_or_default(),
-        row.most_value_bytes(),
+        row.max_value_bytes(),
         |_, _| {},
     );
     if length > 0 {

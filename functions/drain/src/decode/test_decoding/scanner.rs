@@ -70,7 +70,7 @@ impl TestDecodingScanner {
                 return Err(MalformedRow);
             }
             row.copy(input.get(..reader.at).unwrap_or_default())?;
-            row.begin(&[], MAX_PREFIX.min(row.most_value_bytes()), |_, _| {});
+            row.begin(&[], MAX_PREFIX.min(row.max_value_bytes()), |_, _| {});
             self.state = TextState::Prefix;
             return Ok(reader.at);
         }
@@ -108,7 +108,7 @@ impl TestDecodingScanner {
         }
         row.copy(input.get(..reader.at).unwrap_or_default())?;
         let before = reader.at;
-        row.begin(&[], row.most_value_bytes(), |out, bytes| {
+        row.begin(&[], row.max_value_bytes(), |out, bytes| {
             // Writing to a Vec does not fail.
             let _ = write!(out, "{OVERSIZE}{bytes}");
         });
@@ -189,7 +189,7 @@ impl TestDecodingScanner {
         row.value(input.get(..at).unwrap_or_default());
         self.without_prefix = !row.end()?;
         let separator = input.get(at..length).unwrap_or_default();
-        row.begin(separator, row.most_value_bytes(), |_, _| {});
+        row.begin(separator, row.max_value_bytes(), |_, _| {});
         self.state = TextState::Content;
         Ok(length)
     }

@@ -177,7 +177,7 @@ impl RowDescription<'_, '_> {
                     _ if self.dropped.may_be_values => ColumnCoverage::Row,
                     Some(_) if columns.len() > sent => ColumnCoverage::Completed,
                     Some(past) if is_complete(past) => ColumnCoverage::Whole,
-                    // Only the catalog shows whether the row omitted a column.
+                    // The catalog does not show which columns the table had. So the row may omit a column.
                     _ => ColumnCoverage::Row,
                 }
             }
@@ -196,13 +196,16 @@ impl RowDescription<'_, '_> {
         }
     }
 
-    /// The names of the key's columns.
+    /// The names of the key's columns; empty if it is unknown.
     ///
-    /// Each row contains the columns of the primary key, and an old row contains those of the replica
-    /// identity. A row without an old row does not show an identity other than the primary key. For such a
-    /// row, the catalog has this identity, if the fact is valid for the row. The primary key need not be the
-    /// key if another index may have been the identity, or if the index of the identity was dropped. The same
-    /// holds for an old row with more columns: it may be a whole row, or have the columns of an index.
+    /// If an old row lacks a column of the row, its columns are those of the replica identity: they are the
+    /// key. Otherwise the key is that of the catalog, if the fact is valid for the row, or else the primary
+    /// key that the row names. If the row has an old row, the old row must contain each column of this key.
+    ///
+    /// The key is unknown if the index of the replica identity was dropped. It is also unknown if another
+    /// index may have been the identity when the row was written. In that case, an old row that has exactly
+    /// the columns of the key proves the key. An old row with more columns may be a whole row, or have the
+    /// columns of the other index.
     fn key<'k>(&'k self, past: Option<PastTable<'k>>, table: Option<&CatalogTable>) -> Vec<&'k str> {
         fn names<'k>(columns: &'k [JsonColumn<'_>]) -> Vec<&'k str> {
             columns.iter().map(|column| &*column.name).collect()
@@ -220,14 +223,14 @@ impl RowDescription<'_, '_> {
         let catalog_key = catalog_key.into_iter().flat_map(|past| past.key());
         let catalog_key: Vec<&str> = catalog_key.map(String::as_str).collect();
         let shows_identity = self.action == JsonAction::Delete || !self.identity.is_empty();
-        let is_key_unknown = match past {
+        let may_have_other_identity = match past {
             Some(past) => past.may_have_had_another_identity_index() || past.has_dropped_identity_index(),
             None => has_index || table.is_some_and(|table| table.recent.may_have_former_identity()),
         };
-        if is_key_unknown && !shows_identity {
+        if may_have_other_identity && !shows_identity {
             return Vec::new();
         }
-        // A deferrable primary key identifies no row.
+        // A deferrable primary key need not be unique inside of a transaction, so it is no key.
         let primary_key = match table.is_some_and(|table| table.deferrable) {
             true => Vec::new(),
             false => names(self.primary_key),
@@ -235,9 +238,9 @@ impl RowDescription<'_, '_> {
         let candidates = [catalog_key, primary_key];
         let is_sent = |key: &&Vec<&str>| !key.is_empty() && key.iter().all(|column| sent.contains(column));
         if let Some(key) = candidates.iter().find(is_sent) {
-            let is_lost = past.is_some_and(|past| past.has_dropped_identity_index());
-            let may_be_part = shows_identity && key.len() < sent.len() && is_key_unknown;
-            return if is_lost || may_be_part {
+            let is_index_dropped = past.is_some_and(|past| past.has_dropped_identity_index());
+            let may_be_other_key = shows_identity && key.len() < sent.len() && may_have_other_identity;
+            return if is_index_dropped || may_be_other_key {
                 Vec::new()
             } else {
                 key.clone()

@@ -1,8 +1,8 @@
 //! Shortening of wal2json's rows. See [`crate::decode::shortener`].
 //!
-//! A value that was not kept becomes null, and a key `oversize` with its length follows. A prefix or content
-//! that was not kept becomes empty, and `prefix_omitted` or `content_omitted` follows. wal2json never writes
-//! these keys.
+//! Null replaces a value that is too large. The key `oversize` follows, with the value's length in bytes. An
+//! empty string replaces a prefix or content that is too large. The key `prefix_omitted` or `content_omitted`
+//! follows. wal2json never writes these keys.
 
 use std::io::Write as _;
 
@@ -15,12 +15,12 @@ pub(in super::super) struct Wal2jsonScanner(JsonState);
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum JsonState {
-    /// Between strings and values.
+    /// In syntax: in no string, and in no value of a column.
     #[default]
-    Between,
-    /// In a string that is no value.
+    Syntax,
+    /// In a string that is copied, such as a column's name.
     Name,
-    /// In a string: a value, or a part of a message.
+    /// In the string of a value, a prefix or a content.
     Text,
     /// In a value that is no string.
     Unquoted,
@@ -28,11 +28,11 @@ enum JsonState {
 
 impl Scanner for Wal2jsonScanner {
     fn scan(&mut self, input: &[u8], is_last: bool, row: &mut ShortRow) -> Result<usize, MalformedRow> {
-        if input.is_empty() || (self.0 == JsonState::Between && input.len() < LOOK_AHEAD && !is_last) {
+        if input.is_empty() || (self.0 == JsonState::Syntax && input.len() < LOOK_AHEAD && !is_last) {
             return Ok(0);
         }
         let (state, length) = match self.0 {
-            JsonState::Between => between(input, row)?,
+            JsonState::Syntax => syntax(input, row)?,
             JsonState::Unquoted => unquoted(input, row)?,
             JsonState::Name | JsonState::Text => {
                 let (length, is_end) = string_part(input);
@@ -44,7 +44,7 @@ impl Scanner for Wal2jsonScanner {
                 if is_end && self.0 == JsonState::Text {
                     row.end()?;
                 }
-                (if is_end { JsonState::Between } else { self.0 }, length)
+                (if is_end { JsonState::Syntax } else { self.0 }, length)
             }
         };
         self.0 = state;
@@ -53,53 +53,55 @@ impl Scanner for Wal2jsonScanner {
 
     fn finish(&mut self, _row: &mut ShortRow) -> Result<(), MalformedRow> {
         match self.0 {
-            JsonState::Between => Ok(()),
+            JsonState::Syntax => Ok(()),
             _ => Err(MalformedRow),
         }
     }
 }
 
-/// Reads the next part between strings and values.
+/// Reads syntax up to the next string or value.
 ///
-/// If a string or a value is next, reads its beginning instead.
-fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), MalformedRow> {
+/// If the input begins with a string, reads its opening quote, or a whole type name. If it begins with a
+/// value that is no string, reads as much of the value as the input has.
+fn syntax(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), MalformedRow> {
     let is_text = input.first() == Some(&b'"');
-    // The identity follows the columns.
+    // wal2json writes the old row after the columns. So all later values are of the old row.
     if row.written().ends_with(br#""identity":"#) {
         row.begin_image(true);
     }
     let follows = |key: &[u8]| row.written().ends_with(key);
     let part: Option<(usize, WritePlaceholder)> = if follows(br#""value":"#) {
-        Some((row.most_value_bytes(), |out, bytes| {
+        Some((row.max_value_bytes(), |out, bytes| {
             // Writing to a Vec does not fail.
             let _ = write!(out, r#"null,"oversize":{bytes}"#);
         }))
     } else if follows(br#""content":"#) {
-        Some((row.most_value_bytes(), |out, _| {
+        Some((row.max_value_bytes(), |out, _| {
             out.extend_from_slice(br#""","content_omitted":true"#);
         }))
     } else if follows(br#""prefix":"#) {
-        Some((MAX_PREFIX.min(row.most_value_bytes()), |out, _| {
+        Some((MAX_PREFIX.min(row.max_value_bytes()), |out, _| {
             out.extend_from_slice(br#""","prefix_omitted":true"#);
         }))
     } else {
         None
     };
     match part {
-        Some((most, mark)) if is_text => {
-            row.begin(b"\"", most, mark);
+        Some((max_bytes, placeholder)) if is_text => {
+            row.begin(b"\"", max_bytes, placeholder);
             Ok((JsonState::Text, 1))
         }
-        Some((most, mark)) => {
-            row.begin(&[], most, mark);
+        Some((max_bytes, placeholder)) => {
+            row.begin(&[], max_bytes, placeholder);
             unquoted(input, row)
         }
         None if is_text => {
-            // wal2json writes some names of types without escapes.
-            let is_raw = follows(br#""type":"#) && !input.starts_with(br#""\""#);
-            if let Some((_, length)) = type_name(input).filter(|_| is_raw) {
+            // wal2json writes some names of types without escapes. A name that begins with an escaped quote
+            // has escapes.
+            let may_be_raw = follows(br#""type":"#) && !input.starts_with(br#""\""#);
+            if let Some((_, length)) = type_name(input).filter(|_| may_be_raw) {
                 row.copy(input.get(..length).unwrap_or_default())?;
-                return Ok((JsonState::Between, length));
+                return Ok((JsonState::Syntax, length));
             }
             row.copy(b"\"")?;
             Ok((JsonState::Name, 1))
@@ -110,7 +112,7 @@ fn between(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), Malfo
             let quote = input.iter().position(|byte| *byte == b'"');
             let length = colon.into_iter().chain(quote).min().unwrap_or(input.len());
             row.copy(input.get(..length).unwrap_or_default())?;
-            Ok((JsonState::Between, length))
+            Ok((JsonState::Syntax, length))
         }
     }
 }
@@ -124,7 +126,7 @@ fn unquoted(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), Malf
         return Ok((JsonState::Unquoted, length));
     }
     row.end()?;
-    Ok((JsonState::Between, length))
+    Ok((JsonState::Syntax, length))
 }
 
 /// Length of the next part of a string.

@@ -2,17 +2,18 @@
 
 use postgres_protocol::escape::escape_literal;
 
-use crate::base::window::{SentPrefix, Window};
+use crate::base::window::{AcknowledgedPrefix, Window};
 use crate::plugin::{ChangeMark, Plugin};
 
-/// Maximum number of first commits, which precede the rows of a peek.
+/// Maximum number of commit rows that the first pass sends.
 ///
 /// The first pass stops after this number of commits. If the window has fewer commits, the first pass reads
-/// the whole result, which costs about a twentieth of the decoding. A large transaction is decoded twice if
-/// at least this number of commits precedes its own.
+/// the whole result, which costs about a twentieth of the decoding. If at least this number of commits
+/// precedes that of a large transaction, the first pass does not send its commit row. Then [`LARGE_COMMITS`]
+/// decodes the window a second time.
 const FIRST_COMMITS: usize = 1_000;
 
-/// A copy of the rows of a window, in the binary format.
+/// The `COPY` statement for a window's rows, in the binary format.
 ///
 /// Compared with a query, `COPY` saves the client an allocation and several look-ups for each row. It accepts
 /// no parameters, so the values are literals. `options` are those of the plugin: a name, its value, the next
@@ -22,13 +23,14 @@ const FIRST_COMMITS: usize = 1_000;
 /// arrives in slices of 1 MiB. In each slice, `oversize_bytes` is the length of the whole row; otherwise it
 /// is null. The query joins the slices to their row. The join is lateral, so it can only be a nested loop,
 /// which preserves the order of the rows and of their slices. Because of `offset 0`, the planner does not
-/// merge the subquery into the query. So the condition is checked once for a row, and a small row costs no
-/// call of `generate_series`.
+/// merge the subquery into the query. So the server checks the length once for a row, and calls
+/// `generate_series` only for a row of more than 4 MiB.
 ///
-/// With wal2json, a begin row has the end of the commit record. With the other plugins, the first commit rows
-/// are sent twice: before all other rows, and again in the order of the log. The first copy has its
-/// transaction's id in `commit_of`, which is null in all other rows. So the server decodes a large
-/// transaction only once: see [`in_two_passes`].
+/// The reader sends a part of a transaction only if it knows the end of the commit record. With wal2json, the
+/// begin row has it. With the other plugins, the first commit rows are sent twice: before all other rows, and
+/// again in the order of the log. The first copy has its transaction's id in `commit_of`, which is null in
+/// all other rows. So the server need not decode the window again for the commit row: see
+/// [`in_two_passes`].
 ///
 /// The query omits the changes of the window's sent prefix. It includes the rows that describe tables.
 pub(super) fn copy_peek<'o>(
@@ -46,7 +48,7 @@ pub(super) fn copy_peek<'o>(
         rows = window.rows,
         options = options.join(", "),
     );
-    let condition = window.sent_prefix.map_or_else(
+    let condition = window.acknowledged_prefix.map_or_else(
         || "true".to_owned(),
         |prefix| without_sent(prefix, plugin.change_mark()),
     );
@@ -89,7 +91,7 @@ fn in_two_passes(peek: &str, condition: &str, commit_mark: &[u8]) -> String {
 }
 
 /// The condition that omits the changes that were sent before.
-fn without_sent(SentPrefix { xid, before }: SentPrefix, mark: ChangeMark) -> String {
+fn without_sent(AcknowledgedPrefix { xid, before }: AcknowledgedPrefix, mark: ChangeMark) -> String {
     let bytes = mark
         .bytes
         .iter()
@@ -123,8 +125,9 @@ pub(super) const ROWS_WITH_TEXT: &str = "
 
 /// Advances slot $2 to $1, if the log on disk reaches $1.
 ///
-/// Without this condition, PostgreSQL would advance to the end of a log that does not reach $1. Such a log
-/// has lost its former end. Its present end may have changes that were not read.
+/// Without this condition, PostgreSQL would advance to the end of a log that does not reach $1. Such a server
+/// lost the end of its log, for example in a failover. The log that it wrote since then may have changes that
+/// were not read.
 pub(super) const ADVANCE: &str = "
     select case when pg_current_wal_flush_lsn() >= $1 then
              (select end_lsn from pg_replication_slot_advance($2, $1)) end as end_lsn";
@@ -140,7 +143,7 @@ mod tests {
         let window = Window {
             upto: Lsn(0x16_B374_D848),
             rows: 7,
-            sent_prefix: Some(SentPrefix {
+            acknowledged_prefix: Some(AcknowledgedPrefix {
                 xid: 42,
                 before: Lsn(9),
             }),

@@ -23,11 +23,11 @@ const TICK: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Pause between two transactions of a writer.
 const WRITE_PAUSE: Duration = Duration::from_millis(8);
-/// Existing rows of each table with an order's number as key.
+/// First rows of each table whose key is an order's number.
 const ORDERS: u32 = 20_000;
-/// Limit of ticks after the last write that send nothing.
+/// Maximum number of ticks without sent changes after the last write.
 ///
-/// The slot is not empty at these ticks.
+/// A failed tick counts, too.
 const MAX_TICKS: usize = 30;
 
 /// Amount of work of a writer.
@@ -57,7 +57,7 @@ pub(super) struct SourceKind {
     create: &'static str,
     /// Transactions of the writer. `$new`, `$old` and `$cents` are random numbers.
     writes: &'static [&'static str],
-    /// Transaction that updates a thousand rows.
+    /// Transaction that updates up to a thousand rows.
     writes_many: &'static str,
 }
 
@@ -134,7 +134,7 @@ impl SourceDatabase {
     /// Starts the servers, and creates database, tables, slot and function.
     pub(super) async fn start(kind: SourceKind, kinesis: &Kinesis, ssm: &Ssm) -> Self {
         let settings = PostgresSettings {
-            // Only Debian's 15 has wal2json.
+            // Only Debian's 15 has wal2json. No version means Debian's.
             version: (kind.plugin != "wal2json").then_some(kind.version),
             ..PostgresSettings::default()
         };
@@ -175,7 +175,9 @@ impl SourceDatabase {
         query::execute(&self.postgres.admin(self.kind.name).await, sql).await;
     }
 
-    /// Writes. A writer that loses its connection connects again.
+    /// Runs transactions until the load is done.
+    ///
+    /// A writer that loses its connection connects again.
     pub(super) async fn write(&self, seed: u64, load: WriterLoad) {
         let began = Instant::now();
         let is_over = || match load {
@@ -227,7 +229,7 @@ impl SourceDatabase {
     /// The slot is empty then, and the backfill is finished.
     ///
     /// # Panics
-    /// Thirty ticks after the last write sent nothing, and the slot is not empty.
+    /// After the last write, [`MAX_TICKS`] ticks sent nothing, and changes or rows are left.
     pub(super) async fn tick_until_empty(&self, over: &AtomicBool, report: impl Fn(&str)) {
         let mut clock = tokio::time::interval(TICK);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -244,7 +246,7 @@ impl SourceDatabase {
             left -= usize::from(ends && !sent);
             assert!(
                 left > 0,
-                "{}: {MAX_TICKS} ticks sent nothing, and the slot is not empty",
+                "{}: {MAX_TICKS} ticks sent nothing, but the slot is not empty or the backfill not finished",
                 self.kind.name
             );
         }
@@ -274,7 +276,9 @@ impl SourceDatabase {
         None
     }
 
-    /// Waits until another tick begins, so that a fault has an effect.
+    /// Waits until the next tick begins.
+    ///
+    /// So a fault that follows occurs during a tick.
     pub(super) async fn wait_for_tick(&self) {
         let begun = self.ticks.load(Ordering::Relaxed);
         wait::until("a tick begins", DEADLINE + TICK, || async {

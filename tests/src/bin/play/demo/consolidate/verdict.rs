@@ -52,10 +52,7 @@ pub(super) async fn report(demo: &Consolidation<'_>, consumer: ExampleConsumer, 
     }
     print_summary(demo, figures, began);
     if differences.is_empty() {
-        screen.print(
-            TextStyle::Good,
-            "PASSED: DuckDB gives the answer of the three sources.",
-        );
+        screen.print(TextStyle::Good, "PASSED: DuckDB and the three sources agree.");
         return true;
     }
     screen.print(TextStyle::Bad, "FAILED: DuckDB differs from the sources.");
