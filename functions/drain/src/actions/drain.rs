@@ -13,7 +13,7 @@ use crate::base::clock::now_micros;
 use crate::base::lsn::Lsn;
 use crate::base::position::Position;
 use crate::base::time::micros_of_timestamp;
-use crate::change::{Message, MessageParts, message_prefix};
+use crate::change::{Message, message_prefix};
 use crate::config::Config;
 use crate::continuity::checkpoint::{AckAhead, Checkpoint, settings_hash};
 use crate::continuity::{ContinuityError, ServerInfo, StartPosition};
@@ -281,11 +281,7 @@ fn gap_accepted(config: &Config, start: &StartPosition, stored: Option<&Checkpoi
         "accepted": start.confirmed.to_string(),
     })
     .to_string();
-    let message = Message {
-        prefix: message_prefix::GAP_ACCEPTED.into(),
-        content: content.as_bytes().into(),
-        omitted: MessageParts::default(),
-    };
+    let message = Message::control(message_prefix::GAP_ACCEPTED, &content);
     let position = Position {
         commit_end: start.confirmed,
         lsn: start.confirmed,

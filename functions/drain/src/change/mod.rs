@@ -178,6 +178,17 @@ pub struct Message<'a> {
     pub omitted: MessageParts,
 }
 
+impl<'a> Message<'a> {
+    /// A message that Spillway creates.
+    pub(crate) fn control(prefix: &'a str, content: &'a str) -> Self {
+        Message {
+            prefix: prefix.into(),
+            content: content.as_bytes().into(),
+            omitted: MessageParts::default(),
+        }
+    }
+}
+
 /// Parts of a logical message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MessageParts {
@@ -275,6 +286,27 @@ pub enum ColumnCoverage {
 }
 
 impl Relation {
+    /// A whole relation of columns with these names, types and key flags.
+    ///
+    /// The key is the primary key.
+    #[cfg(test)]
+    pub(crate) fn of_columns(table: TableName, columns: &[(&str, &str, bool)]) -> Self {
+        let column = |(name, type_name, key): &(&str, &str, bool)| {
+            Column::new((*name).to_owned(), (*type_name).into(), *key)
+        };
+        let primary = columns.iter().filter(|(_, _, key)| *key);
+        Relation {
+            table,
+            columns: columns.iter().map(column).collect(),
+            primary_key: primary
+                .map(|(name, type_name, _)| ((*name).to_owned(), (*type_name).to_owned()))
+                .collect(),
+            coverage: ColumnCoverage::Whole,
+            is_insert_only: false,
+            partition_key_may_change: false,
+        }
+    }
+
     /// Whether both relations have the same columns.
     pub fn has_same_columns(self: &Arc<Self>, other: &Arc<Self>) -> bool {
         Arc::ptr_eq(self, other) || self.columns == other.columns

@@ -370,8 +370,8 @@ impl<'a> ByteReader<'a> {
 
     fn text(&mut self, length: usize) -> Result<&'a str, DecodeError> {
         let at = self.at;
-        std::str::from_utf8(self.bytes(length)?).map_err(|e| {
-            let at = at + e.valid_up_to();
+        std::str::from_utf8(self.bytes(length)?).map_err(|error| {
+            let at = at + error.valid_up_to();
             ByteReader { at, ..*self }.expected("UTF-8 text")
         })
     }

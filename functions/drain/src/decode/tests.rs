@@ -20,8 +20,8 @@ use crate::base::time::micros_of_timestamp;
 use crate::catalog::CatalogColumn;
 use crate::change::Change;
 use crate::encode::{
-    Debezium, DebeziumModes, Dms, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, OversizePolicy,
-    PartitionBy, Progress, Transaction, Wal2json,
+    Debezium, Dms, EncodedEvents, Envelope, EnvelopeForm, Event, KeylessRows, OversizePolicy, PartitionBy,
+    Progress, Transaction, Wal2json,
 };
 use captured::CapturedStatement;
 pub(super) use captured::{captured, rows_of};
@@ -81,15 +81,7 @@ fn lines(lsn: Lsn, item: &DecodedRow<'_>) -> Vec<String> {
 }
 
 fn debezium() -> EnvelopeForm {
-    EnvelopeForm::Debezium(Debezium {
-        name: "slot".into(),
-        database: "db".into(),
-        modes: DebeziumModes::default(),
-        tombstones: false,
-        transaction_metadata: false,
-        unwrap: false,
-        schemas: None,
-    })
+    EnvelopeForm::Debezium(Debezium::new("slot", "db"))
 }
 
 fn envelope(form: EnvelopeForm) -> Envelope {

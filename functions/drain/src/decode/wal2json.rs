@@ -224,14 +224,15 @@ fn decode_error(data: &[u8], at: usize, expected: &'static str) -> DecodeError {
 impl<'a> JsonRow<'a> {
     fn parse(data: &'a [u8]) -> Result<Self, DecodeError> {
         // The input is bytes, because a message's content need not be UTF-8: see `MessageContent`.
-        let row: JsonRow<'a> = serde_json::from_slice(data).map_err(|e| match std::str::from_utf8(data) {
-            Err(e) => decode_error(data, e.valid_up_to(), "UTF-8 text"),
-            // A row is one line, so the column of the error is the number of the byte, counted from 1.
-            Ok(_) => {
-                let at = e.column().saturating_sub(1);
-                decode_error(data, at, "a JSON object of format version 2")
-            }
-        })?;
+        let row: JsonRow<'a> =
+            serde_json::from_slice(data).map_err(|error| match std::str::from_utf8(data) {
+                Err(utf8) => decode_error(data, utf8.valid_up_to(), "UTF-8 text"),
+                // A row is one line, so the column of the error is the number of the byte, counted from 1.
+                Ok(_) => {
+                    let at = error.column().saturating_sub(1);
+                    decode_error(data, at, "a JSON object of format version 2")
+                }
+            })?;
         let lengths = [row.columns.len(), row.identity.len(), row.primary_key.len()];
         if lengths.into_iter().any(|length| length > MAX_COLUMNS) {
             return Err(decode_error(data, 0, "no more columns than a table can have"));

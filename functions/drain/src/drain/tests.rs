@@ -174,7 +174,7 @@ fn envelope() -> Envelope {
     }
 }
 
-fn settings(aggregation: Aggregation) -> Settings {
+pub(super) fn settings(aggregation: Aggregation) -> Settings {
     Settings {
         slot: "s".into(),
         source_name: "orders".into(),

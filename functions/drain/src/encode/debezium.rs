@@ -65,6 +65,21 @@ pub struct Debezium {
 }
 
 impl Debezium {
+    /// The envelope with the default of each option.
+    pub fn new(name: &str, database: &str) -> Self {
+        Debezium {
+            name: name.to_owned(),
+            database: database.to_owned(),
+            modes: DebeziumModes::default(),
+            tombstones: false,
+            transaction_metadata: false,
+            unwrap: false,
+            schemas: None,
+        }
+    }
+}
+
+impl Debezium {
     pub(super) fn write_row(&self, out: &mut Vec<u8>, row: &RowEvent<'_>) {
         let Some(schemas) = &self.schemas else {
             self.write_payload(out, row);

@@ -101,17 +101,12 @@ impl Definitions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::Column;
 
     fn relation(columns: &[&str], coverage: ColumnCoverage) -> Arc<Relation> {
-        let column = |name: &&str| Column::new((*name).into(), "text".into(), false);
+        let columns: Vec<_> = columns.iter().map(|name| (*name, "text", false)).collect();
         Arc::new(Relation {
-            table: TableName::new("public", "t"),
-            columns: columns.iter().map(column).collect(),
-            primary_key: Vec::new(),
             coverage,
-            is_insert_only: false,
-            partition_key_may_change: false,
+            ..Relation::of_columns(TableName::new("public", "t"), &columns)
         })
     }
 

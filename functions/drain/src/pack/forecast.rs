@@ -39,7 +39,7 @@ const MAX_HOTTEST_KEYS: usize = 10;
 ///
 /// With `PARTITION_BY=transaction`, each transaction with a logical message counts as a table. Lambda refuses
 /// an answer of more than 6 MB.
-const MAX_TABLES: usize = 1_000;
+const MAX_FORECAST_TABLES: usize = 1_000;
 
 /// Limits and options of a forecast.
 #[derive(Debug, Clone, Copy)]
@@ -312,7 +312,7 @@ fn table_figures(tables: BTreeMap<String, TableTotals>) -> Vec<TableFigures> {
     });
     let mut figures: Vec<TableFigures> = figures.collect();
     figures.sort_by_key(|table| Reverse(table.bytes));
-    let rest = figures.split_off(figures.len().min(MAX_TABLES));
+    let rest = figures.split_off(figures.len().min(MAX_FORECAST_TABLES));
     figures.extend((!rest.is_empty()).then(|| sum_of_tables(&rest)));
     figures
 }

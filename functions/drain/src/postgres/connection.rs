@@ -137,8 +137,9 @@ impl Connector {
             user,
             password: Password(password),
         } = credentials;
-        let mut pg = PgConfig::new();
-        pg.host(&database.host)
+        let mut settings = PgConfig::new();
+        settings
+            .host(&database.host)
             .port(database.port)
             .dbname(&database.name)
             .user(&user)
@@ -159,7 +160,7 @@ impl Connector {
         };
         Ok(Connector {
             database,
-            config: pg,
+            config: settings,
             tls,
             notices: Notices::default(),
             lifetime,

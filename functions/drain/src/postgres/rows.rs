@@ -20,3 +20,10 @@ pub(crate) fn optional_lsn(row: &Row, column: &str) -> Option<Lsn> {
 pub(crate) fn table_name(row: &Row) -> TableName {
     TableName::new(row.get::<_, String>("schema"), row.get::<_, String>("name"))
 }
+
+/// The table that these two columns name; `None` if they are null.
+pub(crate) fn optional_table_name(row: &Row, schema: &str, name: &str) -> Option<TableName> {
+    let schema: Option<String> = row.get(schema);
+    let (schema, name) = schema.zip(row.get(name))?;
+    Some(TableName { schema, name })
+}

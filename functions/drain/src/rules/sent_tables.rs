@@ -14,7 +14,7 @@ use crate::base::table_name::TableName;
 /// Most tables that are stored.
 ///
 /// Their document fits into an SSM parameter of 4 KiB.
-pub const MAX_TABLES: usize = 700;
+pub const MAX_STORED_TABLES: usize = 700;
 
 /// The format version of the document.
 const VERSION: u64 = 1;
@@ -63,13 +63,13 @@ pub struct SentTables {
 impl SentTables {
     /// The tables that are sent now, without partitions.
     ///
-    /// `None` if there are more than [`MAX_TABLES`].
+    /// `None` if there are more than [`MAX_STORED_TABLES`].
     pub fn of(states: &[TableState]) -> Option<Self> {
         let is_stored = |state: &&TableState| state.sending == SendState::Sent && !state.is_partition;
         let sent = states.iter().filter(is_stored);
         let mut hashes: Vec<_> = sent.map(|state| hash(&state.table)).collect();
         hashes.sort_unstable();
-        (hashes.len() <= MAX_TABLES).then(|| SentTables {
+        (hashes.len() <= MAX_STORED_TABLES).then(|| SentTables {
             version: VERSION,
             hashes: STANDARD.encode_to_string(hashes.concat()),
         })
@@ -230,7 +230,9 @@ mod tests {
 
     #[test]
     fn the_document_of_the_most_tables_fits_into_a_parameter() {
-        let names: Vec<String> = (0..=MAX_TABLES).map(|number| format!("t{number}")).collect();
+        let names: Vec<String> = (0..=MAX_STORED_TABLES)
+            .map(|number| format!("t{number}"))
+            .collect();
         let all: Vec<_> = names
             .iter()
             .map(|name| (name.as_str(), SendState::Sent))

@@ -7,8 +7,8 @@ use drain::catalog::Catalog;
 use drain::change::{Change, DecodedRow};
 use drain::decode::Decoder;
 use drain::encode::{
-    Debezium, DebeziumModes, EncodedEvents, Envelope, EnvelopeForm, KeylessRows, OversizePolicy, PartitionBy,
-    SchemaCache, SpareEvents, Transaction,
+    Debezium, EncodedEvents, Envelope, EnvelopeForm, KeylessRows, OversizePolicy, PartitionBy, SchemaCache,
+    SpareEvents, Transaction,
 };
 use drain::pack::{
     Acknowledgements, Aggregation, HashKey, Lanes, MAIN_STREAM, QueuedEvent, RequestLimits, Shard, ShardMap,
@@ -126,13 +126,9 @@ impl Path {
             catalog: Catalog::default(),
             envelope: Envelope {
                 form: EnvelopeForm::Debezium(Debezium {
-                    name: "slot".to_owned(),
-                    database: "database".to_owned(),
-                    modes: DebeziumModes::default(),
-                    tombstones: false,
-                    transaction_metadata: false,
                     unwrap,
                     schemas,
+                    ..Debezium::new("slot", "database")
                 }),
                 partition_by: PartitionBy::Key,
                 keyless: KeylessRows::Spread,

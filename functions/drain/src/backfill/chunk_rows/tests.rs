@@ -6,15 +6,8 @@ use crate::base::table_name::TableName;
 use crate::change::{Column, ColumnCoverage};
 
 fn relation(columns: &[(&str, bool)]) -> Arc<Relation> {
-    let column = |(name, key): &(&str, bool)| Column::new((*name).into(), "text".into(), *key);
-    Arc::new(Relation {
-        table: TableName::new("public", "t"),
-        columns: columns.iter().map(column).collect(),
-        primary_key: Vec::new(),
-        coverage: ColumnCoverage::Whole,
-        is_insert_only: false,
-        partition_key_may_change: false,
-    })
+    let columns: Vec<_> = columns.iter().map(|(name, key)| (*name, "text", *key)).collect();
+    Arc::new(Relation::of_columns(TableName::new("public", "t"), &columns))
 }
 
 fn table() -> BackfillTable {

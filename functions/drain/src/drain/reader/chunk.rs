@@ -4,7 +4,7 @@ use super::transaction::Treatment;
 use super::{ReaderOutput, WindowReader};
 use crate::backfill::{ChunkContext, ChunkPayload, ChunkRows, RowRequest};
 use crate::base::lsn::Lsn;
-use crate::change::{Change, Message, MessageParts, message_prefix};
+use crate::change::{Change, Message, message_prefix};
 use crate::encode::SnapshotPlace;
 use crate::error::Error;
 use crate::ports::PeekRow;
@@ -66,11 +66,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
         match &chunk.payload {
             ChunkPayload::Repaired(content) => {
                 chunk.next_row = None;
-                let message = Message {
-                    prefix: message_prefix::REPAIRED.into(),
-                    content: content.as_bytes().into(),
-                    omitted: MessageParts::default(),
-                };
+                let message = Message::control(message_prefix::REPAIRED, content);
                 self.encoder.encode_control_message(progress, lsn, &message);
             }
             ChunkPayload::Rows { rows, first, more } => {

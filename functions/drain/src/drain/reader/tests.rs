@@ -6,10 +6,8 @@ use crate::backfill::database_schema::tests::{request, table_info};
 use crate::backfill::database_schema::{ColumnInfo, DatabaseSchema};
 use crate::base::table_name::TableName;
 use crate::continuity::checkpoint::{AckPosition, ResumePoint};
-use crate::encode::{Debezium, DebeziumModes, EnvelopeForm, Event, KeylessRows, OversizePolicy, PartitionBy};
-use crate::pack::{Aggregation, ShardMap};
-use crate::rules::projection::ProjectionRules;
-use crate::rules::skipped_operations::SkippedOperations;
+use crate::encode::{Debezium, EnvelopeForm, Event, KeylessRows, OversizePolicy, PartitionBy};
+use crate::pack::Aggregation;
 
 struct TestRow(Lsn, String);
 
@@ -24,37 +22,14 @@ impl PeekRow for TestRow {
 }
 
 fn settings() -> Settings {
-    Settings {
-        slot: "s".into(),
-        source_name: "orders".into(),
-        plugin: crate::plugin::Plugin::TestDecoding,
-        tables: Vec::new(),
-        stream_pattern: None,
-        record_bytes: 1 << 20,
-        passes_oversize: false,
-        aggregation: Aggregation::None,
-        shards: ShardMap::even(1),
-        key_decides_shard: true,
-        max_unacknowledged_bytes: 1 << 20,
-        linger: std::time::Duration::ZERO,
-        poll_share: 0.05,
-        projection: ProjectionRules::default(),
-        skipped: SkippedOperations::default(),
-        waits_for_standbys: true,
-        markers: true,
-    }
+    crate::drain::tests::settings(Aggregation::None)
 }
 
 fn envelope() -> Envelope {
     Envelope {
         form: EnvelopeForm::Debezium(Debezium {
-            name: "n".into(),
-            database: "d".into(),
-            modes: DebeziumModes::default(),
-            tombstones: false,
             transaction_metadata: true,
-            unwrap: false,
-            schemas: None,
+            ..Debezium::new("n", "d")
         }),
         partition_by: PartitionBy::Key,
         keyless: KeylessRows::Spread,

@@ -1,7 +1,7 @@
 //! Lingering: windows that stay unconfirmed, and the causes that end them.
 
 use super::*;
-use crate::encode::{Debezium, DebeziumModes};
+use crate::encode::Debezium;
 
 /// A drain that lingers while commits arrive, and the slot after it.
 struct LingerRun {
@@ -187,13 +187,8 @@ async fn progress_in_a_large_transaction_is_stored() {
 async fn rows_after_the_last_resume_point_are_sent_once() {
     let envelope = Envelope {
         form: EnvelopeForm::Debezium(Debezium {
-            name: "n".into(),
-            database: "d".into(),
-            modes: DebeziumModes::default(),
-            tombstones: false,
             transaction_metadata: true,
-            unwrap: false,
-            schemas: None,
+            ..Debezium::new("n", "d")
         }),
         ..envelope()
     };

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::value::UNAVAILABLE_VALUE;
 use super::*;
 use crate::base::table_name::TableName;
-use crate::change::{Column, ColumnCoverage, Datum, Tuple, ValueType};
+use crate::change::{Datum, Tuple, ValueType};
 
 const NOW: i64 = 1_700_000_001_000_000;
 const COMMITTED: i64 = 1_700_000_000_123_456;
@@ -27,20 +27,7 @@ const COMMITTED: i64 = 1_700_000_000_123_456;
 ///
 /// `true` marks a column of the key.
 fn table(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
-    let column = |(name, type_name, key): &(&str, &str, bool)| {
-        Column::new((*name).to_owned(), (*type_name).into(), *key)
-    };
-    let primary = columns.iter().filter(|(_, _, key)| *key);
-    Arc::new(Relation {
-        table: TableName::new("public", "t"),
-        columns: columns.iter().map(column).collect(),
-        primary_key: primary
-            .map(|(name, type_name, _)| ((*name).to_owned(), (*type_name).to_owned()))
-            .collect(),
-        coverage: ColumnCoverage::Whole,
-        is_insert_only: false,
-        partition_key_may_change: false,
-    })
+    Arc::new(Relation::of_columns(TableName::new("public", "t"), columns))
 }
 
 fn relation() -> Arc<Relation> {
@@ -99,15 +86,7 @@ fn message() -> Change<'static> {
 }
 
 fn debezium_form() -> Debezium {
-    Debezium {
-        name: "slot".into(),
-        database: "db".into(),
-        modes: DebeziumModes::default(),
-        tombstones: false,
-        transaction_metadata: false,
-        unwrap: false,
-        schemas: None,
-    }
+    Debezium::new("slot", "db")
 }
 
 fn envelope(form: EnvelopeForm) -> Envelope {

@@ -5,11 +5,10 @@
 use tokio_postgres::Row as PgRow;
 
 use super::sent_columns::{RuleArrays, SENT, SentColumns};
-use crate::base::table_name::TableName;
 use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
-use crate::postgres::rows::table_name;
+use crate::postgres::rows::{optional_table_name, table_name};
 use crate::rules::column_rules::ColumnRule;
 use crate::rules::pattern::TablePattern;
 
@@ -121,13 +120,11 @@ pub(crate) async fn column_rule_problems(
 fn unmatched(rules: &[ColumnRule], row: &PgRow) -> Option<String> {
     let rule_index = usize::try_from(row.get::<_, i64>("rule_index")).ok()?;
     let rule = rules.get(rule_index.checked_sub(1)?)?;
-    let similar: Option<(String, String)> = row
-        .get::<_, Option<String>>("similar_schema")
-        .zip(row.get("similar_name"));
+    let similar = optional_table_name(row, "similar_schema", "similar_name");
     let why = match similar.zip(row.get::<_, Option<String>>("similar_column")) {
-        Some(((schema, name), column)) => format!(
+        Some((table, column)) => format!(
             "matches no column: case matters, and there is {}.{column}",
-            TableName { schema, name }.unquoted()
+            table.unquoted()
         ),
         None if row.get("has_table") => "matches tables, but none of their columns".to_owned(),
         None => "matches no table whose changes are sent".to_owned(),

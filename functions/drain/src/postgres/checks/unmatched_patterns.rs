@@ -8,6 +8,7 @@ use crate::plugin::Plugin;
 use crate::ports::SlotError;
 use crate::postgres::connection::{Connector, Session};
 use crate::postgres::publications::PUBLISHED;
+use crate::postgres::rows::optional_table_name;
 use crate::rules::pattern::TablePattern;
 
 /// The patterns that match none of the tables that are sent.
@@ -139,16 +140,18 @@ pub(crate) async fn unmatched_patterns(
         let Some(pattern) = pattern_index.and_then(|pattern_index| patterns.get(pattern_index)) else {
             continue;
         };
-        sentences.push(match table_of(row, "partitioned_schema", "partitioned_name") {
-            Some(table) => {
-                let or_root = match reads_publications {
-                    true => or_root(connector, session, row, &table).await?,
-                    false => String::new(),
-                };
-                partitioned_sentence(pattern, &table, &or_root)
-            }
-            None => sentence(pattern, reads_publications, row),
-        });
+        sentences.push(
+            match optional_table_name(row, "partitioned_schema", "partitioned_name") {
+                Some(table) => {
+                    let or_root = match reads_publications {
+                        true => or_root(connector, session, row, &table).await?,
+                        false => String::new(),
+                    };
+                    partitioned_sentence(pattern, &table, &or_root)
+                }
+                None => sentence(pattern, reads_publications, row),
+            },
+        );
     }
     Ok(sentences)
 }
@@ -197,18 +200,11 @@ fn sentence(pattern: &TablePattern, reads_publications: bool, row: &PgRow) -> St
             false => format!("TABLES: {pattern} matches only unlogged tables: the log lacks their changes"),
         };
     }
-    match table_of(row, "similar_schema", "similar_name") {
+    match optional_table_name(row, "similar_schema", "similar_name") {
         Some(table) => {
             let table = table.unquoted();
             format!("TABLES: {pattern} matches no table: case matters, and there is {table}")
         }
         None => format!("TABLES: {pattern} matches no table"),
     }
-}
-
-/// The table that these two columns name; `None` if they are null.
-fn table_of(row: &PgRow, schema: &str, name: &str) -> Option<TableName> {
-    let schema: Option<String> = row.get(schema);
-    let (schema, name) = schema.zip(row.get(name))?;
-    Some(TableName { schema, name })
 }

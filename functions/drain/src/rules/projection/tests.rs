@@ -1,5 +1,4 @@
 use super::*;
-use crate::change::ColumnCoverage;
 use crate::rules::column_rules::ColumnRule;
 
 const SALT: &str = "0123456789abcdef";
@@ -30,18 +29,7 @@ fn partition(columns: &str, partition_keys: &str, relation: &Arc<Relation>) -> (
 }
 
 fn relation(columns: &[(&str, &str, bool)]) -> Arc<Relation> {
-    let column = |(name, kind, key): &(&str, &str, bool)| Column::new((*name).into(), (*kind).into(), *key);
-    let keys = columns.iter().filter(|(_, _, key)| *key);
-    Arc::new(Relation {
-        table: TableName::new("public", "users"),
-        columns: columns.iter().map(column).collect(),
-        primary_key: keys
-            .map(|(name, kind, _)| ((*name).into(), (*kind).into()))
-            .collect(),
-        coverage: ColumnCoverage::Whole,
-        is_insert_only: false,
-        partition_key_may_change: false,
-    })
+    Arc::new(Relation::of_columns(TableName::new("public", "users"), columns))
 }
 
 fn users() -> Arc<Relation> {

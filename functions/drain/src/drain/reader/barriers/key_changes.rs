@@ -57,19 +57,9 @@ fn has_same_key(one: &Relation, other: &Relation) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::{Column, ColumnCoverage};
 
     fn table(name: &str, columns: &[(&str, &str, bool)]) -> Arc<Relation> {
-        let column =
-            |(name, kind, key): &(&str, &str, bool)| Column::new((*name).into(), (*kind).into(), *key);
-        Arc::new(Relation {
-            table: TableName::new("public", name),
-            columns: columns.iter().map(column).collect(),
-            primary_key: Vec::new(),
-            coverage: ColumnCoverage::Whole,
-            is_insert_only: false,
-            partition_key_may_change: false,
-        })
+        Arc::new(Relation::of_columns(TableName::new("public", name), columns))
     }
 
     #[test]
