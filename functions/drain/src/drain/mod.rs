@@ -34,6 +34,7 @@ use report::StopReason;
 use tip::TipPolling;
 use window::{WindowOutcome, WindowRunner};
 use window_bounds::{WindowBounds, WindowStep};
+use window_sizing::DecodedLog;
 
 pub use backfill::BackfillRunner;
 pub use settings::{AGGREGATE_BYTES, REQUEST_LIMITS, Settings};
@@ -220,6 +221,12 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
         let rows = window.rows;
         let resume = self.runner.resume_point();
         let (window, decode_timeout) = self.bounds.adjusted(window, resume, time_left);
+        let again_bytes = confirmed_before.bytes_since(positions.restart);
+        // The next invocation has more time. A window that exceeds its time would make later ones smaller.
+        let is_too_late = self.bounds.sizing().is_too_late(again_bytes, decode_timeout);
+        if is_too_late && time_left < self.reading_time / 2 {
+            return Ok(WindowStep::OutOfTime);
+        }
         let running = self.runner.run(window, positions.readable, decode_timeout);
         let outcome = match running.await {
             Err(Error::Slot(error @ SlotError::PublicationSkipped { .. })) => {
@@ -258,8 +265,13 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
                 self.tip.confirm_next_window();
                 // An unconfirmed window is small on purpose, too.
                 if !confirmer.is_unconfirmed() {
-                    let time_left = self.reading_time_left();
-                    self.bounds.adjust(self.runner.last, opened, time_left);
+                    let decoded = DecodedLog {
+                        again_bytes,
+                        new_bytes: window.upto.bytes_since(confirmed_before),
+                        time: self.runner.last.peek,
+                    };
+                    let (has_rows, time_left) = (self.runner.last.has_rows, self.reading_time_left());
+                    self.bounds.adjust(decoded, has_rows, opened, time_left);
                 }
                 if !self.has_chunk() && !self.has_backlog().await? {
                     self.next_chunk().await?;

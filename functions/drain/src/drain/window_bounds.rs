@@ -3,8 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::window::{LastWindow, WindowOutcome};
-use super::window_sizing::{SizingStep, TransactionSearch, WindowSizing};
+use super::window::WindowOutcome;
+use super::window_sizing::{DecodedLog, SizingStep, TransactionSearch, WindowSizing};
 use crate::base::lsn::Lsn;
 use crate::base::window::{AcknowledgedPrefix, Window};
 use crate::continuity::checkpoint::ResumePoint;
@@ -124,15 +124,22 @@ impl<'a> WindowBounds<'a> {
 
     /// Adjusts the size of windows after one that was read and sent.
     ///
-    /// That window began at `opened`. `time_left` is left for reading.
-    pub(super) fn adjust(&mut self, last: LastWindow, opened: Instant, time_left: Duration) {
+    /// `decoded` is the log of that window. It had rows if `has_rows`, and began at `opened`. `time_left` is
+    /// left for reading.
+    pub(super) fn adjust(
+        &mut self,
+        decoded: DecodedLog,
+        has_rows: bool,
+        opened: Instant,
+        time_left: Duration,
+    ) {
         // A limited window is small on purpose, so it does not change the size of later windows.
         if self.row_limit.is_some() {
             return self.raise_row_limit();
         }
-        match last.has_rows {
-            true => self.lock().adjust(last.peek, opened.elapsed(), time_left),
-            false => self.lock().adjust_empty(last.peek, time_left),
+        match has_rows {
+            true => self.lock().adjust(decoded, opened.elapsed(), time_left),
+            false => self.lock().adjust_empty(decoded, time_left),
         }
     }
 
@@ -278,8 +285,13 @@ mod tests {
         // After a window that was read, the rows grow again, and the usual size does not change.
         bounds.record_outcome(WindowOutcome::Partial);
         assert!(bounds.take_lack_of_space().is_none());
+        let decoded = DecodedLog {
+            again_bytes: 0,
+            new_bytes: 1,
+            time: Duration::ZERO,
+        };
         for rows in [2, 4, 8] {
-            bounds.adjust(LastWindow::default(), Instant::now(), Duration::from_secs(60));
+            bounds.adjust(decoded, false, Instant::now(), Duration::from_secs(60));
             assert_eq!(
                 bounds.adjusted(WINDOW, None, Duration::from_secs(60)).0.rows,
                 rows

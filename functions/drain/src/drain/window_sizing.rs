@@ -24,6 +24,21 @@ pub struct WindowSizing {
     ///
     /// If so, it may be as large as the part of the log that is decoded again before it.
     may_stretch: bool,
+    /// Estimated time in which the server decodes 1 MiB of log again.
+    ///
+    /// `None` before the first window.
+    time_per_mib: Option<Duration>,
+}
+
+/// The log that the server decoded for one window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodedLog {
+    /// Bytes before the window, which it has decoded before.
+    pub again_bytes: u64,
+    /// Bytes of the window.
+    pub new_bytes: u64,
+    /// The time for both.
+    pub time: Duration,
 }
 
 /// Search for a transaction that the server cannot decode.
@@ -82,6 +97,8 @@ pub enum SizingStep {
     Impossible,
 }
 
+/// Bytes of a mebibyte.
+const MIB: f64 = 1_048_576.0;
 /// Least and most bytes of log in a window.
 const WAL_BYTES: RangeInclusive<u64> = 1 << 20..=4 << 30;
 /// Smallest and largest row bound of a window.
@@ -97,6 +114,7 @@ impl Default for WindowSizing {
             rows: 100_000,
             is_slow: false,
             may_stretch: true,
+            time_per_mib: None,
         }
     }
 }
@@ -138,14 +156,15 @@ impl WindowSizing {
 
     /// Adjusts the size after a window of this size.
     ///
-    /// The server decoded it in `decoded`. `took` is the time from the peek to the last acknowledgement.
-    /// `left` is the time that is left. Decoding the next window should take a quarter of `left`, at least
-    /// half a second and at most thirty seconds.
+    /// `took` is the time from the peek to the last acknowledgement. `left` is the time that is left. Decoding
+    /// for the next window should take a quarter of `left`, at least half a second and at most thirty seconds.
+    /// If decoding the earlier log again takes most of this time, the window's own log may take an eighth of
+    /// `left`: smaller windows would repeat the earlier log more often, and hardly save time.
     ///
     /// Sending it may take four fifths of `left`. This share is large because each window decodes a part of
     /// the log again: a slow stream must not make windows small. The size changes by at most a factor of
     /// four, because a single measurement may be an outlier.
-    pub fn adjust(&mut self, decoded: Duration, took: Duration, left: Duration) {
+    pub fn adjust(&mut self, decoded: DecodedLog, took: Duration, left: Duration) {
         let sending_time = (left * 4 / 5).max(Duration::from_millis(500));
         let smaller = self.decode_factor(decoded, left).min(ratio(sending_time, took));
         let factor = smaller.clamp(0.25, 4.0);
@@ -159,7 +178,7 @@ impl WindowSizing {
     /// the transaction. If an earlier window was slow, the factor is at most 4, and windows stay slow: the
     /// server may need long for the end of the transaction. The row bound does not grow beyond the default,
     /// because an empty window does not show the cost of rows. A bound that is larger already stays.
-    pub fn adjust_empty(&mut self, decoded: Duration, left: Duration) {
+    pub fn adjust_empty(&mut self, decoded: DecodedLog, left: Duration) {
         let was_slow = self.is_slow;
         let factor = self.decode_factor(decoded, left);
         self.is_slow |= was_slow;
@@ -172,11 +191,39 @@ impl WindowSizing {
     /// The factor that makes the decode time of the next window suitable.
     ///
     /// Also decides whether windows are slow.
-    fn decode_factor(&mut self, decoded: Duration, left: Duration) -> f64 {
-        self.is_slow = decoded > (decoded + left) / 3;
+    fn decode_factor(&mut self, decoded: DecodedLog, left: Duration) -> f64 {
+        self.is_slow = decoded.time > (decoded.time + left) / 3;
         self.may_stretch = !self.is_slow;
         let decode_time = (left / 4).clamp(Duration::from_millis(500), Duration::from_secs(30));
-        ratio(decode_time, decoded)
+        let again = self.time_again(decoded);
+        let time_for_new = decode_time.saturating_sub(again).max(decode_time / 2);
+        ratio(time_for_new, decoded.time.saturating_sub(again))
+    }
+
+    /// The estimated time for the log that was decoded again.
+    ///
+    /// The server writes no row of this log, so it takes less time per byte than new log. The least time per
+    /// byte of the last windows is closest to it. The estimate at most doubles with each window, so that one
+    /// fast window does not count for long.
+    fn time_again(&mut self, decoded: DecodedLog) -> Duration {
+        let bytes = decoded.again_bytes.saturating_add(decoded.new_bytes).max(1);
+        let per_mib = decoded.time.mul_f64(MIB / bytes as f64);
+        let per_mib = self.time_per_mib.map_or(per_mib, |last| per_mib.min(last * 2));
+        self.time_per_mib = Some(per_mib);
+        self.estimated_time_again(decoded.again_bytes)
+    }
+
+    /// Whether the server could probably not decode a window in this time.
+    ///
+    /// It decodes `again_bytes` before the window. Two thirds of the time must be enough for them.
+    pub fn is_too_late(&self, again_bytes: u64, decode_timeout: Duration) -> bool {
+        self.estimated_time_again(again_bytes) > decode_timeout * 2 / 3
+    }
+
+    /// The estimated time to decode so many bytes again; zero before the first window.
+    fn estimated_time_again(&self, bytes: u64) -> Duration {
+        let per_mib = self.time_per_mib.unwrap_or_default();
+        per_mib.mul_f64(bytes as f64 / MIB)
     }
 
     /// Makes the next window smaller.
@@ -217,6 +264,15 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
     const END: Lsn = Lsn(u64::MAX);
 
+    /// A window without log that is decoded again.
+    fn decoded(time: Duration) -> DecodedLog {
+        DecodedLog {
+            again_bytes: 0,
+            new_bytes: 1 << 20,
+            time,
+        }
+    }
+
     /// The size of a window if no log is decoded again.
     fn size(sizing: &WindowSizing) -> (u64, i32) {
         let window = sizing.next_window(Lsn(0), END, Lsn(0));
@@ -246,7 +302,7 @@ mod tests {
     #[test]
     fn windows_grow_while_they_are_fast_and_shrink_when_they_are_slow() {
         let mut sizing = WindowSizing::default();
-        let adjust = |sizing: &mut WindowSizing, decoded, left| sizing.adjust(decoded, decoded, left);
+        let adjust = |sizing: &mut WindowSizing, time, left| sizing.adjust(decoded(time), time, left);
         adjust(&mut sizing, Duration::from_millis(10), MINUTE);
         assert_eq!(size(&sizing), (512 << 20, 400_000));
         assert_eq!(sizing.decode_timeout(MINUTE), MINUTE / 2);
@@ -258,12 +314,12 @@ mod tests {
     #[test]
     fn a_window_without_rows_raises_the_bytes_and_not_the_rows_of_the_next() {
         let mut sizing = WindowSizing::default();
-        sizing.adjust_empty(Duration::from_secs(1), MINUTE);
+        sizing.adjust_empty(decoded(Duration::from_secs(1)), MINUTE);
         assert_eq!(size(&sizing), (15 * (128 << 20), 100_000));
-        sizing.adjust_empty(Duration::from_millis(1), MINUTE);
+        sizing.adjust_empty(decoded(Duration::from_millis(1)), MINUTE);
         assert_eq!(size(&sizing), (4 << 30, 100_000));
         // This window took most of the time, so the next one is not stretched.
-        sizing.adjust_empty(MINUTE, Duration::from_secs(8));
+        sizing.adjust_empty(decoded(MINUTE), Duration::from_secs(8));
         assert_eq!(size(&sizing), (1 << 30, 100_000));
         assert_eq!(sizing.next_window(Lsn(2 << 30), END, Lsn(0)).upto, Lsn(3 << 30));
     }
@@ -271,14 +327,14 @@ mod tests {
     #[test]
     fn an_empty_window_after_a_slow_one_does_not_restore_the_slow_size() {
         let mut sizing = WindowSizing::default();
-        sizing.adjust_empty(Duration::from_secs(1), MINUTE);
+        sizing.adjust_empty(decoded(Duration::from_secs(1)), MINUTE);
         let (slow, rows) = size(&sizing);
         assert_eq!(sizing.shrink(Lsn(0), Lsn(0)), SizingStep::Smaller);
-        sizing.adjust_empty(Duration::from_millis(10), MINUTE);
+        sizing.adjust_empty(decoded(Duration::from_millis(10)), MINUTE);
         assert!(size(&sizing).0 < slow / 3, "{} of {slow} bytes", size(&sizing).0);
         assert_eq!(sizing.decode_timeout(MINUTE), MINUTE * 9 / 10);
-        sizing.adjust_empty(Duration::from_millis(10), MINUTE);
-        sizing.adjust_empty(Duration::from_millis(10), MINUTE);
+        sizing.adjust_empty(decoded(Duration::from_millis(10)), MINUTE);
+        sizing.adjust_empty(decoded(Duration::from_millis(10)), MINUTE);
         assert_eq!(size(&sizing).1, rows);
     }
 
@@ -287,7 +343,7 @@ mod tests {
         let mut sizing = WindowSizing::default();
         // Sending took 20 s, so four fifths of 40 s are enough for 1.6 windows of this size.
         sizing.adjust(
-            Duration::from_secs(1),
+            decoded(Duration::from_secs(1)),
             Duration::from_secs(20),
             Duration::from_secs(40),
         );
@@ -296,7 +352,7 @@ mod tests {
         // The time that is left is enough for a fifth of a window. But one measurement changes the size by at
         // most a factor of four.
         sizing.adjust(
-            Duration::from_secs(1),
+            decoded(Duration::from_secs(1)),
             Duration::from_secs(40),
             Duration::from_secs(10),
         );
@@ -334,5 +390,64 @@ mod tests {
             sizing.next_window(confirmed, END, Lsn(0)).upto,
             confirmed.plus(8 << 20)
         );
+    }
+
+    /// A server that decodes 400 MiB again before each window, in two seconds.
+    ///
+    /// New log takes `new_cost` times as long per byte. Each invocation has seven seconds for reading.
+    /// Returns the LSNs at which the windows end. Their log has no row of the slot's database.
+    fn windows_after_much_repeated_log(new_cost: u32, invocations: usize) -> Vec<u64> {
+        const AGAIN: u64 = 400 << 20;
+        let mut sizing = WindowSizing::default();
+        let (mut confirmed, mut ends) = (Lsn(AGAIN), Vec::new());
+        for _ in 0..invocations {
+            let mut left = Duration::from_secs(7);
+            while left > Duration::from_millis(3500)
+                || !sizing.is_too_late(AGAIN, sizing.decode_timeout(left))
+            {
+                let restart = Lsn(confirmed.0 - AGAIN);
+                let upto = sizing.next_window(confirmed, END, restart).upto;
+                let new_bytes = upto.bytes_since(confirmed);
+                let again_time = Duration::from_secs(2);
+                let time = again_time + (again_time * new_cost).mul_f64(new_bytes as f64 / AGAIN as f64);
+                let limit = sizing.decode_timeout(left);
+                left = left.saturating_sub(time.min(limit));
+                if time > limit {
+                    if sizing.shrink(confirmed, restart) != SizingStep::Smaller {
+                        break;
+                    }
+                    continue;
+                }
+                let decoded = DecodedLog {
+                    again_bytes: AGAIN,
+                    new_bytes,
+                    time,
+                };
+                sizing.adjust_empty(decoded, left);
+                confirmed = upto;
+                ends.push(upto.0);
+            }
+        }
+        ends
+    }
+
+    #[test]
+    fn much_repeated_log_does_not_make_windows_small() {
+        for (new_cost, mib) in [(1, 30), (3, 15), (10, 4)] {
+            let ends = windows_after_much_repeated_log(new_cost, 40);
+            let (first, last) = (ends[0], ends[ends.len() - 1]);
+            let mean = (last - first) / (ends.len() as u64 - 1);
+            assert!(
+                mean > mib << 20,
+                "{new_cost}: {} windows of {mean} bytes",
+                ends.len()
+            );
+            // Few windows exceed their time.
+            assert!(
+                ends.len() > 40,
+                "{new_cost}: {} windows in 40 invocations",
+                ends.len()
+            );
+        }
     }
 }
