@@ -22,7 +22,7 @@ use crate::lambda::function::{Function, Outcome};
 use crate::postgres::Postgres;
 use crate::postgres::cluster::Cluster;
 use crate::postgres::query;
-use crate::postgres::sql_text::{create_failover_slot_sql, create_slot_sql};
+use crate::postgres::sql_text::{create_failover_slot_sql, create_slot_sql, drop_slot_sql};
 
 pub use builder::FixtureBuilder;
 pub use plugin::Plugin;
@@ -161,6 +161,11 @@ impl Fixture {
                 .wait_until_synced(slot, || self.sql(&advance))
                 .await;
         }
+    }
+
+    /// Drops the slot as the superuser.
+    pub async fn drop_slot(&self) {
+        self.sql(&drop_slot_sql(&self.slot)).await;
     }
 
     /// A new connection to the database, as the superuser.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
 use scenarios::postgres::cluster::SlotCopy;
+use scenarios::postgres::sql_text::drop_slot_sql;
 use scenarios::postgres::tcp_proxy::Direction;
 use scenarios::postgres::{ADMIN, REPLUSER};
 use scenarios::wait;
@@ -338,11 +339,8 @@ async fn a_standby_slot_that_nobody_reads_is_named() {
         .sql("select pg_create_physical_replication_slot('gone')")
         .await;
     set_on_primary(&fixture, setting, &format!("'{standbys}, gone'")).await;
-    for change in [
-        "insert into t values (1)",
-        "select pg_drop_replication_slot('gone')",
-    ] {
-        fixture.sql(change).await;
+    for change in ["insert into t values (1)".to_owned(), drop_slot_sql("gone")] {
+        fixture.sql(&change).await;
         let report = fixture.tick().await;
         assert_eq!(
             (&report["stopped"], &report["changes"]),

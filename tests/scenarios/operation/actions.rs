@@ -135,8 +135,7 @@ async fn setup_needs_no_publication_for_text_plugins() {
         assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 
         // After the loss of the slot, a deployment runs setup without a plugin.
-        let sql = format!("select pg_drop_replication_slot('{}')", fixture.slot);
-        fixture.sql(&sql).await;
+        fixture.drop_slot().await;
         let again = fixture.invoke(json!({"action": "setup"})).await.answer();
         assert_eq!(again["plugin"], plugin.name(), "{again}");
     }

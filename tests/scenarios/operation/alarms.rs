@@ -312,11 +312,7 @@ async fn a_dropped_slot_fires_an_alarm_at_once() {
     let mut watched = AlarmFixture::new(Fixture::new(Plugin::Pgoutput).await);
     watched.fixture.sql(TABLES).await;
     watched.tick().await;
-    let slot = watched.fixture.slot.clone();
-    watched
-        .fixture
-        .sql(&format!("select pg_drop_replication_slot('{slot}')"))
-        .await;
+    watched.fixture.drop_slot().await;
     assert_eq!(watched.firing(&[]), Vec::<String>::new());
     let (kind, _) = watched.invoke(json!({})).await.error();
     assert_eq!(kind, "SlotMissing");

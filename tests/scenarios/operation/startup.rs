@@ -83,9 +83,7 @@ async fn a_slot_that_never_existed_is_missing() {
 async fn a_dropped_slot_is_missing_and_the_error_names_its_last_position() {
     let fixture = fixture_with_backlog().await;
     let known = checkpoint_lsn(&fixture).await;
-    fixture
-        .sql(&format!("select pg_drop_replication_slot('{}')", fixture.slot))
-        .await;
+    fixture.drop_slot().await;
     assert_tick_fails(&fixture, "SlotMissing", &[&fixture.slot, &known, "accept_gap"]).await;
     assert_eq!(checkpoint_lsn(&fixture).await, known);
 }
@@ -150,9 +148,7 @@ async fn a_physical_slot_is_refused() {
         .await;
     let outcome = fixture.invoke(json!({})).await;
     // A physical slot has no database, so its drop is not part of the cleanup.
-    fixture
-        .sql(&format!("select pg_drop_replication_slot('{}')", fixture.slot))
-        .await;
+    fixture.drop_slot().await;
     let Outcome::Error { kind, message } = outcome else {
         panic!("{outcome:?}")
     };

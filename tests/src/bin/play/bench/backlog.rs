@@ -12,7 +12,7 @@ use scenarios::fixture::Plugin;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::{execute, row, value};
-use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::postgres::sql_text::{create_slot_sql, drop_slot_sql};
 use scenarios::{process_usage, wait};
 use serde_json::{Value, json};
 
@@ -153,7 +153,7 @@ async fn run_workload(
         }
     }
     for plugin in Plugin::ALL {
-        drop_slot(&admin, &original(workload, plugin)).await;
+        execute(&admin, &drop_slot_sql(&original(workload, plugin))).await;
     }
     let BacklogWorkload { name, changes, .. } = workload;
     print(
@@ -180,10 +180,6 @@ pub(super) fn is_debezium_installed() -> bool {
 /// The slot that no program reads, but for its copies.
 fn original(workload: &BacklogWorkload, plugin: Plugin) -> String {
     format!("{}_{}", workload.name, plugin.name())
-}
-
-async fn drop_slot(admin: &tokio_postgres::Client, slot: &str) {
-    execute(admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
 }
 
 /// Lets one program read a copy of the workload's slot.
@@ -216,7 +212,7 @@ async fn measure(
     };
     usage.server_cpu = postgres.cpu_time().saturating_sub(cpu_before);
     wait_until_free(admin, &slot).await;
-    drop_slot(admin, &slot).await;
+    execute(admin, &drop_slot_sql(&slot)).await;
     usage
 }
 
