@@ -327,12 +327,20 @@ impl Fixture {
     }
 
     /// `confirmed_flush_lsn` of the slot, in the notation of PostgreSQL.
+    ///
+    /// # Panics
+    /// There is no slot.
     pub async fn confirmed_flush(&self) -> String {
+        self.find_confirmed_flush()
+            .await
+            .unwrap_or_else(|| panic!("there is no slot {}", self.slot))
+    }
+
+    /// As [`Fixture::confirmed_flush`]; `None` when there is no slot.
+    pub async fn find_confirmed_flush(&self) -> Option<String> {
         let slot = &self.slot;
         let sql = format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = '{slot}'");
-        self.value(&sql)
-            .await
-            .unwrap_or_else(|| panic!("there is no slot {slot}"))
+        self.value(&sql).await
     }
 
     /// Bytes of WAL that the slot has not confirmed.

@@ -9,6 +9,7 @@ pub mod lsn;
 pub mod pgbench;
 pub mod programs;
 pub mod query;
+pub mod slots;
 pub mod sql_text;
 pub mod tcp_proxy;
 

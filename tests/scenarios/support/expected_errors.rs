@@ -16,7 +16,7 @@ pub(crate) async fn assert_tick_fails(fixture: &Fixture, kind: &str, parts: &[&s
 ///
 /// The message of the error must contain all of `parts`. The slot must not move.
 pub(crate) async fn assert_invocation_fails(fixture: &Fixture, event: Value, kind: &str, parts: &[&str]) {
-    let before = position(fixture).await;
+    let before = fixture.find_confirmed_flush().await;
     let (found, message) = fixture.invoke(event).await.error();
     assert_eq!(found, kind, "{message}");
     for part in parts {
@@ -31,7 +31,8 @@ pub(crate) async fn assert_invocation_fails(fixture: &Fixture, event: Value, kin
         "the password is in the message: {message}"
     );
     assert_not_logged(fixture, REPLUSER.1).await;
-    assert_eq!(position(fixture).await, before, "{kind} moved the slot");
+    let after = fixture.find_confirmed_flush().await;
+    assert_eq!(after, before, "{kind} moved the slot");
 }
 
 /// Asserts that no log line of the function has `secret`.
@@ -45,13 +46,4 @@ pub(crate) async fn assert_not_logged(fixture: &Fixture, secret: &str) {
         .into_iter()
         .find(|line| line.contains(secret));
     assert_eq!(line, None, "a secret is in the log");
-}
-
-async fn position(fixture: &Fixture) -> Option<String> {
-    let slot = &fixture.slot;
-    fixture
-        .value(&format!(
-            "select confirmed_flush_lsn from pg_replication_slots where slot_name = '{slot}'"
-        ))
-        .await
 }

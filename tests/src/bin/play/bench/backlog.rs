@@ -11,7 +11,8 @@ use scenarios::conformance::{EventForm, ValueModes};
 use scenarios::fixture::Plugin;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
-use scenarios::postgres::query::{execute, row, value};
+use scenarios::postgres::query::{execute, value};
+use scenarios::postgres::slots::wait_until_free;
 use scenarios::postgres::sql_text::{create_slot_sql, drop_slot_sql};
 use scenarios::{process_usage, wait};
 use serde_json::{Value, json};
@@ -214,16 +215,6 @@ async fn measure(
     wait_until_free(admin, &slot).await;
     execute(admin, &drop_slot_sql(&slot)).await;
     usage
-}
-
-/// Waits until no session reads a slot: that of a killed program ends a moment later.
-pub(super) async fn wait_until_free(admin: &tokio_postgres::Client, slot: &str) {
-    wait::until("the slot is free", Duration::from_secs(60), || async {
-        let sql = "select active from pg_replication_slots where slot_name = $1";
-        let row = row(admin, sql, &[&slot]).await;
-        !row.get::<_, bool>("active")
-    })
-    .await;
 }
 
 /// Runs Debezium Server until it has sent every change. Its start does not count.

@@ -21,6 +21,7 @@ use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
+use scenarios::postgres::slots::wait_until_free;
 use scenarios::postgres::sql_text::{create_slot_sql, drop_slot_sql};
 use scenarios::variables::number;
 use serde_json::{Value, json};
@@ -300,7 +301,7 @@ async fn debezium_drain(
     let kinesis = FakeKinesis::open(&slot, conditions.stream()).await;
     let usage = debezium(postgres, &slot, conditions.changes, &kinesis).await;
     let admin = postgres.admin(DATABASE).await;
-    super::backlog::wait_until_free(&admin, &slot).await;
+    wait_until_free(&admin, &slot).await;
     execute(&admin, &drop_slot_sql(&slot)).await;
     LimitedDrain {
         sent: usage.records,
