@@ -28,7 +28,7 @@ use scenarios::lambda::function::Function;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
 use scenarios::postgres::{ADMIN, Postgres, PostgresSettings, REPLUSER};
-use scenarios::variables::number;
+use scenarios::variables::{number, owned};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -145,12 +145,7 @@ fn environment(
         ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
     ];
-    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    postgres
-        .environment(DATABASE)
-        .into_iter()
-        .chain(variables)
-        .collect()
+    owned(variables).chain(postgres.environment(DATABASE)).collect()
 }
 
 /// A stream of 16 shards without limits, which counts its records.

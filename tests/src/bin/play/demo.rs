@@ -24,6 +24,7 @@ use scenarios::fixture::Plugin;
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::pgbench::{self, Pgbench};
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER, query};
+use scenarios::variables::owned;
 use serde_json::{Value, json};
 
 use backfill_progress::BackfillProgress;
@@ -185,9 +186,7 @@ fn environment(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) ->
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
     ];
     let passed = ["AGGREGATION", "ENVELOPE"].map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
-    variables
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    owned(variables)
         .chain(postgres.environment(DATABASE))
         .chain(passed.into_iter().flatten())
         .collect()

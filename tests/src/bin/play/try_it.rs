@@ -23,6 +23,7 @@ use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use scenarios::aws::fake_ssm::FakeSsm;
 use scenarios::fixture::Plugin;
 use scenarios::lambda::function::{Function, Outcome};
+use scenarios::variables::owned;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -213,9 +214,7 @@ fn environment(
         "SCHEMAS_ENABLE",
     ];
     let passed = passed.map(|name| Some((name.to_owned(), variable(name)?)));
-    variables
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    owned(variables)
         .chain(server.environment())
         .chain(passed.into_iter().flatten())
         .collect()

@@ -9,6 +9,7 @@ use scenarios::fixture::{PostgresHost, ServerHandle};
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::cluster::Cluster;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER, query};
+use scenarios::variables::owned;
 use scenarios::wait;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -309,9 +310,5 @@ fn environment(
         ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
     ];
-    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    variables
-        .into_iter()
-        .chain(postgres.environment(kind.name))
-        .collect()
+    owned(variables).chain(postgres.environment(kind.name)).collect()
 }
