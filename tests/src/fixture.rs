@@ -91,6 +91,11 @@ pub enum PostgresHost {
 }
 
 impl PostgresHost {
+    /// A single server that stops with its fixture.
+    pub fn owned(server: Postgres) -> Self {
+        Self::Single(ServerHandle::Owned(Box::new(server)))
+    }
+
     /// Variables with which a function connects to this database.
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
         match self {

@@ -50,6 +50,16 @@ pub struct PostgresSettings {
     pub conf: String,
 }
 
+impl PostgresSettings {
+    /// Default settings with further lines of postgresql.conf.
+    pub fn with_conf(conf: &str) -> Self {
+        Self {
+            conf: conf.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
 /// A server, running or crashed.
 #[derive(Debug)]
 pub struct Postgres {

@@ -4,7 +4,7 @@
 
 use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, PostgresSettings};
+use scenarios::postgres::PostgresSettings;
 use serde_json::{Value, json};
 
 use crate::support::backlog::{self, drain_and_refill, fixture_with_backlog};
@@ -102,7 +102,7 @@ async fn assert_slot_lost(version: Option<u32>) {
         ..PostgresSettings::default()
     };
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(Postgres::start(settings).await)
+        .on_new_server(settings)
         .build()
         .await;
     fixture.sql("create table t (id int primary key)").await;
@@ -320,7 +320,7 @@ async fn an_idle_slot_that_is_lost_is_not_a_matter_of_size(version: u32) {
         ..PostgresSettings::default()
     };
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(Postgres::start(settings).await)
+        .on_new_server(settings)
         .build()
         .await;
     fixture.sql("create table t (id int)").await;

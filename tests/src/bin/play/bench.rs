@@ -52,11 +52,7 @@ async fn run() {
     let parts = std::env::var("PARTS").unwrap_or_default();
     let is_chosen = |part: &str| parts.is_empty() || parts.split(',').any(|it| it == part);
     println!("{rounds} rounds, each program in turn; the sink is on the same cores");
-    let postgres = Postgres::start(PostgresSettings {
-        conf: "max_wal_size = '16GB'\n".to_owned(),
-        ..PostgresSettings::default()
-    })
-    .await;
+    let postgres = Postgres::start(PostgresSettings::with_conf("max_wal_size = '16GB'\n")).await;
     create_tables(&postgres, rows).await;
     let ssm = Ssm::shared().await;
     // The first store takes the emulator more than a second.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use scenarios::aws::kinesis::Kinesis;
 use scenarios::aws::ssm::Ssm;
-use scenarios::fixture::{PostgresHost, ServerHandle};
+use scenarios::fixture::PostgresHost;
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::cluster::Cluster;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER, query};
@@ -141,7 +141,7 @@ impl SourceDatabase {
         };
         let postgres = match kind.has_standby {
             true => PostgresHost::Cluster(Box::new(Cluster::start(settings).await)),
-            false => PostgresHost::Single(ServerHandle::Owned(Box::new(Postgres::start(settings).await))),
+            false => PostgresHost::owned(Postgres::start(settings).await),
         };
         postgres.create_database(kind.name).await;
         let (schema, role) = (kind.name, REPLUSER.0);
