@@ -22,7 +22,7 @@ use crate::lambda::function::{Function, Outcome};
 use crate::postgres::Postgres;
 use crate::postgres::cluster::Cluster;
 use crate::postgres::query;
-use crate::postgres::sql_text::{create_failover_slot_sql, create_slot_sql, drop_slot_sql};
+use crate::postgres::sql_text::{copy_slot_sql, create_failover_slot_sql, create_slot_sql, drop_slot_sql};
 
 pub use builder::FixtureBuilder;
 pub use plugin::Plugin;
@@ -166,6 +166,11 @@ impl Fixture {
                 .wait_until_synced(slot, || self.sql(&advance))
                 .await;
         }
+    }
+
+    /// Copies the slot with its position to a new slot.
+    pub async fn copy_slot(&self, copy: &str) {
+        self.sql(&copy_slot_sql(&self.slot, copy)).await;
     }
 
     /// Drops the slot as the superuser.

@@ -13,7 +13,7 @@ use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::{execute, value};
 use scenarios::postgres::slots::wait_until_free;
-use scenarios::postgres::sql_text::{create_slot_sql, drop_slot_sql};
+use scenarios::postgres::sql_text::{copy_slot_sql, create_slot_sql, drop_slot_sql};
 use scenarios::{process_usage, wait};
 use serde_json::{Value, json};
 
@@ -192,8 +192,7 @@ async fn measure(
     reader: BacklogReader,
 ) -> Usage {
     let (original, slot) = (original(workload, reader.plugin()), scenarios::unique("bench"));
-    let sql = format!("select pg_copy_logical_replication_slot('{original}', '{slot}')");
-    execute(admin, &sql).await;
+    execute(admin, &copy_slot_sql(&original, &slot)).await;
     let cpu_before = postgres.cpu_time();
     let mut usage = match reader {
         BacklogReader::Count => count(admin, &slot).await,
