@@ -329,10 +329,15 @@ impl Postgres {
     /// # Errors
     /// The server is down or starting, or the database does not exist.
     pub async fn try_admin(&self, database: &str) -> Result<Client, tokio_postgres::Error> {
+        Self::try_admin_at(self.port, database).await
+    }
+
+    /// The same connection through another port.
+    pub(crate) async fn try_admin_at(port: u16, database: &str) -> Result<Client, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
         config
             .host("127.0.0.1")
-            .port(self.port)
+            .port(port)
             .user(ADMIN.0)
             .password(ADMIN.1)
             .dbname(database);
