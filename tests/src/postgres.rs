@@ -401,7 +401,7 @@ fn append(file: &Path, text: &str) {
 
 /// Creates certificates. The server accepts a private key only when nobody but its user can read it.
 fn certify(folder: &Path, owner: &std::fs::Metadata) -> Certificates {
-    let files = Certificates::make(folder);
+    let files = Certificates::create_in(folder);
     let handed = chown(&files.key, Some(owner.uid()), Some(owner.gid()))
         .and_then(|()| chown(&files.certificate, Some(owner.uid()), Some(owner.gid())))
         .and_then(|()| std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o600)));

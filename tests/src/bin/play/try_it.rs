@@ -113,14 +113,14 @@ async fn run(settings: &Settings) -> Result<(), String> {
         server = Server::inspect(&mut psql) => server?,
     };
     server.check(settings.plugin)?;
-    screen.say(&server.describe(settings.plugin));
+    screen.print_line(&server.describe(settings.plugin));
     for left in server.left_slots() {
-        screen.say(&format!(
+        screen.print_line(&format!(
             "slot {left} is left from an earlier run: {}",
             cleanup::statement(left)
         ));
     }
-    screen.say(&format!(
+    screen.print_line(&format!(
         "slot {slot} is created for this run, and dropped at its end. If it is left, run: {}",
         cleanup::statement(&slot)
     ));
@@ -339,7 +339,7 @@ async fn print(
     loop {
         tokio::time::sleep(READ_INTERVAL).await;
         while let Ok(notice) = notices.try_recv() {
-            screen.say(&notice);
+            screen.print_line(&notice);
         }
         if print_arrived(screen, stream).is_err() {
             return;
