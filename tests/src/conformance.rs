@@ -156,15 +156,6 @@ pub async fn play(plugin: Plugin) -> Fixture {
     fixture
 }
 
-async fn copy_slot(fixture: &Fixture, copy: &str) {
-    fixture
-        .sql(&format!(
-            "select pg_copy_logical_replication_slot('{}', '{copy}')",
-            fixture.slot
-        ))
-        .await;
-}
-
 /// Spillway's events in these modes and this form, in position order.
 ///
 /// `index` is that of the combination of modes.
@@ -187,7 +178,7 @@ pub async fn drain_into_stream(fixture: &mut Fixture, index: usize, form: EventF
         hstore,
     } = ValueModes::ALL[index];
     let slot = format!("{}_m{index}{}", fixture.slot, form.suffix());
-    copy_slot(fixture, &slot).await;
+    fixture.copy_slot(&slot).await;
     fixture.kinesis.create_stream(&slot, 1).await;
     for (name, value) in [
         ("SLOT_NAME", slot.as_str()),

@@ -22,7 +22,7 @@ use crate::lambda::function::{Function, Outcome};
 use crate::postgres::Postgres;
 use crate::postgres::cluster::Cluster;
 use crate::postgres::query;
-use crate::postgres::sql_text::{create_failover_slot_sql, create_slot_sql};
+use crate::postgres::sql_text::{copy_slot_sql, create_failover_slot_sql, create_slot_sql, drop_slot_sql};
 
 pub use builder::FixtureBuilder;
 pub use plugin::Plugin;
@@ -91,6 +91,11 @@ pub enum PostgresHost {
 }
 
 impl PostgresHost {
+    /// A single server that stops with its fixture.
+    pub fn owned(server: Postgres) -> Self {
+        Self::Single(ServerHandle::Owned(Box::new(server)))
+    }
+
     /// Variables with which a function connects to this database.
     pub fn environment(&self, database: &str) -> [(String, String); 6] {
         match self {
@@ -161,6 +166,16 @@ impl Fixture {
                 .wait_until_synced(slot, || self.sql(&advance))
                 .await;
         }
+    }
+
+    /// Copies the slot with its position to a new slot.
+    pub async fn copy_slot(&self, copy: &str) {
+        self.sql(&copy_slot_sql(&self.slot, copy)).await;
+    }
+
+    /// Drops the slot as the superuser.
+    pub async fn drop_slot(&self) {
+        self.sql(&drop_slot_sql(&self.slot)).await;
     }
 
     /// A new connection to the database, as the superuser.
@@ -322,12 +337,20 @@ impl Fixture {
     }
 
     /// `confirmed_flush_lsn` of the slot, in the notation of PostgreSQL.
+    ///
+    /// # Panics
+    /// There is no slot.
     pub async fn confirmed_flush(&self) -> String {
+        self.find_confirmed_flush()
+            .await
+            .unwrap_or_else(|| panic!("there is no slot {}", self.slot))
+    }
+
+    /// As [`Fixture::confirmed_flush`]; `None` when there is no slot.
+    pub async fn find_confirmed_flush(&self) -> Option<String> {
         let slot = &self.slot;
         let sql = format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = '{slot}'");
-        self.value(&sql)
-            .await
-            .unwrap_or_else(|| panic!("there is no slot {slot}"))
+        self.value(&sql).await
     }
 
     /// Bytes of WAL that the slot has not confirmed.

@@ -9,6 +9,7 @@ pub mod lsn;
 pub mod pgbench;
 pub mod programs;
 pub mod query;
+pub mod slots;
 pub mod sql_text;
 pub mod tcp_proxy;
 
@@ -47,6 +48,16 @@ pub struct PostgresSettings {
     pub language: Option<&'static str>,
     /// Further lines of postgresql.conf.
     pub conf: String,
+}
+
+impl PostgresSettings {
+    /// Default settings with further lines of postgresql.conf.
+    pub fn with_conf(conf: &str) -> Self {
+        Self {
+            conf: conf.to_owned(),
+            ..Self::default()
+        }
+    }
 }
 
 /// A server, running or crashed.
@@ -318,10 +329,15 @@ impl Postgres {
     /// # Errors
     /// The server is down or starting, or the database does not exist.
     pub async fn try_admin(&self, database: &str) -> Result<Client, tokio_postgres::Error> {
+        Self::try_admin_at(self.port, database).await
+    }
+
+    /// The same connection through another port.
+    pub(crate) async fn try_admin_at(port: u16, database: &str) -> Result<Client, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
         config
             .host("127.0.0.1")
-            .port(self.port)
+            .port(port)
             .user(ADMIN.0)
             .password(ADMIN.1)
             .dbname(database);
@@ -385,7 +401,7 @@ fn append(file: &Path, text: &str) {
 
 /// Creates certificates. The server accepts a private key only when nobody but its user can read it.
 fn certify(folder: &Path, owner: &std::fs::Metadata) -> Certificates {
-    let files = Certificates::make(folder);
+    let files = Certificates::create_in(folder);
     let handed = chown(&files.key, Some(owner.uid()), Some(owner.gid()))
         .and_then(|()| chown(&files.certificate, Some(owner.uid()), Some(owner.gid())))
         .and_then(|()| std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o600)));

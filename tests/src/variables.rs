@@ -1,5 +1,13 @@
 //! Environment variables of scenarios and of `play`.
 
+/// Owned names and values of variables, for the environment of a program.
+pub fn owned<'v>(
+    variables: impl IntoIterator<Item = (&'v str, &'v str)>,
+) -> impl Iterator<Item = (String, String)> {
+    let variables = variables.into_iter();
+    variables.map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
 /// Number in an environment variable; `default` without the variable.
 ///
 /// # Panics

@@ -9,7 +9,7 @@ use std::time::Duration;
 use scenarios::aws::fault_proxy::{Fault, FaultSide};
 use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::postgres::{PostgresSettings, REPLUSER};
 use scenarios::random_play::workloads::backfill as random_backfill;
 use scenarios::random_play::{Counter, Engine};
 use scenarios::wait;
@@ -336,9 +336,8 @@ async fn writers_do_not_wait_and_the_slot_does_not_lag() {
     const MAX_LAG: u64 = 8 << 20;
     // A writer without pauses outruns a drain that waits 100 ms for each answer.
     const WRITE_PAUSE: Duration = Duration::from_millis(5);
-    let postgres = Postgres::start(PostgresSettings::default()).await;
     let fixture = fixture_with_tables(
-        Fixture::builder(Plugin::Pgoutput).on_server(postgres),
+        Fixture::builder(Plugin::Pgoutput).on_new_server(PostgresSettings::default()),
         &create_table_sql(ROWS),
     )
     .await;

@@ -206,12 +206,7 @@ async fn aws_kinesis_agg_finds_the_events_in_aggregates() {
             .build()
             .await;
         let (slot, stream) = (format!("{}_kpl", fixture.slot), format!("{}_kpl", fixture.stream));
-        fixture
-            .sql(&format!(
-                "select pg_copy_logical_replication_slot('{}', '{slot}')",
-                fixture.slot
-            ))
-            .await;
+        fixture.copy_slot(&slot).await;
         fixture.sql(TABLE).await;
         for sql in CHANGES {
             fixture.sql(sql).await;

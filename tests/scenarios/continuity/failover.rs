@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
+use scenarios::postgres::REPLUSER;
 use scenarios::postgres::cluster::SlotCopy;
+use scenarios::postgres::sql_text::drop_slot_sql;
 use scenarios::postgres::tcp_proxy::Direction;
-use scenarios::postgres::{ADMIN, REPLUSER};
 use scenarios::wait;
 use serde_json::{Value, json};
-use tokio_postgres::{Client, NoTls};
 
 use crate::support::cluster::{restart_slot_mid_transaction, start_cluster};
 use crate::support::expected_errors::assert_tick_fails;
@@ -51,20 +51,6 @@ async fn fixture(plugin: Plugin, version: u32) -> Fixture {
     fixture
 }
 
-/// Connection through the endpoint, as of an application.
-async fn connect(fixture: &Fixture) -> Result<Client, tokio_postgres::Error> {
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host("127.0.0.1")
-        .port(fixture.cluster().endpoint().port())
-        .user(ADMIN.0)
-        .password(ADMIN.1)
-        .dbname(&fixture.database);
-    let (client, connection) = config.connect(NoTls).await?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
 /// Shared state of the writers and the drainer.
 #[derive(Debug, Default)]
 struct WriteProgress {
@@ -99,7 +85,7 @@ async fn write(fixture: &Fixture, writer: u32, load: &WriteProgress) {
     );
     while load.is_running() {
         let client = wait::until_some("a writer connects", LIMIT, || async {
-            connect(fixture).await.ok()
+            fixture.cluster().try_admin(&fixture.database).await.ok()
         })
         .await;
         while load.is_running() && client.batch_execute(&sql).await.is_ok() {
@@ -212,7 +198,7 @@ async fn a_promoted_slot_without_snapshots_lacks_the_marker() {
         let _open = restart_slot_mid_transaction(&fixture, tick).await;
         fixture
             .cluster()
-            .carry_slot(&fixture.slot, SlotCopy::WithoutSnapshots)
+            .copy_slot_to_standby(&fixture.slot, SlotCopy::WithoutSnapshots)
             .await;
         fixture.sql("insert into t values (1, 1)").await;
         drain(&fixture).await;
@@ -263,7 +249,7 @@ async fn changes_without_a_standby_are_not_sent() {
         } else {
             fixture
                 .cluster()
-                .carry_slot(&fixture.slot, SlotCopy::Complete)
+                .copy_slot_to_standby(&fixture.slot, SlotCopy::Complete)
                 .await;
         }
         fixture.cluster().replication_proxy().stall(Direction::ToClient);
@@ -338,11 +324,8 @@ async fn a_standby_slot_that_nobody_reads_is_named() {
         .sql("select pg_create_physical_replication_slot('gone')")
         .await;
     set_on_primary(&fixture, setting, &format!("'{standbys}, gone'")).await;
-    for change in [
-        "insert into t values (1)",
-        "select pg_drop_replication_slot('gone')",
-    ] {
-        fixture.sql(change).await;
+    for change in ["insert into t values (1)".to_owned(), drop_slot_sql("gone")] {
+        fixture.sql(&change).await;
         let report = fixture.tick().await;
         assert_eq!(
             (&report["stopped"], &report["changes"]),

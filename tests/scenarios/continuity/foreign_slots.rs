@@ -47,9 +47,7 @@ async fn two_phase(builder: FixtureBuilder) {
     assert!(fixture.problems().await.to_string().contains("two_phase"));
     assert_eq!(fixture.checkpoint().await, None);
     // The advice: another slot of the same name.
-    fixture
-        .sql(&format!("select pg_drop_replication_slot('{slot}')"))
-        .await;
+    fixture.drop_slot().await;
     let setup = json!({"action": "setup", "plugin": fixture.plugin.name()});
     fixture.invoke(setup).await.answer();
     fixture.sql("insert into t values (2)").await;
@@ -85,9 +83,7 @@ async fn teardown_keeps_a_physical_slot() {
     fixture.sql(&sql).await;
     let outcome = fixture.invoke(json!({"action": "teardown"})).await;
     // A physical slot has no database, so its drop is not part of the cleanup. It fails if the slot is gone.
-    fixture
-        .sql(&format!("select pg_drop_replication_slot('{slot}')"))
-        .await;
+    fixture.drop_slot().await;
     let (kind, message) = outcome.error();
     assert_eq!(kind, "SlotUnusable", "{message}");
 }

@@ -39,9 +39,7 @@ async fn a_slot_advanced_by_another_reader_has_a_gap() {
 async fn a_recreated_slot_has_a_gap() {
     let fixture = fixture_with_backlog().await;
     let checkpoint = checkpoint_lsn(&fixture).await;
-    fixture
-        .sql(&format!("select pg_drop_replication_slot('{}')", fixture.slot))
-        .await;
+    fixture.drop_slot().await;
     fixture.create_slot().await;
     let confirmed = fixture.confirmed_flush().await;
     assert_tick_fails(&fixture, "Gap", &[&fixture.slot, &checkpoint, &confirmed]).await;

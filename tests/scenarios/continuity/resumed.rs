@@ -73,11 +73,7 @@ async fn fixture(plugin: Plugin) -> Fixture {
         .sql("create table big (id int primary key, what text); create table keyless (what text)")
         .await;
     fixture.drain().await;
-    let copy = format!(
-        "select pg_copy_logical_replication_slot('{0}', '{0}_whole')",
-        fixture.slot
-    );
-    fixture.sql(&copy).await;
+    fixture.copy_slot(&format!("{}_whole", fixture.slot)).await;
     fixture
 }
 

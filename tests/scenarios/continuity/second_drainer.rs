@@ -9,6 +9,7 @@ use scenarios::aws::fault_proxy::{FaultProxy, FaultSide};
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::ADMIN;
+use scenarios::postgres::slots::{wait_until_free, wait_until_used};
 use scenarios::wait;
 use serde_json::{Value, json};
 
@@ -178,25 +179,15 @@ fn start_reader(fixture: &Fixture) -> tokio::process::Child {
         .unwrap_or_else(|error| panic!("pg_recvlogical: {error}"))
 }
 
-/// Waits until the fixture's slot is in use (`t`) or not (`f`).
-async fn wait_until_active(fixture: &Fixture, wanted: &str) {
-    let slot = &fixture.slot;
-    let active = format!("select active from pg_replication_slots where slot_name = '{slot}'");
-    wait::until("pg_recvlogical connects or disconnects", DEADLINE, || async {
-        fixture.value(&active).await.as_deref() == Some(wanted)
-    })
-    .await;
-}
-
 async fn a_slot_of_another_reader_is_busy() {
     let fixture = fixture().await;
     let mut reader = start_reader(&fixture);
-    wait_until_active(&fixture, "t").await;
+    wait_until_used(&fixture.connect().await, &fixture.slot).await;
     let drainer = SecondDrainer::of(&fixture).await;
     drainer.assert_busy(&fixture).await;
     let killed = reader.kill().await;
     killed.unwrap_or_else(|error| panic!("pg_recvlogical: {error}"));
-    wait_until_active(&fixture, "f").await;
+    wait_until_free(&fixture.connect().await, &fixture.slot).await;
     finish(&fixture).await;
 }
 
@@ -204,7 +195,7 @@ async fn a_gap_is_not_accepted_beside_another_reader() {
     let fixture = backlog::fixture_with_backlog().await;
     let confirmed = advance_slot(&fixture).await;
     let mut reader = start_reader(&fixture);
-    wait_until_active(&fixture, "t").await;
+    wait_until_used(&fixture.connect().await, &fixture.slot).await;
     let answer = fixture
         .function
         .invoke(&accept_gap(&confirmed), DEADLINE)
@@ -215,7 +206,7 @@ async fn a_gap_is_not_accepted_beside_another_reader() {
     assert_eq!(gap_events(&fixture.consume().await).len(), 0);
     let killed = reader.kill().await;
     killed.unwrap_or_else(|error| panic!("pg_recvlogical: {error}"));
-    wait_until_active(&fixture, "f").await;
+    wait_until_free(&fixture.connect().await, &fixture.slot).await;
     fixture.invoke(accept_gap(&confirmed)).await.answer();
     assert_eq!(gap_events(&fixture.consume().await).len(), 1);
 }

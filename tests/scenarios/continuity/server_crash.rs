@@ -8,7 +8,7 @@ use std::time::Duration;
 use scenarios::aws::fault_proxy::{Fault, FaultSide, HeldRequest};
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, PostgresSettings};
+use scenarios::postgres::PostgresSettings;
 use serde_json::json;
 
 use crate::support::backlog;
@@ -35,7 +35,7 @@ async fn fixture_on_version(version: Option<u32>) -> Fixture {
         ..PostgresSettings::default()
     };
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(Postgres::start(settings).await)
+        .on_new_server(settings)
         .build()
         .await;
     backlog::create(&fixture).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, PostgresSettings};
+use scenarios::postgres::PostgresSettings;
 use scenarios::wait;
 use serde_json::json;
 
@@ -32,7 +32,7 @@ const FAR: u32 = 150;
 /// the lost log.
 async fn set_back(others: u32) -> (Fixture, String) {
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(Postgres::start(PostgresSettings::default()).await)
+        .on_new_server(PostgresSettings::default())
         .without_slot()
         .build()
         .await;
@@ -119,7 +119,7 @@ async fn a_restored_server_without_a_transaction_that_was_sent_in_part_lacks_the
         let fixture = Fixture::builder(Plugin::Pgoutput)
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
             .env("AGGREGATION", "kpl")
-            .on_server(Postgres::start(PostgresSettings::default()).await)
+            .on_new_server(PostgresSettings::default())
             .build()
             .await;
         let slow = Fault::Delay(Duration::from_millis(300));

@@ -3,7 +3,7 @@
 //! The tick fails with a transient error. After the promotion of the server, the next tick drains.
 
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
-use scenarios::postgres::{Postgres, PostgresSettings};
+use scenarios::postgres::PostgresSettings;
 use scenarios::wait;
 
 use crate::support::backlog;
@@ -14,7 +14,7 @@ crate::scenarios![a_standby_is_not_drained_until_it_is_promoted];
 
 async fn a_standby_is_not_drained_until_it_is_promoted() {
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(Postgres::start(PostgresSettings::default()).await)
+        .on_new_server(PostgresSettings::default())
         .build()
         .await;
     backlog::create(&fixture).await;

@@ -9,7 +9,7 @@ use scenarios::consumer::Delivery;
 use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
 use scenarios::postgres::sql_text::create_slot_sql;
-use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::postgres::{PostgresSettings, REPLUSER};
 use scenarios::wait;
 use serde_json::json;
 
@@ -135,8 +135,7 @@ async fn setup_needs_no_publication_for_text_plugins() {
         assert_eq!(fixture.compare(&["public.t"]).await.changes().len(), 1);
 
         // After the loss of the slot, a deployment runs setup without a plugin.
-        let sql = format!("select pg_drop_replication_slot('{}')", fixture.slot);
-        fixture.sql(&sql).await;
+        fixture.drop_slot().await;
         let again = fixture.invoke(json!({"action": "setup"})).await.answer();
         assert_eq!(again["plugin"], plugin.name(), "{again}");
     }
@@ -231,8 +230,7 @@ async fn status_reports_problems_without_an_error() {
 }
 
 async fn status_and_setup_name_rights_and_secrets_that_are_missing() {
-    let postgres = Postgres::start(PostgresSettings::default()).await;
-    let builder = Fixture::builder(Plugin::Pgoutput).on_server(postgres);
+    let builder = Fixture::builder(Plugin::Pgoutput).on_new_server(PostgresSettings::default());
     let mut fixture = builder.build().await;
     fixture.tick().await;
     let function = &mut fixture.function;
@@ -410,12 +408,8 @@ async fn a_large_backlog_takes_several_invocations() {
 ///
 /// `conf` is a line of its configuration. On the shared server, other sessions write all the time.
 async fn fixture_on_own_server(conf: &str) -> Fixture {
-    let settings = PostgresSettings {
-        conf: conf.to_owned(),
-        ..PostgresSettings::default()
-    };
-    let postgres = Postgres::start(settings).await;
-    let builder = Fixture::builder(Plugin::TestDecoding).on_server(postgres);
+    let settings = PostgresSettings::with_conf(conf);
+    let builder = Fixture::builder(Plugin::TestDecoding).on_new_server(settings);
     builder.without_slot().build().await
 }
 

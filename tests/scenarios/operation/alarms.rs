@@ -8,7 +8,7 @@ use std::time::Duration;
 use scenarios::aws::alarms::{Metrics, alarms};
 use scenarios::fixture::{DEADLINE, Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::postgres::{PostgresSettings, REPLUSER};
 use scenarios::wait;
 use serde_json::{Value, json};
 
@@ -66,12 +66,8 @@ impl AlarmFixture {
     ///
     /// The server's postgresql.conf ends with `conf`.
     async fn on_server_with(conf: &str) -> Self {
-        let settings = PostgresSettings {
-            conf: conf.to_owned(),
-            ..PostgresSettings::default()
-        };
-        let postgres = Postgres::start(settings).await;
-        let builder = Fixture::builder(Plugin::Pgoutput).on_server(postgres);
+        let settings = PostgresSettings::with_conf(conf);
+        let builder = Fixture::builder(Plugin::Pgoutput).on_new_server(settings);
         let fixture = builder.build().await;
         fixture.sql(TABLES).await;
         AlarmFixture::new(fixture)
@@ -312,11 +308,7 @@ async fn a_dropped_slot_fires_an_alarm_at_once() {
     let mut watched = AlarmFixture::new(Fixture::new(Plugin::Pgoutput).await);
     watched.fixture.sql(TABLES).await;
     watched.tick().await;
-    let slot = watched.fixture.slot.clone();
-    watched
-        .fixture
-        .sql(&format!("select pg_drop_replication_slot('{slot}')"))
-        .await;
+    watched.fixture.drop_slot().await;
     assert_eq!(watched.firing(&[]), Vec::<String>::new());
     let (kind, _) = watched.invoke(json!({})).await.error();
     assert_eq!(kind, "SlotMissing");

@@ -12,7 +12,10 @@ use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait::free_port;
 use serde_json::json;
 
-use crate::support::expected_errors::{assert_invocation_fails, assert_not_logged, assert_tick_fails};
+use crate::support::expected_errors::{
+    REPLICA_WAL_LEVEL, assert_invocation_fails, assert_not_logged, assert_tick_fails,
+    assert_wal_level_is_named,
+};
 
 crate::scenarios![
     an_invalid_variable_is_named_with_its_allowed_values,
@@ -194,19 +197,8 @@ async fn an_error_names_the_missing_replication_grant() {
 }
 
 async fn an_error_names_the_wal_level_setting() {
-    let settings = PostgresSettings {
-        conf: "wal_level = replica\n".to_owned(),
-        ..PostgresSettings::default()
-    };
-    let fixture = Fixture::builder(Plugin::Wal2json)
-        .without_slot()
-        .on_server(Postgres::start(settings).await)
-        .build()
-        .await;
-    let parts = ["rds.logical_replication", "wal_level"];
-    let setup = json!({"action": "setup", "plugin": "wal2json"});
-    assert_invocation_fails(&fixture, setup, "WalLevelNotLogical", &parts).await;
-    assert_eq!(fixture.checkpoint().await, None, "setup stored a checkpoint");
+    let settings = PostgresSettings::with_conf(REPLICA_WAL_LEVEL);
+    assert_wal_level_is_named(Postgres::start(settings).await).await;
 }
 
 async fn missing_credentials_are_named() {

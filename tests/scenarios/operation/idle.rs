@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use scenarios::aws::fault_proxy::FaultSide;
 use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
-use scenarios::postgres::{Postgres, PostgresSettings};
+use scenarios::postgres::PostgresSettings;
 use serde_json::{Value, json};
 
 use crate::support::versions::with_each_plugin;
@@ -207,9 +207,8 @@ async fn wait_for_oldest_transaction(fixture: &Fixture) -> Value {
 ///
 /// The server is not shared, because the oldest transaction is that of the whole server.
 async fn a_long_open_transaction_is_named() {
-    let postgres = Postgres::start(PostgresSettings::default()).await;
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(postgres)
+        .on_new_server(PostgresSettings::default())
         .build()
         .await;
     let named = fixture.tick().await;
@@ -278,14 +277,9 @@ async fn an_asynchronous_commit_is_not_lost() {
 }
 
 async fn assert_asynchronous_commit_arrives(markers: &str) {
-    let conf = "wal_writer_delay = '10s'\nwal_writer_flush_after = 0\nautovacuum = off\n".to_owned();
-    let postgres = Postgres::start(PostgresSettings {
-        conf,
-        ..PostgresSettings::default()
-    })
-    .await;
+    let conf = "wal_writer_delay = '10s'\nwal_writer_flush_after = 0\nautovacuum = off\n";
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(postgres)
+        .on_new_server(PostgresSettings::with_conf(conf))
         .env("MARKERS", markers)
         .build()
         .await;

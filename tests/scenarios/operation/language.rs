@@ -6,7 +6,9 @@ use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use serde_json::json;
 
-use crate::support::expected_errors::{assert_invocation_fails, assert_tick_fails};
+use crate::support::expected_errors::{
+    REPLICA_WAL_LEVEL, assert_invocation_fails, assert_tick_fails, assert_wal_level_is_named,
+};
 
 crate::scenarios![
     a_german_server_has_the_same_errors,
@@ -78,18 +80,8 @@ async fn a_german_server_has_the_same_errors() {
 }
 
 async fn a_german_server_names_the_wal_level() {
-    let settings = PostgresSettings {
-        conf: "wal_level = replica\n".to_owned(),
-        ..PostgresSettings::default()
-    };
-    let fixture = Fixture::builder(Plugin::Wal2json)
-        .without_slot()
-        .on_server(german(settings).await)
-        .build()
-        .await;
-    let setup = json!({"action": "setup", "plugin": "wal2json"});
-    let parts = ["rds.logical_replication", "wal_level"];
-    assert_invocation_fails(&fixture, setup, "WalLevelNotLogical", &parts).await;
+    let settings = PostgresSettings::with_conf(REPLICA_WAL_LEVEL);
+    assert_wal_level_is_named(german(settings).await).await;
 }
 
 async fn a_german_server_that_requires_tls_is_named() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::postgres::sql_text::{create_slot_sql, drop_slot_sql};
 use scenarios::wait;
 use serde_json::json;
 
@@ -81,9 +81,7 @@ async fn each_commit_arrives_once_and_few_windows_are_confirmed() {
             (1..=seconds + 3).contains(&markers),
             "{markers} markers in {report}"
         );
-        fixture
-            .sql(&format!("select pg_drop_replication_slot('{oracle}')"))
-            .await;
+        fixture.sql(&drop_slot_sql(&oracle)).await;
         let later = fixture.invoke(json!({})).await.answer();
         assert_eq!(
             (&later["changes"], &later["skipped"]),

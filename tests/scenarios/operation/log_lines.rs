@@ -27,13 +27,6 @@ async fn lines(fixture: &Fixture) -> Vec<Value> {
     parsed.collect()
 }
 
-async fn drop_slot(fixture: &Fixture) {
-    let slot = &fixture.slot;
-    fixture
-        .sql(&format!("select pg_drop_replication_slot('{slot}')"))
-        .await;
-}
-
 async fn each_line_has_the_fields_of_its_invocation() {
     let fixture = Fixture::builder(Plugin::Pgoutput)
         .env("LOG_LEVEL", "debug")
@@ -48,7 +41,7 @@ async fn each_line_has_the_fields_of_its_invocation() {
     // A tick that finds the lock taken would be repeated.
     wait_until_sessions_end(&fixture).await;
     fixture.tick().await;
-    drop_slot(&fixture).await;
+    fixture.drop_slot().await;
     assert_eq!(fixture.failing_tick().await.0, "SlotMissing");
     // A new sandbox.
     fixture.function.kill9().await;
@@ -164,7 +157,7 @@ async fn the_saved_queries_find_their_lines() {
     fixture.tick().await;
     fixture.invoke(start_event(&["public.t"], 2)).await.answer();
     fixture.drain().await;
-    drop_slot(&fixture).await;
+    fixture.drop_slot().await;
     fixture.failing_tick().await;
     let lines = lines(&fixture).await;
 

@@ -8,6 +8,7 @@ use scenarios::postgres::REPLUSER;
 use serde_json::json;
 
 use crate::support::expected_errors::assert_tick_fails;
+use crate::support::positions::{save_slot, set_slot_back};
 use crate::support::versions::pgoutput;
 
 crate::scenarios![
@@ -115,10 +116,7 @@ async fn a_limit_on_temporary_files_makes_windows_smaller() {
         .await;
     fixture.create_slot().await;
     fixture.drain().await;
-    let (slot, copy) = (&fixture.slot, "pg_copy_logical_replication_slot");
-    fixture
-        .sql(&format!("select {copy}('{slot}', '{slot}_before')"))
-        .await;
+    save_slot(&fixture).await;
     let backlog = "do $$ begin for i in 1..400 loop
                        insert into t values (i, repeat(md5(i::text), 2000)); commit;
                    end loop; end $$";
@@ -127,11 +125,7 @@ async fn a_limit_on_temporary_files_makes_windows_smaller() {
     fixture.drain().await;
     assert_eq!(fixture.compare(&["t"]).await.changes().len(), 400);
 
-    fixture
-        .sql(&format!(
-            "select pg_drop_replication_slot('{slot}'); select {copy}('{slot}_before', '{slot}')"
-        ))
-        .await;
+    set_slot_back(&fixture).await;
     fixture.sql("insert into t values (401, 'new')").await;
     fixture.function.kill9().await;
     fixture.drain().await;
@@ -141,7 +135,7 @@ async fn a_limit_on_temporary_files_makes_windows_smaller() {
     // It sends what is before the transaction.
     let (kind, message) = fixture.failing_tick().await;
     assert_eq!(kind, "PostgresFailed", "{message}");
-    let parts = [slot.as_str(), "temp_file_limit"];
+    let parts = [fixture.slot.as_str(), "temp_file_limit"];
     assert_tick_fails(&fixture, "PostgresFailed", &parts).await;
 }
 

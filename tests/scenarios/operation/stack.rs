@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use scenarios::aws::alarms::{Metrics, alarms};
 use scenarios::aws::stack::{Account, StackOutcome};
+use scenarios::postgres::sql_text::drop_slot_sql;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
 use scenarios::wait;
 use serde_json::{Value, json};
@@ -242,7 +243,7 @@ async fn a_checkpoint_that_shows_a_gap_survives_the_next_stack() {
     let fixture = StackFixture::new().await;
     fixture.deploy(&["OnDelete=keep"]).await;
     fixture.delete(&KEPT).await;
-    fixture.sql("select pg_drop_replication_slot('spillway')").await;
+    fixture.sql(&drop_slot_sql("spillway")).await;
     let again = fixture.deploy(&["CreateStream=false"]).await;
     assert_eq!(again.status, "CREATE_COMPLETE", "{again:?}");
     let setup = &again.outputs["Setup"];

@@ -4,7 +4,7 @@
 
 use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, PostgresSettings};
+use scenarios::postgres::PostgresSettings;
 use serde_json::{Value, json};
 
 use crate::support::backlog::{self, drain_and_refill, fixture_with_backlog};
@@ -83,9 +83,7 @@ async fn a_slot_that_never_existed_is_missing() {
 async fn a_dropped_slot_is_missing_and_the_error_names_its_last_position() {
     let fixture = fixture_with_backlog().await;
     let known = checkpoint_lsn(&fixture).await;
-    fixture
-        .sql(&format!("select pg_drop_replication_slot('{}')", fixture.slot))
-        .await;
+    fixture.drop_slot().await;
     assert_tick_fails(&fixture, "SlotMissing", &[&fixture.slot, &known, "accept_gap"]).await;
     assert_eq!(checkpoint_lsn(&fixture).await, known);
 }
@@ -104,7 +102,7 @@ async fn assert_slot_lost(version: Option<u32>) {
         ..PostgresSettings::default()
     };
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(Postgres::start(settings).await)
+        .on_new_server(settings)
         .build()
         .await;
     fixture.sql("create table t (id int primary key)").await;
@@ -150,9 +148,7 @@ async fn a_physical_slot_is_refused() {
         .await;
     let outcome = fixture.invoke(json!({})).await;
     // A physical slot has no database, so its drop is not part of the cleanup.
-    fixture
-        .sql(&format!("select pg_drop_replication_slot('{}')", fixture.slot))
-        .await;
+    fixture.drop_slot().await;
     let Outcome::Error { kind, message } = outcome else {
         panic!("{outcome:?}")
     };
@@ -324,7 +320,7 @@ async fn an_idle_slot_that_is_lost_is_not_a_matter_of_size(version: u32) {
         ..PostgresSettings::default()
     };
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(Postgres::start(settings).await)
+        .on_new_server(settings)
         .build()
         .await;
     fixture.sql("create table t (id int)").await;

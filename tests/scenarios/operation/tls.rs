@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use scenarios::fixture::{Fixture, Plugin};
+use scenarios::postgres::PostgresSettings;
 use scenarios::postgres::certificates::{HOST, RDS};
-use scenarios::postgres::{Postgres, PostgresSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -35,13 +35,12 @@ async fn configure(fixture: &mut Fixture, mode: &str, host: &str, authority: Opt
 
 /// A fixture with the table `t`, on a server with TLS.
 async fn fixture_with_tls() -> Fixture {
-    let postgres = Postgres::start(PostgresSettings {
+    let settings = PostgresSettings {
         tls: true,
         ..PostgresSettings::default()
-    })
-    .await;
+    };
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(postgres)
+        .on_new_server(settings)
         .build()
         .await;
     fixture.sql("create table t (id int primary key)").await;

@@ -329,12 +329,8 @@ async fn a_reader_that_stops_ends_the_run() {
 }
 
 async fn missing_requirements_of_the_server_are_named_with_the_remedy() {
-    let conf = "wal_level = replica\nmax_replication_slots = 0\n".to_owned();
-    let server = Postgres::start(PostgresSettings {
-        conf,
-        ..PostgresSettings::default()
-    })
-    .await;
+    let conf = "wal_level = replica\nmax_replication_slots = 0\n";
+    let server = Postgres::start(PostgresSettings::with_conf(conf)).await;
     let admin = server.admin("postgres").await;
     let role = "create role reader login password 'secret'";
     admin.batch_execute(role).await.unwrap();

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::support::backfill::run_backfill;
 use crate::support::expected_errors::{assert_invocation_fails, assert_tick_fails};
 use crate::support::gap::{accept_gap, advance_slot, gap_events};
+use crate::support::positions::{save_slot, set_slot_back};
 use crate::support::project_files::read_project_file;
 use crate::support::versions::pgoutput;
 
@@ -180,10 +181,7 @@ async fn every_change_before_the_absence_of_a_publication_is_sent(version: u32) 
 /// The slot goes back, as after a crash. The search for the marker then reads the refused change, too.
 async fn a_slot_that_went_back_stops_at_the_same_change(version: u32) {
     let fixture = drained_fixture(pgoutput(version)).await;
-    let (slot, copy) = (&fixture.slot, "pg_copy_logical_replication_slot");
-    fixture
-        .sql(&format!("select {copy}('{slot}', '{slot}_before')"))
-        .await;
+    save_slot(&fixture).await;
     for id in 11..=20 {
         fixture
             .sql(&format!("insert into t values ({id}, 'before')"))
@@ -194,11 +192,7 @@ async fn a_slot_that_went_back_stops_at_the_same_change(version: u32) {
     fixture.sql("create publication spillway for table t").await;
     assert_stops(&fixture).await;
     let confirmed = fixture.confirmed_flush().await;
-    fixture
-        .sql(&format!(
-            "select pg_drop_replication_slot('{slot}'); select {copy}('{slot}_before', '{slot}')"
-        ))
-        .await;
+    set_slot_back(&fixture).await;
     assert_ne!(fixture.confirmed_flush().await, confirmed);
     let (kind, message) = fixture.failing_tick().await;
     assert_eq!(kind, "PublicationMissing", "{message}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
-use scenarios::postgres::{self, Postgres};
+use scenarios::postgres::PostgresSettings;
 use serde_json::json;
 
 use crate::support::expected_errors::assert_tick_fails;
@@ -78,7 +78,7 @@ async fn requests_have_as_many_records_as_kinesis_accepts() {
 /// The row is of `(id int primary key, x text)`, with an id and a table name of two characters.
 async fn fixture_and_envelope_bytes(settings: FakeKinesisSettings) -> (Fixture, usize) {
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(Postgres::start(postgres::PostgresSettings::default()).await)
+        .on_new_server(PostgresSettings::default())
         .on_fake_kinesis(settings)
         // A marker would move the slot, which must stay where it is.
         .env("MARKERS", "off")

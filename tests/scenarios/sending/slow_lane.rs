@@ -10,7 +10,7 @@ use scenarios::aws::fake_kinesis::FakeKinesisSettings;
 use scenarios::consumer::Delivery;
 use scenarios::fixture::{DEADLINE, Fixture, FixtureBuilder, Plugin};
 use scenarios::lambda::function::Outcome;
-use scenarios::postgres::{Postgres, PostgresSettings};
+use scenarios::postgres::PostgresSettings;
 use scenarios::wait;
 use serde_json::{Value, json};
 
@@ -227,8 +227,8 @@ struct RestoredFixture {
 }
 
 async fn restored_fixture() -> RestoredFixture {
-    let server = Postgres::start(PostgresSettings::default()).await;
-    let fixture = drained_fixture(Fixture::builder(Plugin::Pgoutput).on_server(server)).await;
+    let builder = Fixture::builder(Plugin::Pgoutput).on_new_server(PostgresSettings::default());
+    let fixture = drained_fixture(builder).await;
     let earlier_checkpoint = stored_checkpoint(&fixture).await;
     fixture.postgres.crash().await;
     fixture.postgres.copy_data();

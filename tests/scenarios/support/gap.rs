@@ -1,8 +1,8 @@
 //! Gaps: how to make one, to accept it, and to find its control event in the stream.
 
 use scenarios::consumer::Delivery;
-use scenarios::fixture::{DEADLINE, Fixture};
-use scenarios::wait;
+use scenarios::fixture::Fixture;
+use scenarios::postgres::slots::wait_until_free;
 use serde_json::{Value, json};
 
 /// Event that accepts the gap up to this LSN.
@@ -15,12 +15,7 @@ pub(crate) fn accept_gap(lsn: &str) -> Value {
 /// Another reader would do the same.
 pub(crate) async fn advance_slot(fixture: &Fixture) -> String {
     let slot = &fixture.slot;
-    // The server may still decode for an invocation whose time is over.
-    let active = format!("select active from pg_replication_slots where slot_name = '{slot}'");
-    wait::until("no session uses the slot", DEADLINE, || async {
-        fixture.value(&active).await.as_deref() == Some("f")
-    })
-    .await;
+    wait_until_free(&fixture.connect().await, slot).await;
     fixture
         .sql(&format!(
             "select pg_replication_slot_advance('{slot}', pg_current_wal_flush_lsn())"

@@ -5,6 +5,7 @@
 use scenarios::consumer::position::position_parts;
 use scenarios::fixture::{DEADLINE, Fixture};
 use scenarios::postgres::lsn::parse_lsn;
+use scenarios::postgres::sql_text::copy_slot_sql;
 use serde_json::Value;
 
 /// Number of an LSN.
@@ -50,6 +51,23 @@ impl SlotPositions {
             checkpoint,
         }
     }
+}
+
+/// Copies the slot, so that [`set_slot_back`] can restore its position.
+pub(crate) async fn save_slot(fixture: &Fixture) {
+    fixture.copy_slot(&saved_slot(fixture)).await;
+}
+
+/// Replaces the slot by the copy of [`save_slot`], as after a crash.
+pub(crate) async fn set_slot_back(fixture: &Fixture) {
+    fixture.drop_slot().await;
+    let restore = copy_slot_sql(&saved_slot(fixture), &fixture.slot);
+    fixture.sql(&restore).await;
+}
+
+/// Name of the copy of [`save_slot`].
+fn saved_slot(fixture: &Fixture) -> String {
+    format!("{}_before", fixture.slot)
 }
 
 /// Waits until the server has no session of the function.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use scenarios::fixture::{Fixture, FixtureBuilder, Plugin};
-use scenarios::postgres::{Postgres, PostgresSettings};
+use scenarios::postgres::PostgresSettings;
 use serde_json::json;
 
 use crate::support::versions::with_each_plugin;
@@ -89,8 +89,7 @@ async fn no_tables(builder: FixtureBuilder) {
 /// yet, so no flush reaches the position.
 async fn a_view_is_known_at_the_beginning_of_a_segment() {
     // A server of its own: the first record of another scenario would end this state.
-    let postgres = Postgres::start(PostgresSettings::default()).await;
-    let builder = Fixture::builder(Plugin::Wal2json).on_server(postgres);
+    let builder = Fixture::builder(Plugin::Wal2json).on_new_server(PostgresSettings::default());
     // A marker would be another record, too.
     let fixture = builder.env("MARKERS", "off").build().await;
     fixture.sql("create table base (id int primary key)").await;

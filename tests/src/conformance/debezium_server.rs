@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{EventForm, KeyedEvent, LAST_TABLE, ValueModes, copy_slot};
+use super::{EventForm, KeyedEvent, LAST_TABLE, ValueModes};
 use crate::aws::kinesis::{ENVIRONMENT, REGION};
 use crate::fixture::Fixture;
 use crate::postgres::ADMIN;
@@ -43,7 +43,7 @@ pub async fn events(fixture: &Fixture, index: usize, form: EventForm) -> Vec<Key
     let stream = format!("{}_debezium{index}{}", fixture.stream, form.suffix());
     fixture.kinesis.create_stream(&stream, 1).await;
     let slot = format!("{}_d{index}{}", fixture.slot, form.suffix());
-    copy_slot(fixture, &slot).await;
+    fixture.copy_slot(&slot).await;
     let connector = DebeziumConnector {
         port: fixture.postgres.port(),
         database: &fixture.database,

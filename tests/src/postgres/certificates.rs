@@ -49,7 +49,7 @@ openssl x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreat
 
 impl Certificates {
     /// Creates the files in `folder`.
-    pub fn make(folder: &Path) -> Self {
+    pub fn create_in(folder: &Path) -> Self {
         create(folder, QUICK);
         Self {
             authority: folder.join("authority.pem"),

@@ -93,6 +93,16 @@ impl Cluster {
         Postgres::environment_at(self.endpoint.port(), database)
     }
 
+    /// A new connection of the superuser through the endpoint.
+    ///
+    /// An application connects in the same way.
+    ///
+    /// # Errors
+    /// The primary is down or starting, or the database does not exist.
+    pub async fn try_admin(&self, database: &str) -> Result<Client, tokio_postgres::Error> {
+        Postgres::try_admin_at(self.endpoint.port(), database).await
+    }
+
     /// Whether the server synchronises failover slots.
     pub fn has_failover_slots(&self) -> bool {
         self.version >= 17
@@ -138,7 +148,7 @@ impl Cluster {
     /// Copies a slot's current files to the standby, as RDS does.
     ///
     /// Before PostgreSQL 17 there is no other way. The standby is down meanwhile, and no commit returns.
-    pub async fn carry_slot(&self, slot: &str, copy: SlotCopy) {
+    pub async fn copy_slot_to_standby(&self, slot: &str, copy: SlotCopy) {
         // The last positions of a slot may be in memory only; a checkpoint writes them to disk.
         execute(&self.primary_admin().await, "checkpoint").await;
         self.standby().stop().await;

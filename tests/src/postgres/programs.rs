@@ -56,10 +56,11 @@ impl Programs {
     /// Programs of a major version; `None` is Debian's.
     pub(crate) fn of(version: Option<u32>) -> &'static Self {
         static ALL: [OnceLock<Programs>; KINDS] = [const { OnceLock::new() }; _];
-        ALL[kind(version)].get_or_init(|| Self::make(version))
+        ALL[kind(version)].get_or_init(|| Self::prepare(version))
     }
 
-    fn make(version: Option<u32>) -> Self {
+    /// Finds the programs of a version, and creates the empty data directory.
+    fn prepare(version: Option<u32>) -> Self {
         let mut folder = watchdog();
         let bin = match version {
             None => debian(),

@@ -1,4 +1,4 @@
-//! Texts of SQL: session settings, options of wal2json, literals, identifiers, and the creation of slots.
+//! Texts of SQL: session settings, options of wal2json, literals, identifiers, and statements about slots.
 
 /// Session settings for the text form of values.
 ///
@@ -27,6 +27,16 @@ pub fn quote_identifier(name: &str) -> String {
 /// Statement that creates a logical slot.
 pub fn create_slot_sql(slot: &str, plugin: &str) -> String {
     format!("select pg_create_logical_replication_slot('{slot}', '{plugin}')")
+}
+
+/// Statement that copies a logical slot with its position.
+pub fn copy_slot_sql(slot: &str, copy: &str) -> String {
+    format!("select pg_copy_logical_replication_slot('{slot}', '{copy}')")
+}
+
+/// Statement that drops a slot.
+pub fn drop_slot_sql(slot: &str) -> String {
+    format!("select pg_drop_replication_slot('{slot}')")
 }
 
 /// Statement that creates a logical slot that survives a failover.

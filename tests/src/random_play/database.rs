@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use super::result::Log;
 use crate::postgres::cluster::Cluster;
 use crate::postgres::query::execute;
-use crate::postgres::sql_text::{create_failover_slot_sql, create_slot_sql};
+use crate::postgres::sql_text::{create_failover_slot_sql, create_slot_sql, drop_slot_sql};
 use crate::postgres::tcp_proxy::{ConnectionFault, TcpProxy};
 use crate::postgres::{Postgres, PostgresSettings, REPLUSER};
 use crate::wait;
@@ -156,8 +156,7 @@ impl Database {
     pub(super) async fn drop_slot(&self, slot: &str) {
         let client = self.session().await;
         wait::until("the play's slot is dropped", Duration::from_secs(600), || async {
-            let drop = format!("select pg_drop_replication_slot('{slot}')");
-            client.batch_execute(&drop).await.is_ok()
+            client.batch_execute(&drop_slot_sql(slot)).await.is_ok()
         })
         .await;
     }

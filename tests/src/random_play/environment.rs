@@ -15,6 +15,7 @@ use crate::aws::fake_kinesis::FakeKinesis;
 use crate::aws::fault_proxy::FaultProxy;
 use crate::lambda::function::{Function, Outcome};
 use crate::postgres::lsn::parse_lsn;
+use crate::variables::owned;
 
 /// Violations that are kept while a play runs.
 const MAX_VIOLATIONS: usize = 10;
@@ -61,9 +62,8 @@ impl Environment {
             ("AWS_ENDPOINT_URL_SSM", ssm),
         ];
         let variables = variables.into_iter().chain(settings.variables.iter().copied());
-        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let clock_variables = clock.environment().into_iter().filter(|_| has_faults);
-        let variables = variables
+        let variables = owned(variables)
             .chain(clock_variables)
             .chain(database.environment(has_faults));
         let function = Function::new(variables);

@@ -14,6 +14,7 @@ use crate::lambda::function::{Function, Outcome};
 use crate::postgres::sql_text::create_slot_sql;
 use crate::postgres::{Postgres, REPLUSER, query};
 use crate::random_play::parameter_store::ParameterStore;
+use crate::variables::owned;
 
 use super::alignment::ParsedArrival;
 use super::recorded_table::{self, RECORDING, RecordedTable, Recording};
@@ -343,10 +344,9 @@ impl Drainer {
             ("AWS_ENDPOINT_URL_KINESIS", stream.endpoint()),
             ("AWS_ENDPOINT_URL_SSM", parameters.endpoint()),
         ];
-        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Self {
             plugin,
-            function: Function::new(variables.into_iter().chain(postgres.environment(database))),
+            function: Function::new(owned(variables).chain(postgres.environment(database))),
             stream,
             _parameters: parameters,
         }

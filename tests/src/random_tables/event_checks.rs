@@ -293,7 +293,7 @@ impl EventContext<'_> {
     fn check_key(&self, event: &ParsedArrival, row: &RowTexts, failures: &mut Vec<Failure>) {
         let key = &self.event_table.key;
         if is_table_key(event) {
-            if self.undisturbed && !key.is_empty() && self.knows_key() {
+            if self.undisturbed && !key.is_empty() && self.has_known_key() {
                 failures.push(self.failure("the key is absent", event, ""));
             }
             let is_insert = ["c", "r"].contains(&&*event.event.op);
@@ -439,7 +439,7 @@ impl EventContext<'_> {
     }
 
     /// Whether the plugin sends all columns of the key, also for deletes.
-    fn knows_key(&self) -> bool {
+    fn has_known_key(&self) -> bool {
         let columns = self
             .event_table
             .key

@@ -121,7 +121,7 @@ async fn run_together(
 ) -> Result<(), Failure> {
     for round in batch::run(settings).await? {
         let failures = match &round.finished {
-            Some(finished) => verdict::judge(finished, counts),
+            Some(finished) => verdict::check_round(finished, counts),
             None => Vec::new(),
         };
         count(counts, round.seed, &failures);

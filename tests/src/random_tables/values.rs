@@ -60,10 +60,7 @@ fn plain_decimal(text: &str) -> String {
 
 fn is_same_bytes(shown: &str, text: &str) -> bool {
     let digits = text.trim_start_matches("\\x");
-    let bytes: Option<Vec<u8>> = (0..digits.len() / 2)
-        .map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok())
-        .collect();
-    shown == digits || bytes.is_some_and(|bytes| STANDARD.encode(bytes) == shown)
+    shown == digits || hex::decode(digits).is_ok_and(|bytes| STANDARD.encode(bytes) == shown)
 }
 
 /// Debezium's bits: a boolean for one bit, otherwise base64 of little-endian bytes.

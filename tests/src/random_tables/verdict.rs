@@ -52,7 +52,7 @@ struct SentImage<'t> {
 }
 
 /// Checks a round. Returns its failures, and adds to the counts.
-pub(super) fn judge(round: &FinishedRound, counts: &mut RoundCounts) -> Vec<Failure> {
+pub(super) fn check_round(round: &FinishedRound, counts: &mut RoundCounts) -> Vec<Failure> {
     let mut checks = RoundChecks {
         round,
         counts,
@@ -61,8 +61,8 @@ pub(super) fn judge(round: &FinishedRound, counts: &mut RoundCounts) -> Vec<Fail
     };
     for plugin in &round.plugins {
         let mut log = LogRows::default();
-        if checks.judge_log(plugin, &mut log) {
-            checks.judge_backfill(plugin, log);
+        if checks.check_log(plugin, &mut log) {
+            checks.check_backfill(plugin, log);
         }
     }
     let differences = checks
@@ -110,7 +110,7 @@ impl<'t> RoundChecks<'t> {
     /// Compares the live events of a plugin with the changes.
     ///
     /// The result is false if the events cannot be assigned.
-    fn judge_log(&mut self, plugin: &'t PluginEvents, log: &mut LogRows<'t>) -> bool {
+    fn check_log(&mut self, plugin: &'t PluginEvents, log: &mut LogRows<'t>) -> bool {
         let live: Vec<&ParsedArrival> = plugin.events.iter().filter(|it| it.event.op != "r").collect();
         let (aligned, broken) = align(&self.round.recording, plugin.plugin, &live);
         self.counts.changes += aligned.len() as u64;
@@ -144,7 +144,7 @@ impl<'t> RoundChecks<'t> {
     }
 
     /// Compares backfilled rows with the server's rows and the log's events.
-    fn judge_backfill(&mut self, plugin: &'t PluginEvents, mut log: LogRows<'t>) {
+    fn check_backfill(&mut self, plugin: &'t PluginEvents, mut log: LogRows<'t>) {
         let round = self.round;
         let rows = round.recording.changes.iter().filter(|change| change.op == 'r');
         let mut rows: Vec<EventContext<'t>> = rows
@@ -166,7 +166,7 @@ impl<'t> RoundChecks<'t> {
             let context = rows.swap_remove(index);
             self.failures
                 .extend(wrong.into_iter().map(|failure| failure.of("backfill")));
-            self.judge_read(event, context, &mut log);
+            self.check_read(event, context, &mut log);
         }
         for row in rows {
             self.failures.push(Failure {
@@ -177,7 +177,7 @@ impl<'t> RoundChecks<'t> {
     }
 
     /// Compares a row of a backfill with the log's event of it.
-    fn judge_read(&mut self, event: &'t ParsedArrival, context: EventContext<'t>, log: &mut LogRows<'t>) {
+    fn check_read(&mut self, event: &'t ParsedArrival, context: EventContext<'t>, log: &mut LogRows<'t>) {
         self.counts.reads += 1;
         self.failures.extend(log.keys.add(&context, event));
         let definition = definition(&context.change.table, context.event_table);

@@ -28,7 +28,7 @@ use scenarios::lambda::function::Function;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
 use scenarios::postgres::{ADMIN, Postgres, PostgresSettings, REPLUSER};
-use scenarios::variables::number;
+use scenarios::variables::{number, owned};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -52,11 +52,7 @@ async fn run() {
     let parts = std::env::var("PARTS").unwrap_or_default();
     let is_chosen = |part: &str| parts.is_empty() || parts.split(',').any(|it| it == part);
     println!("{rounds} rounds, each program in turn; the sink is on the same cores");
-    let postgres = Postgres::start(PostgresSettings {
-        conf: "max_wal_size = '16GB'\n".to_owned(),
-        ..PostgresSettings::default()
-    })
-    .await;
+    let postgres = Postgres::start(PostgresSettings::with_conf("max_wal_size = '16GB'\n")).await;
     create_tables(&postgres, rows).await;
     let ssm = Ssm::shared().await;
     // The first store takes the emulator more than a second.
@@ -145,12 +141,7 @@ fn environment(
         ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
     ];
-    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    postgres
-        .environment(DATABASE)
-        .into_iter()
-        .chain(variables)
-        .collect()
+    owned(variables).chain(postgres.environment(DATABASE)).collect()
 }
 
 /// A stream of 16 shards without limits, which counts its records.

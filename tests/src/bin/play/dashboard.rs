@@ -11,7 +11,7 @@ use scenarios::aws::fake_kinesis::FakeKinesisSettings;
 use scenarios::aws::fault_proxy::Fault;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::query::execute;
-use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER};
+use scenarios::postgres::{PostgresSettings, REPLUSER};
 use scenarios::variables::number;
 use serde_json::json;
 
@@ -113,13 +113,9 @@ async fn run() {
 }
 
 async fn fixture() -> Fixture {
-    let postgres = Postgres::start(PostgresSettings {
-        conf: "max_slot_wal_keep_size = '96MB'\nmax_wal_size = '64MB'\n".to_owned(),
-        ..PostgresSettings::default()
-    })
-    .await;
+    let settings = PostgresSettings::with_conf("max_slot_wal_keep_size = '96MB'\nmax_wal_size = '64MB'\n");
     let fixture = Fixture::builder(Plugin::Pgoutput)
-        .on_server(postgres)
+        .on_new_server(settings)
         .on_fake_kinesis(FakeKinesisSettings {
             throughput: true,
             latency: Duration::from_millis(10),

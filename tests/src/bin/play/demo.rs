@@ -24,6 +24,7 @@ use scenarios::fixture::Plugin;
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::pgbench::{self, Pgbench};
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER, query};
+use scenarios::variables::owned;
 use serde_json::{Value, json};
 
 use backfill_progress::BackfillProgress;
@@ -117,24 +118,24 @@ async fn demo(screen: &DemoScreen, plugin: Plugin, fault: bool) -> bool {
     let admin = postgres.admin("postgres").await;
     let version: String = query::value(&admin, "show server_version").await;
     let port = postgres.port();
-    screen.say(TextStyle::Plain, &format!("PostgreSQL {version} on port {port}"));
+    screen.print_line(TextStyle::Plain, &format!("PostgreSQL {version} on port {port}"));
     let kinesis = Kinesis::start(Limits::Enforced).await;
     kinesis.create_stream(STREAM, 16).await;
     let stream = format!("stream {STREAM}, 16 shards, each limited to 1 MiB/s and 1,000 records/s");
-    screen.say(TextStyle::Plain, &format!("Kinesis (ferrokinesis): {stream}"));
-    screen.say(TextStyle::Plain, "SSM (moto) for the checkpoint");
+    screen.print_line(TextStyle::Plain, &format!("Kinesis (ferrokinesis): {stream}"));
+    screen.print_line(TextStyle::Plain, "SSM (moto) for the checkpoint");
     create_tables(&postgres, plugin).await;
-    screen.say(TextStyle::Plain, "pgbench -i -s 1: 100,000 accounts");
+    screen.print_line(TextStyle::Plain, "pgbench -i -s 1: 100,000 accounts");
     let slot = format!("etl_slot_{}", plugin.name());
     let function = Function::new(environment(&postgres, &kinesis, &ssm, &slot));
     let setup = json!({"action": "setup", "plugin": plugin.name()});
     let setup = function.invoke(&setup, DEADLINE).await;
     if !matches!(setup, Outcome::Answer(_)) {
-        screen.say(TextStyle::Bad, &format!("setup: {}", describe(&setup)));
+        screen.print_line(TextStyle::Bad, &format!("setup: {}", describe(&setup)));
         return false;
     }
     let role = REPLUSER.0;
-    screen.say(
+    screen.print_line(
         TextStyle::Plain,
         &format!(
             "the function created slot {slot} as {role}, a role with REPLICATION and SELECT on three tables"
@@ -150,12 +151,12 @@ async fn demo(screen: &DemoScreen, plugin: Plugin, fault: bool) -> bool {
     ));
     screen.tick_header();
     tokio::join!(demo.write(), demo.tick_while_written());
-    screen.say(
+    screen.print_line(
         TextStyle::Plain,
         "pgbench has ended; ticks until the backfill is finished and the slot is empty",
     );
     let Some(last) = demo.tick_until_empty().await else {
-        screen.say(
+        screen.print_line(
             TextStyle::Bad,
             "the slot is not empty, or the backfill is not finished, after 30 ticks",
         );
@@ -185,9 +186,7 @@ fn environment(postgres: &Postgres, kinesis: &Kinesis, ssm: &Ssm, slot: &str) ->
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
     ];
     let passed = ["AGGREGATION", "ENVELOPE"].map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
-    variables
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    owned(variables)
         .chain(postgres.environment(DATABASE))
         .chain(passed.into_iter().flatten())
         .collect()
@@ -225,7 +224,7 @@ impl<'a> Demo<'a> {
             Ok(()) => "pgbench did not notice",
             Err(_) => "pgbench failed",
         };
-        self.screen.say(
+        self.screen.print_line(
             TextStyle::Bad,
             &format!("PostgreSQL was killed with SIGKILL during tick {begun}, and {pgbench}"),
         );
@@ -234,7 +233,7 @@ impl<'a> Demo<'a> {
         })
         .await;
         self.postgres.restart().await;
-        self.screen.say(
+        self.screen.print_line(
             TextStyle::Good,
             "PostgreSQL runs again on the same folder, and pgbench too",
         );
@@ -279,7 +278,8 @@ impl<'a> Demo<'a> {
         let number = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
         let start = self.backfill.start_event(number, &FILLED, 10_000);
         if let Some(start) = &start {
-            self.screen.say(TextStyle::Strong, &format!("      {start}"));
+            self.screen
+                .print_line(TextStyle::Strong, &format!("      {start}"));
         }
         let is_start = start.is_some();
         let event = start.unwrap_or_else(|| json!({}));
@@ -293,7 +293,7 @@ impl<'a> Demo<'a> {
             return Some(report);
         }
         self.screen
-            .say(TextStyle::Bad, &format!("{number:>4}  {}", describe(&outcome)));
+            .print_line(TextStyle::Bad, &format!("{number:>4}  {}", describe(&outcome)));
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.last_failed.store(number, Ordering::Relaxed);
         None

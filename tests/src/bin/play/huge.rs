@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use scenarios::consumer::event::Event;
 use scenarios::fixture::{Fixture, Plugin};
 use scenarios::postgres::query::rows;
-use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::postgres::sql_text::{create_slot_sql, drop_slot_sql};
 use scenarios::variables::number;
 use serde_json::json;
 
@@ -64,9 +64,7 @@ async fn run() -> ExitCode {
     let all = arrived.len();
     arrived.dedup();
     let expected = expected(&fixture, &oracle).await;
-    fixture
-        .sql(&format!("select pg_drop_replication_slot('{oracle}')"))
-        .await;
+    fixture.sql(&drop_slot_sql(&oracle)).await;
     let is_lost = |position: &&String| arrived.binary_search(position).is_err();
     let lost = expected.iter().filter(is_lost).count();
     let (duplicates, foreign) = (all - arrived.len(), arrived.len() + lost - expected.len());

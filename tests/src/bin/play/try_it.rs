@@ -23,6 +23,7 @@ use scenarios::aws::fake_kinesis::{FakeKinesis, FakeKinesisSettings};
 use scenarios::aws::fake_ssm::FakeSsm;
 use scenarios::fixture::Plugin;
 use scenarios::lambda::function::{Function, Outcome};
+use scenarios::variables::owned;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -112,14 +113,14 @@ async fn run(settings: &Settings) -> Result<(), String> {
         server = Server::inspect(&mut psql) => server?,
     };
     server.check(settings.plugin)?;
-    screen.say(&server.describe(settings.plugin));
+    screen.print_line(&server.describe(settings.plugin));
     for left in server.left_slots() {
-        screen.say(&format!(
+        screen.print_line(&format!(
             "slot {left} is left from an earlier run: {}",
             cleanup::statement(left)
         ));
     }
-    screen.say(&format!(
+    screen.print_line(&format!(
         "slot {slot} is created for this run, and dropped at its end. If it is left, run: {}",
         cleanup::statement(&slot)
     ));
@@ -213,9 +214,7 @@ fn environment(
         "SCHEMAS_ENABLE",
     ];
     let passed = passed.map(|name| Some((name.to_owned(), variable(name)?)));
-    variables
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    owned(variables)
         .chain(server.environment())
         .chain(passed.into_iter().flatten())
         .collect()
@@ -340,7 +339,7 @@ async fn print(
     loop {
         tokio::time::sleep(READ_INTERVAL).await;
         while let Ok(notice) = notices.try_recv() {
-            screen.say(&notice);
+            screen.print_line(&notice);
         }
         if print_arrived(screen, stream).is_err() {
             return;

@@ -25,7 +25,7 @@ use writer::{ChangeWriter, SCHEMA};
 /// Slot of `test_decoding` that never moves.
 ///
 /// It is created before the first change.
-const WITNESS: &str = "witness";
+const EXPECTED_SLOT: &str = "expected";
 
 /// Counters that the table of plays shows.
 pub const COLUMNS: &[Counter] = &[
@@ -112,9 +112,9 @@ impl Workload for ChangesPlay {
     async fn prepare(&self, environment: &Environment, client: &Client) {
         execute(client, SCHEMA).await;
         let (database, slot) = (&environment.database, environment.slot.as_str());
-        database.create_slot(client, WITNESS, "test_decoding").await;
+        database.create_slot(client, EXPECTED_SLOT, "test_decoding").await;
         database.create_slot(client, slot, self.settings.plugin).await;
-        if database.synchronise_slots(client, &[WITNESS, slot]).await {
+        if database.synchronise_slots(client, &[EXPECTED_SLOT, slot]).await {
             // The slots were advanced. A checkpoint has to exist before the first failover.
             environment.tick(Duration::from_secs(15)).await;
         }
@@ -130,7 +130,7 @@ impl Workload for ChangesPlay {
 
     async fn verdict(&self, environment: &Environment, client: &Client) -> PlayVerdict {
         let checkpoints = environment.parameters.checkpoints();
-        verdict::judge(
+        verdict::check_play(
             client,
             &self.settings,
             self.form,

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::postgres::query::execute;
+use crate::postgres::sql_text::copy_slot_sql;
 use crate::random_play::compact_consumer::{CompactConsumer, ConsumedTable, EventHashes};
 use crate::random_play::database::{Database, DatabaseKind};
 use crate::random_play::engine::{Engine, Workload};
@@ -173,8 +174,7 @@ impl Workload for StormPlay {
 
     async fn prepare(&self, environment: &Environment, client: &Client) {
         let slot = &environment.slot;
-        let copy = format!("select pg_copy_logical_replication_slot('{TEMPLATE}', '{slot}')");
-        execute(client, &copy).await;
+        execute(client, &copy_slot_sql(TEMPLATE, slot)).await;
     }
 
     fn writer(&self, _: u32, _: u64, _: &Environment) -> Box<dyn TransactionSource> {

@@ -5,7 +5,7 @@
 use scenarios::aws::ssm::Ssm;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::query::execute;
-use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::postgres::sql_text::{create_slot_sql, drop_slot_sql};
 use serde_json::{Value, json};
 
 use super::usage::{ProgramUsages, Usage, print};
@@ -51,7 +51,7 @@ async fn backfill(
     let backfill = &report["backfill"];
     let expected = (&json!("finished"), &json!(rows));
     assert_eq!((&backfill["state"], &backfill["rows"]), expected, "{report}");
-    execute(admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
+    execute(admin, &drop_slot_sql(&slot)).await;
     Usage {
         server_cpu,
         reads: backfill["chunks"].as_u64().unwrap_or(0),

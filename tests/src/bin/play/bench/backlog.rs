@@ -11,8 +11,9 @@ use scenarios::conformance::{EventForm, ValueModes};
 use scenarios::fixture::Plugin;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
-use scenarios::postgres::query::{execute, row, value};
-use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::postgres::query::{execute, value};
+use scenarios::postgres::slots::wait_until_free;
+use scenarios::postgres::sql_text::{copy_slot_sql, create_slot_sql, drop_slot_sql};
 use scenarios::{process_usage, wait};
 use serde_json::{Value, json};
 
@@ -153,7 +154,7 @@ async fn run_workload(
         }
     }
     for plugin in Plugin::ALL {
-        drop_slot(&admin, &original(workload, plugin)).await;
+        execute(&admin, &drop_slot_sql(&original(workload, plugin))).await;
     }
     let BacklogWorkload { name, changes, .. } = workload;
     print(
@@ -182,10 +183,6 @@ fn original(workload: &BacklogWorkload, plugin: Plugin) -> String {
     format!("{}_{}", workload.name, plugin.name())
 }
 
-async fn drop_slot(admin: &tokio_postgres::Client, slot: &str) {
-    execute(admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
-}
-
 /// Lets one program read a copy of the workload's slot.
 async fn measure(
     postgres: &Postgres,
@@ -195,8 +192,7 @@ async fn measure(
     reader: BacklogReader,
 ) -> Usage {
     let (original, slot) = (original(workload, reader.plugin()), scenarios::unique("bench"));
-    let sql = format!("select pg_copy_logical_replication_slot('{original}', '{slot}')");
-    execute(admin, &sql).await;
+    execute(admin, &copy_slot_sql(&original, &slot)).await;
     let cpu_before = postgres.cpu_time();
     let mut usage = match reader {
         BacklogReader::Count => count(admin, &slot).await,
@@ -216,18 +212,8 @@ async fn measure(
     };
     usage.server_cpu = postgres.cpu_time().saturating_sub(cpu_before);
     wait_until_free(admin, &slot).await;
-    drop_slot(admin, &slot).await;
+    execute(admin, &drop_slot_sql(&slot)).await;
     usage
-}
-
-/// Waits until no session reads a slot: that of a killed program ends a moment later.
-pub(super) async fn wait_until_free(admin: &tokio_postgres::Client, slot: &str) {
-    wait::until("the slot is free", Duration::from_secs(60), || async {
-        let sql = "select active from pg_replication_slots where slot_name = $1";
-        let row = row(admin, sql, &[&slot]).await;
-        !row.get::<_, bool>("active")
-    })
-    .await;
 }
 
 /// Runs Debezium Server until it has sent every change. Its start does not count.

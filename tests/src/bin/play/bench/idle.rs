@@ -7,7 +7,7 @@ use scenarios::aws::ssm::Ssm;
 use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::query::execute;
-use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::postgres::sql_text::{create_slot_sql, drop_slot_sql};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -43,7 +43,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
     for usage in &mut contestant.usages {
         (usage.server_cpu, usage.own_cpu) = (server_cpu, own_cpu / TICKS);
     }
-    execute(&admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
+    execute(&admin, &drop_slot_sql(&slot)).await;
     let mut report = print(
         &format!("{TICKS} idle ticks, each of a cold function"),
         1,

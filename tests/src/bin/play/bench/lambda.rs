@@ -13,7 +13,7 @@ use scenarios::lambda::function::{Function, drain_binary};
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
-use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::postgres::sql_text::{copy_slot_sql, create_slot_sql, drop_slot_sql};
 use serde_json::{Value, json};
 
 use super::{DATABASE, backlog, counting_stream, environment};
@@ -62,7 +62,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm, transactions: u64, round
             "gb_seconds_per_million_changes": gb_seconds,
         }));
     }
-    execute(&admin, &format!("select pg_drop_replication_slot('{SLOT}')")).await;
+    execute(&admin, &drop_slot_sql(SLOT)).await;
     json!(reports)
 }
 
@@ -76,11 +76,7 @@ async fn drain(
 ) -> Option<Duration> {
     let quota = CpuQuota::create(share)?;
     let slot = scenarios::unique(SLOT);
-    execute(
-        admin,
-        &format!("select pg_copy_logical_replication_slot('{SLOT}', '{slot}')"),
-    )
-    .await;
+    execute(admin, &copy_slot_sql(SLOT, &slot)).await;
     let script = std::env::temp_dir().join(format!("{slot}.sh"));
     let written = std::fs::write(&script, quota.script(&drain_binary()))
         .and_then(|()| std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)));
@@ -98,6 +94,6 @@ async fn drain(
     assert_eq!(answer["stopped"], "empty", "{answer}");
     function.kill9().await;
     let _ = std::fs::remove_file(&script);
-    execute(admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
+    execute(admin, &drop_slot_sql(&slot)).await;
     Some(took)
 }

@@ -21,7 +21,8 @@ use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
-use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::postgres::slots::wait_until_free;
+use scenarios::postgres::sql_text::{create_slot_sql, drop_slot_sql};
 use scenarios::variables::number;
 use serde_json::{Value, json};
 
@@ -197,7 +198,7 @@ async fn backfill(
     let began = Instant::now();
     let answer = function.invoke(&event, Duration::from_secs(600)).await.answer();
     let took = began.elapsed();
-    execute(&admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
+    execute(&admin, &drop_slot_sql(&slot)).await;
     let rows = answer["backfill"]["rows"].as_u64().unwrap_or(0);
     LimitedDrain {
         sent: answer["events"].as_u64().unwrap_or(0),
@@ -276,7 +277,7 @@ async fn drain(
     }
     let took = began.elapsed();
     let admin = postgres.admin(DATABASE).await;
-    execute(&admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
+    execute(&admin, &drop_slot_sql(&slot)).await;
     let arrivals = Delivery::from_fake(&kinesis).arrivals;
     let positions: HashSet<&str> = arrivals.iter().map(|arrival| arrival.position.as_str()).collect();
     LimitedDrain {
@@ -300,8 +301,8 @@ async fn debezium_drain(
     let kinesis = FakeKinesis::open(&slot, conditions.stream()).await;
     let usage = debezium(postgres, &slot, conditions.changes, &kinesis).await;
     let admin = postgres.admin(DATABASE).await;
-    super::backlog::wait_until_free(&admin, &slot).await;
-    execute(&admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
+    wait_until_free(&admin, &slot).await;
+    execute(&admin, &drop_slot_sql(&slot)).await;
     LimitedDrain {
         sent: usage.records,
         is_done: true,

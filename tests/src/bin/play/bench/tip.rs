@@ -8,7 +8,7 @@ use scenarios::lambda::function::Function;
 use scenarios::postgres::Postgres;
 use scenarios::postgres::pgbench::Pgbench;
 use scenarios::postgres::query::execute;
-use scenarios::postgres::sql_text::create_slot_sql;
+use scenarios::postgres::sql_text::{create_slot_sql, drop_slot_sql};
 use serde_json::{Value, json};
 
 use super::{DATABASE, backlog, environment};
@@ -51,7 +51,7 @@ pub(super) async fn run(postgres: &Postgres, ssm: &Ssm) -> Value {
     let server_cpu = postgres.cpu_time().saturating_sub(cpu_before);
     let _ = std::fs::remove_file(&script);
     let answer = answer.answer();
-    execute(&admin, &format!("select pg_drop_replication_slot('{slot}')")).await;
+    execute(&admin, &drop_slot_sql(&slot)).await;
     let mut latencies = Vec::new();
     kinesis.read_timed(|stored, data| latencies.push(latency(stored, data)));
     latencies.sort_by(f64::total_cmp);

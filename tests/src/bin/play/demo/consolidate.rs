@@ -65,12 +65,12 @@ const PATH: &str = r"
 ///
 /// With `loses_records`, the result must be false.
 pub(super) async fn demo(screen: &DemoScreen, loses_records: bool) -> bool {
-    screen.print(TextStyle::Faint, PATH.trim_start_matches('\n'));
+    screen.print_untimed(TextStyle::Faint, PATH.trim_start_matches('\n'));
     let seed = number("SEED", fastrand::u64(..1_000_000));
     screen.title(&format!("Setting up (SEED={seed} repeats it)"));
     let (kinesis, ssm) = tokio::join!(Kinesis::start(Limits::Enforced), Ssm::start());
     kinesis.create_stream(STREAM, SHARDS).await;
-    screen.say(
+    screen.print_line(
         TextStyle::Plain,
         &format!("Kinesis (ferrokinesis): {SHARDS} shards, with their limits"),
     );
@@ -84,7 +84,7 @@ pub(super) async fn demo(screen: &DemoScreen, loses_records: bool) -> bool {
             "{}: PostgreSQL {}{standby}, {}, filled before its slot was created",
             kind.name, kind.version, kind.plugin
         );
-        screen.say(TextStyle::Plain, &line);
+        screen.print_line(TextStyle::Plain, &line);
     }
     let folder = std::env::temp_dir().join(scenarios::unique("consolidate"));
     std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -142,7 +142,7 @@ impl Consolidation<'_> {
         }
         if self.loses_records {
             let lost = "DEMO_FAULT=drop: a twentieth of the records is lost on its way to the consumer";
-            self.screen.say(TextStyle::Bad, lost);
+            self.screen.print_line(TextStyle::Bad, lost);
             options.push("--lose=0.05".to_owned());
         }
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
@@ -157,7 +157,7 @@ impl Consolidation<'_> {
             self.drained.store(true, Ordering::Relaxed);
         };
         let ((), consumer) = tokio::join!(work, self.consume(consumer));
-        self.screen.say(
+        self.screen.print_line(
             TextStyle::Plain,
             "all slots are empty, all backfills are finished, and the stream is read",
         );
@@ -172,7 +172,7 @@ impl Consolidation<'_> {
                 billing.write(self.seed + 1, self.load),
                 logistics.write(self.seed + 2, self.load),
             );
-            self.screen.say(
+            self.screen.print_line(
                 TextStyle::Plain,
                 "the writers have ended; ticks until each slot is empty",
             );
@@ -192,7 +192,8 @@ impl Consolidation<'_> {
             } else {
                 TextStyle::Good
             };
-            self.screen.say(tone, &format!("{}: {text}", source.kind.name));
+            self.screen
+                .print_line(tone, &format!("{}: {text}", source.kind.name));
         };
         source.tick_until_empty(&self.faults_ended, report).await;
     }
@@ -213,11 +214,11 @@ impl Consolidation<'_> {
         let crash = async {
             tokio::time::sleep(first).await;
             self.screen
-                .say(TextStyle::Bad, "shop: PostgreSQL 15 is killed with SIGKILL");
+                .print_line(TextStyle::Bad, "shop: PostgreSQL 15 is killed with SIGKILL");
             shop.postgres.crash().await;
             shop.wait_for_tick().await;
             shop.postgres.restart().await;
-            self.screen.say(
+            self.screen.print_line(
                 TextStyle::Good,
                 "shop: PostgreSQL 15 runs again on the same folder",
             );
@@ -227,12 +228,12 @@ impl Consolidation<'_> {
             let scenarios::fixture::PostgresHost::Cluster(cluster) = &billing.postgres else {
                 panic!("billing has no standby");
             };
-            self.screen.say(
+            self.screen.print_line(
                 TextStyle::Bad,
                 "billing: the writer of PostgreSQL 17 is killed with SIGKILL",
             );
             cluster.failover().await;
-            self.screen.say(
+            self.screen.print_line(
                 TextStyle::Good,
                 "billing: the standby is promoted, and is the writer now",
             );
@@ -242,7 +243,7 @@ impl Consolidation<'_> {
             logistics.wait_for_tick().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
             self.screen
-                .say(TextStyle::Bad, "logistics: the function is killed with SIGKILL");
+                .print_line(TextStyle::Bad, "logistics: the function is killed with SIGKILL");
             logistics.function.kill9().await;
         };
         tokio::join!(crash, failover, kill);
@@ -280,6 +281,6 @@ impl Consolidation<'_> {
             sources.join(", "),
             figures.records
         );
-        self.screen.say(TextStyle::Faint, &line);
+        self.screen.print_line(TextStyle::Faint, &line);
     }
 }

@@ -59,7 +59,7 @@ impl DemoScreen {
     }
 
     /// Prints a line with the seconds since the start.
-    pub(crate) fn say(&self, tone: TextStyle, text: &str) {
+    pub(crate) fn print_line(&self, tone: TextStyle, text: &str) {
         let seconds = format!("{:5.1} s", self.start.elapsed().as_secs_f32());
         println!(
             "{}  {}",
@@ -69,7 +69,7 @@ impl DemoScreen {
     }
 
     /// Prints a line without the seconds.
-    pub(crate) fn print(&self, tone: TextStyle, text: &str) {
+    pub(crate) fn print_untimed(&self, tone: TextStyle, text: &str) {
         println!("{}", self.paint(tone, text));
     }
 
@@ -90,7 +90,7 @@ impl DemoScreen {
             "ms",
             "backfill",
         ];
-        self.say(TextStyle::Faint, &columns(&names.map(str::to_owned)));
+        self.print_line(TextStyle::Faint, &columns(&names.map(str::to_owned)));
     }
 
     /// Prints the report of one tick.
@@ -110,7 +110,7 @@ impl DemoScreen {
             text("elapsed_ms"),
             backfill_progress(&report["backfill"]),
         ];
-        self.say(TextStyle::Plain, &columns(&cells));
+        self.print_line(TextStyle::Plain, &columns(&cells));
     }
 
     /// Prints an event, one line for each of its parts.

@@ -28,7 +28,7 @@ pub(crate) async fn report(
     let mut delivery = Delivery::read(kinesis, STREAM).await;
     if fault {
         let lost = lose_one(&mut delivery);
-        screen.say(
+        screen.print_line(
             TextStyle::Bad,
             &format!("DEMO_FAULT=drop: the event at {lost} is lost on its way to the consumer"),
         );
@@ -49,7 +49,7 @@ pub(crate) async fn report(
 /// The events are from the middle of the stream.
 fn print_samples(screen: &DemoScreen, delivery: &Delivery) {
     let changes = delivery.changes();
-    screen.print(TextStyle::Faint, "Three of the events:\n");
+    screen.print_untimed(TextStyle::Faint, "Three of the events:\n");
     for table in ["pgbench_accounts", "pgbench_branches", "pgbench_history"] {
         let mut later = changes.iter().skip(changes.len() / 2);
         if let Some(sample) = later.find(|it| it.event().source.table.as_deref() == Some(table)) {
@@ -148,7 +148,7 @@ fn print_summary(demo: &Demo<'_>, delivery: &Delivery, last: &Value, start: Inst
         ),
     ];
     for (name, number) in numbers {
-        screen.print(TextStyle::Plain, &format!("  {name:<34}{number}"));
+        screen.print_untimed(TextStyle::Plain, &format!("  {name:<34}{number}"));
     }
     println!();
 }
@@ -157,14 +157,14 @@ fn print_verdict(screen: &DemoScreen, rows: usize, reasons: &[String]) {
     if reasons.is_empty() {
         let passed =
             format!("PASSED: {rows} rows rebuilt from the stream, each equal to its row in PostgreSQL.");
-        return screen.print(TextStyle::Good, &passed);
+        return screen.print_untimed(TextStyle::Good, &passed);
     }
-    screen.print(
+    screen.print_untimed(
         TextStyle::Bad,
         "FAILED: the rebuilt rows are not those of PostgreSQL.",
     );
     for reason in reasons.iter().take(10) {
-        screen.print(TextStyle::Plain, &format!("  {reason}"));
+        screen.print_untimed(TextStyle::Plain, &format!("  {reason}"));
     }
 }
 

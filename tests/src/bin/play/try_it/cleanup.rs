@@ -8,6 +8,8 @@ use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
+use scenarios::postgres::sql_text::drop_slot_sql;
+
 /// A shell that waits.
 pub(super) struct Cleanup {
     slot: String,
@@ -55,7 +57,7 @@ fi
 
 /// The statement that drops the slot, for the user.
 pub(super) fn statement(slot: &str) -> String {
-    format!("select pg_drop_replication_slot('{slot}');")
+    drop_slot_sql(slot) + ";"
 }
 
 impl Cleanup {

@@ -38,7 +38,7 @@ impl TryItScreen {
     }
 
     /// Prints a sentence on standard error.
-    pub(super) fn say(&mut self, text: &str) {
+    pub(super) fn print_line(&mut self, text: &str) {
         self.erase_status();
         eprintln!("{text}");
         self.draw_status();

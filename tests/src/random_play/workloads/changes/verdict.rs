@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use super::WITNESS;
+use super::EXPECTED_SLOT;
 use crate::aws::fake_kinesis::FakeKinesis;
 use crate::consumer::Delivery;
 use crate::consumer::event::{Envelope, UNAVAILABLE};
@@ -26,8 +26,8 @@ const MAX_CASES: usize = 5;
 /// A consumer has to receive all of these events.
 type ExpectedEvents = BTreeMap<String, String>;
 
-/// Judges a play after its end.
-pub(super) async fn judge(
+/// Checks a play after its end.
+pub(super) async fn check_play(
     client: &Client,
     settings: &PlaySettings,
     form: Envelope,
@@ -141,17 +141,19 @@ fn first_records(stream: &FakeKinesis) -> HashMap<String, u64> {
     first
 }
 
-/// Change of the witness's text: its LSN, its kind, and the number of its events.
-type WitnessedChange = (u64, String, usize);
+/// Change of [`EXPECTED_SLOT`]: its LSN, its kind, and the number of its events.
+type ExpectedChange = (u64, String, usize);
 
-/// Reads from the witness slot which events the committed transactions make.
+/// Events that a consumer has to receive, as the server reports them.
+///
+/// They are read from [`EXPECTED_SLOT`].
 async fn expected_events(client: &Client, form: Envelope) -> ExpectedEvents {
     let sql = format!(
         "select (lsn - '0/0')::int8 as lsn, data \
-         from pg_logical_slot_peek_changes('{WITNESS}', null, null, 'include-xids', '1')"
+         from pg_logical_slot_peek_changes('{EXPECTED_SLOT}', null, null, 'include-xids', '1')"
     );
     let mut expected = ExpectedEvents::new();
-    let mut open: Option<Vec<WitnessedChange>> = None;
+    let mut open: Option<Vec<ExpectedChange>> = None;
     for row in rows(client, &sql, &[]).await {
         let (lsn, data): (i64, String) = (row.get("lsn"), row.get("data"));
         let lsn = lsn.cast_unsigned();
@@ -160,7 +162,7 @@ async fn expected_events(client: &Client, form: Envelope) -> ExpectedEvents {
         } else if data.starts_with("COMMIT") {
             add_transaction(lsn, open.take().unwrap_or_default(), &mut expected);
         } else {
-            let (kind, events) = witnessed_change(&data, form);
+            let (kind, events) = parse_change(&data, form);
             match &mut open {
                 Some(changes) => changes.push((lsn, kind, events)),
                 // A non-transactional message has the position of a transaction of its own.
@@ -173,7 +175,7 @@ async fn expected_events(client: &Client, form: Envelope) -> ExpectedEvents {
 
 /// Adds a transaction's events with their positions: commit end, LSN of the change, index among events of
 /// this LSN.
-fn add_transaction(commit_end: u64, changes: Vec<WitnessedChange>, expected: &mut ExpectedEvents) {
+fn add_transaction(commit_end: u64, changes: Vec<ExpectedChange>, expected: &mut ExpectedEvents) {
     let mut last: Option<(u64, u32)> = None;
     for (lsn, kind, events) in changes {
         for _ in 0..events {
@@ -190,7 +192,7 @@ fn add_transaction(commit_end: u64, changes: Vec<WitnessedChange>, expected: &mu
 /// Kind of a change without values, and number of its events.
 ///
 /// `data` is a row of `test_decoding`.
-fn witnessed_change(data: &str, form: Envelope) -> (String, usize) {
+fn parse_change(data: &str, form: Envelope) -> (String, usize) {
     let Some((tables, rest)) = data.strip_prefix("table ").and_then(|data| data.split_once(": ")) else {
         // The function consumes its own markers.
         let is_marker = data.contains("prefix: spillway.marker,");

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use scenarios::aws::kinesis::Kinesis;
 use scenarios::aws::ssm::Ssm;
-use scenarios::fixture::{PostgresHost, ServerHandle};
+use scenarios::fixture::PostgresHost;
 use scenarios::lambda::function::{Function, Outcome};
 use scenarios::postgres::cluster::Cluster;
 use scenarios::postgres::{Postgres, PostgresSettings, REPLUSER, query};
+use scenarios::variables::owned;
 use scenarios::wait;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -140,7 +141,7 @@ impl SourceDatabase {
         };
         let postgres = match kind.has_standby {
             true => PostgresHost::Cluster(Box::new(Cluster::start(settings).await)),
-            false => PostgresHost::Single(ServerHandle::Owned(Box::new(Postgres::start(settings).await))),
+            false => PostgresHost::owned(Postgres::start(settings).await),
         };
         postgres.create_database(kind.name).await;
         let (schema, role) = (kind.name, REPLUSER.0);
@@ -309,9 +310,5 @@ fn environment(
         ("AWS_ENDPOINT_URL_KINESIS", kinesis.endpoint()),
         ("AWS_ENDPOINT_URL_SSM", ssm.endpoint()),
     ];
-    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    variables
-        .into_iter()
-        .chain(postgres.environment(kind.name))
-        .collect()
+    owned(variables).chain(postgres.environment(kind.name)).collect()
 }

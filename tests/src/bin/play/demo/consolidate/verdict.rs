@@ -39,10 +39,10 @@ pub(super) async fn report(demo: &Consolidation<'_>, consumer: ExampleConsumer, 
     screen.table(&table);
 
     screen.title("One question over the three databases");
-    screen.print(TextStyle::Faint, QUESTION);
+    screen.print_untimed(TextStyle::Faint, QUESTION);
     let in_duckdb = query_duckdb(&demo.file, &[VIEWS, QUESTION]).await;
     let at_sources = ask_sources(&demo.sources).await;
-    screen.print(
+    screen.print_untimed(
         TextStyle::Faint,
         "DuckDB's answer, and in brackets that of the sources:",
     );
@@ -52,12 +52,12 @@ pub(super) async fn report(demo: &Consolidation<'_>, consumer: ExampleConsumer, 
     }
     print_summary(demo, figures, began);
     if differences.is_empty() {
-        screen.print(TextStyle::Good, "PASSED: DuckDB and the three sources agree.");
+        screen.print_untimed(TextStyle::Good, "PASSED: DuckDB and the three sources agree.");
         return true;
     }
-    screen.print(TextStyle::Bad, "FAILED: DuckDB differs from the sources.");
+    screen.print_untimed(TextStyle::Bad, "FAILED: DuckDB differs from the sources.");
     for difference in differences.iter().take(10) {
-        screen.print(TextStyle::Plain, &format!("  {difference}"));
+        screen.print_untimed(TextStyle::Plain, &format!("  {difference}"));
     }
     false
 }
@@ -137,7 +137,7 @@ fn print_summary(demo: &Consolidation<'_>, figures: ExampleFigures, began: Insta
         ),
     ];
     for (name, number) in numbers {
-        screen.print(TextStyle::Plain, &format!("  {name:<34}{number}"));
+        screen.print_untimed(TextStyle::Plain, &format!("  {name:<34}{number}"));
     }
     println!();
 }
