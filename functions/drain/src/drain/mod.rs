@@ -218,8 +218,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
         time_left: Duration,
     ) -> Result<WindowStep, Error> {
         let confirmed_before = self.runner.confirmer.confirmed();
-        let rows = window.rows;
-        let resume = self.runner.resume_point();
+        let (rows, resume) = (window.rows, self.runner.resume_point());
         let (window, decode_timeout) = self.bounds.adjusted(window, resume, time_left);
         let again_bytes = confirmed_before.bytes_since(positions.restart);
         // The next invocation has more time. A window that exceeds its time would make later ones smaller.
@@ -246,9 +245,8 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             WindowOutcome::OutOfTime => Ok(WindowStep::OutOfTime),
             WindowOutcome::TooSlow => {
                 self.tip.confirm_next_window();
-                let had_most_time = decode_timeout >= self.reading_time / 2;
-                self.bounds
-                    .shrink(confirmed_before, positions.restart, had_most_time)
+                let (restart, had_most_time) = (positions.restart, decode_timeout >= self.reading_time / 2);
+                self.bounds.shrink(confirmed_before, restart, had_most_time)
             }
             WindowOutcome::ReadAgain => Ok(WindowStep::Another),
             WindowOutcome::Whole
@@ -262,23 +260,31 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
                 Ok(WindowStep::Another)
             }
             WindowOutcome::Whole | WindowOutcome::Partial => {
-                self.tip.confirm_next_window();
-                // An unconfirmed window is small on purpose, too.
-                if !confirmer.is_unconfirmed() {
-                    let decoded = DecodedLog {
-                        again_bytes,
-                        new_bytes: window.upto.bytes_since(confirmed_before),
-                        time: self.runner.last.peek,
-                    };
-                    let (has_rows, time_left) = (self.runner.last.has_rows, self.reading_time_left());
-                    self.bounds.adjust(decoded, has_rows, opened, time_left);
-                }
-                if !self.has_chunk() && !self.has_backlog().await? {
-                    self.next_chunk().await?;
-                }
+                let decoded = DecodedLog {
+                    again_bytes,
+                    new_bytes: window.upto.bytes_since(confirmed_before),
+                    time: self.runner.last.peek,
+                };
+                self.prepare_next_window(decoded, opened).await?;
                 Ok(WindowStep::Another)
             }
         }
+    }
+
+    /// Adjusts the size of windows, and reads a backfill's next chunk.
+    ///
+    /// `decoded` is the log of the last window, which began at `opened`.
+    async fn prepare_next_window(&mut self, decoded: DecodedLog, opened: Instant) -> Result<(), Error> {
+        self.tip.confirm_next_window();
+        // An unconfirmed window is small on purpose, so it does not change the size of later windows.
+        if !self.runner.confirmer.is_unconfirmed() {
+            let (has_rows, time_left) = (self.runner.last.has_rows, self.reading_time_left());
+            self.bounds.adjust(decoded, has_rows, opened, time_left);
+        }
+        if !self.has_chunk() && !self.has_backlog().await? {
+            self.next_chunk().await?;
+        }
+        Ok(())
     }
 
     /// Pauses at the end of the log. Returns whether the drain reads another window.

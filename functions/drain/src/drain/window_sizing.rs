@@ -97,6 +97,8 @@ pub enum SizingStep {
     Impossible,
 }
 
+/// Least bytes of decoded log whose time is measured.
+const MEASURED_BYTES: u64 = 64 << 20;
 /// Bytes of a mebibyte.
 const MIB: f64 = 1_048_576.0;
 /// Least and most bytes of log in a window.
@@ -156,10 +158,11 @@ impl WindowSizing {
 
     /// Adjusts the size after a window of this size.
     ///
-    /// `took` is the time from the peek to the last acknowledgement. `left` is the time that is left. Decoding
-    /// for the next window should take a quarter of `left`, at least half a second and at most thirty seconds.
-    /// If decoding the earlier log again takes most of this time, the window's own log may take an eighth of
-    /// `left`: smaller windows would repeat the earlier log more often, and hardly save time.
+    /// `took` is the time from the peek to the last acknowledgement. `left` is the time that is left.
+    /// Decoding for the next window should take a quarter of `left`, at least half a second and at most
+    /// thirty seconds. If decoding the earlier log again takes most of this time, the window's own log may
+    /// take an eighth of `left`: smaller windows would repeat the earlier log more often, and hardly save
+    /// time.
     ///
     /// Sending it may take four fifths of `left`. This share is large because each window decodes a part of
     /// the log again: a slow stream must not make windows small. The size changes by at most a factor of
@@ -204,9 +207,11 @@ impl WindowSizing {
     ///
     /// The server writes no row of this log, so it takes less time per byte than new log. The least time per
     /// byte of the last windows is closest to it. The estimate at most doubles with each window, so that one
-    /// fast window does not count for long.
+    /// fast window does not count for long. The time of a short log is mostly that of the statement, so a
+    /// shorter one counts as [`MEASURED_BYTES`].
     fn time_again(&mut self, decoded: DecodedLog) -> Duration {
-        let bytes = decoded.again_bytes.saturating_add(decoded.new_bytes).max(1);
+        let bytes = decoded.again_bytes.saturating_add(decoded.new_bytes);
+        let bytes = bytes.max(MEASURED_BYTES);
         let per_mib = decoded.time.mul_f64(MIB / bytes as f64);
         let per_mib = self.time_per_mib.map_or(per_mib, |last| per_mib.min(last * 2));
         self.time_per_mib = Some(per_mib);
@@ -220,7 +225,9 @@ impl WindowSizing {
         self.estimated_time_again(again_bytes) > decode_timeout * 2 / 3
     }
 
-    /// The estimated time to decode so many bytes again; zero before the first window.
+    /// The estimated time to decode so many bytes again.
+    ///
+    /// It is zero before the first window.
     fn estimated_time_again(&self, bytes: u64) -> Duration {
         let per_mib = self.time_per_mib.unwrap_or_default();
         per_mib.mul_f64(bytes as f64 / MIB)
@@ -392,10 +399,11 @@ mod tests {
         );
     }
 
-    /// A server that decodes 400 MiB again before each window, in two seconds.
+    /// The ends of windows of a server that decodes much log again.
     ///
+    /// It decodes 400 MiB again before each window, in two seconds.
     /// New log takes `new_cost` times as long per byte. Each invocation has seven seconds for reading.
-    /// Returns the LSNs at which the windows end. Their log has no row of the slot's database.
+    /// The windows have no row of the slot's database.
     fn windows_after_much_repeated_log(new_cost: u32, invocations: usize) -> Vec<u64> {
         const AGAIN: u64 = 400 << 20;
         let mut sizing = WindowSizing::default();
@@ -429,6 +437,28 @@ mod tests {
             }
         }
         ends
+    }
+
+    #[test]
+    fn a_short_log_does_not_make_a_later_window_too_late() {
+        let mut sizing = WindowSizing::default();
+        let short = DecodedLog {
+            again_bytes: 100,
+            new_bytes: 100,
+            time: Duration::from_millis(50),
+        };
+        sizing.adjust_empty(short, MINUTE);
+        assert!(!sizing.is_too_late(100 << 20, Duration::from_secs(1)));
+        let long = DecodedLog {
+            again_bytes: 100 << 20,
+            time: Duration::from_secs(2),
+            ..short
+        };
+        for _ in 0..8 {
+            sizing.adjust_empty(long, MINUTE);
+        }
+        assert!(sizing.is_too_late(100 << 20, Duration::from_millis(2900)));
+        assert!(!sizing.is_too_late(100 << 20, Duration::from_millis(3100)));
     }
 
     #[test]
