@@ -92,6 +92,8 @@ struct Drain<'a, S, K, C> {
     backfill_wait: BackfillWait,
     /// Time for reading when the drain began.
     reading_time: Duration,
+    /// Whether the last window was an ordinary one of a backlog.
+    is_in_backlog: bool,
 }
 
 impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
@@ -104,6 +106,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             tip: TipPolling::new(settings.poll_share, began + settings.linger),
             backfill_wait: BackfillWait::new(reading_time),
             reading_time,
+            is_in_backlog: false,
             runner: WindowRunner::new(ports, task),
         }
     }
@@ -221,9 +224,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
         let (rows, resume) = (window.rows, self.runner.resume_point());
         let (window, decode_timeout) = self.bounds.adjusted(window, resume, time_left);
         let again_bytes = confirmed_before.bytes_since(positions.restart);
-        // The next invocation has more time. A window that exceeds its time would make later ones smaller.
-        let is_too_late = self.bounds.sizing().is_too_late(again_bytes, decode_timeout);
-        if is_too_late && time_left < self.reading_time / 2 {
+        if self.is_too_late(again_bytes, decode_timeout, time_left) {
             return Ok(WindowStep::OutOfTime);
         }
         let running = self.runner.run(window, positions.readable, decode_timeout);
@@ -246,7 +247,9 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             WindowOutcome::TooSlow => {
                 self.tip.confirm_next_window();
                 let (restart, had_most_time) = (positions.restart, decode_timeout >= self.reading_time / 2);
-                self.bounds.shrink(confirmed_before, restart, had_most_time)
+                let step = self.bounds.shrink(confirmed_before, restart, had_most_time)?;
+                self.is_in_backlog = !self.runner.confirmer.has_unconfirmed_events();
+                Ok(step)
             }
             WindowOutcome::ReadAgain => Ok(WindowStep::Another),
             WindowOutcome::Whole
@@ -260,31 +263,56 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
                 Ok(WindowStep::Another)
             }
             WindowOutcome::Whole | WindowOutcome::Partial => {
-                let decoded = DecodedLog {
-                    again_bytes,
-                    new_bytes: window.upto.bytes_since(confirmed_before),
-                    time: self.runner.last.peek,
+                // At the row bound, the server stops before the LSN bound.
+                let read_upto = match outcome {
+                    WindowOutcome::Partial => confirmer.confirmed_or_queued(),
+                    _ => window.upto,
                 };
-                self.prepare_next_window(decoded, opened).await?;
-                Ok(WindowStep::Another)
+                let new_bytes = read_upto.bytes_since(confirmed_before);
+                self.prepare_next_window(again_bytes, new_bytes, opened).await
             }
         }
     }
 
+    /// Whether a backlog's next window is left to the next invocation.
+    ///
+    /// That invocation has more time. If the window exceeded its time, later windows would be smaller. Other
+    /// windows must be read now: the first one, one of a search, or one that confirms the events of earlier
+    /// windows or ends a chunk.
+    fn is_too_late(&mut self, again_bytes: u64, decode_timeout: Duration, time_left: Duration) -> bool {
+        let is_in_backlog = std::mem::take(&mut self.is_in_backlog);
+        is_in_backlog
+            && !self.has_chunk()
+            && time_left < self.reading_time / 2
+            && self.bounds.sizing().is_too_late(again_bytes, decode_timeout)
+    }
+
     /// Adjusts the size of windows, and reads a backfill's next chunk.
     ///
-    /// `decoded` is the log of the last window, which began at `opened`.
-    async fn prepare_next_window(&mut self, decoded: DecodedLog, opened: Instant) -> Result<(), Error> {
+    /// The last window began at `opened`. It had `new_bytes` of log, after `again_bytes` that the server
+    /// decoded again.
+    async fn prepare_next_window(
+        &mut self,
+        again_bytes: u64,
+        new_bytes: u64,
+        opened: Instant,
+    ) -> Result<WindowStep, Error> {
         self.tip.confirm_next_window();
         // An unconfirmed window is small on purpose, so it does not change the size of later windows.
         if !self.runner.confirmer.is_unconfirmed() {
+            self.is_in_backlog = true;
+            let decoded = DecodedLog {
+                again_bytes,
+                new_bytes,
+                time: self.runner.last.peek,
+            };
             let (has_rows, time_left) = (self.runner.last.has_rows, self.reading_time_left());
             self.bounds.adjust(decoded, has_rows, opened, time_left);
         }
         if !self.has_chunk() && !self.has_backlog().await? {
             self.next_chunk().await?;
         }
-        Ok(())
+        Ok(WindowStep::Another)
     }
 
     /// Pauses at the end of the log. Returns whether the drain reads another window.

@@ -33,9 +33,9 @@ pub struct WindowSizing {
 /// The log that the server decoded for one window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodedLog {
-    /// Bytes before the window, which it has decoded before.
+    /// Bytes before the window, which the server had decoded for earlier windows.
     pub again_bytes: u64,
-    /// Bytes of the window.
+    /// Bytes of the window, up to the last row that was read.
     pub new_bytes: u64,
     /// The time for both.
     pub time: Duration,
@@ -160,17 +160,18 @@ impl WindowSizing {
     ///
     /// `took` is the time from the peek to the last acknowledgement. `left` is the time that is left.
     /// Decoding for the next window should take a quarter of `left`, at least half a second and at most
-    /// thirty seconds. If decoding the earlier log again takes most of this time, the window's own log may
-    /// take an eighth of `left`: smaller windows would repeat the earlier log more often, and hardly save
-    /// time.
+    /// thirty seconds. Decoding and sending may take four fifths of `left`. This share is large because each
+    /// window decodes a part of the log again: a slow stream must not make windows small.
     ///
-    /// Sending it may take four fifths of `left`. This share is large because each window decodes a part of
-    /// the log again: a slow stream must not make windows small. The size changes by at most a factor of
-    /// four, because a single measurement may be an outlier.
+    /// Both times include that of the log that is decoded again. If it takes most of them, the window's own
+    /// log may still take half of them. Smaller windows would decode that log more often, and hardly save
+    /// time. The size changes by at most a factor of four, because a single measurement may be an outlier.
     pub fn adjust(&mut self, decoded: DecodedLog, took: Duration, left: Duration) {
+        let decode_factor = self.decode_factor(decoded, left);
+        let again = self.estimated_time_again(decoded.again_bytes);
         let sending_time = (left * 4 / 5).max(Duration::from_millis(500));
-        let smaller = self.decode_factor(decoded, left).min(ratio(sending_time, took));
-        let factor = smaller.clamp(0.25, 4.0);
+        let factor = decode_factor.min(factor_of_new_log(sending_time, took, again));
+        let factor = factor.clamp(0.25, 4.0);
         self.scale(factor, factor);
     }
 
@@ -193,34 +194,37 @@ impl WindowSizing {
 
     /// The factor that makes the decode time of the next window suitable.
     ///
-    /// Also decides whether windows are slow.
+    /// Also decides whether windows are slow, and updates the estimate of the time of repeated log.
     fn decode_factor(&mut self, decoded: DecodedLog, left: Duration) -> f64 {
         self.is_slow = decoded.time > (decoded.time + left) / 3;
         self.may_stretch = !self.is_slow;
+        self.measure(decoded);
         let decode_time = (left / 4).clamp(Duration::from_millis(500), Duration::from_secs(30));
-        let again = self.time_again(decoded);
-        let time_for_new = decode_time.saturating_sub(again).max(decode_time / 2);
-        ratio(time_for_new, decoded.time.saturating_sub(again))
+        factor_of_new_log(
+            decode_time,
+            decoded.time,
+            self.estimated_time_again(decoded.again_bytes),
+        )
     }
 
-    /// The estimated time for the log that was decoded again.
+    /// Updates the estimated time to decode log again.
     ///
-    /// The server writes no row of this log, so it takes less time per byte than new log. The least time per
-    /// byte of the last windows is closest to it. The estimate at most doubles with each window, so that one
-    /// fast window does not count for long. The time of a short log is mostly that of the statement, so a
-    /// shorter one counts as [`MEASURED_BYTES`].
-    fn time_again(&mut self, decoded: DecodedLog) -> Duration {
+    /// The server writes no row of this log, so it usually takes less time per byte than new log. The least
+    /// time per byte of the last windows is closest to it. The estimate at most doubles with each window, so
+    /// that one fast window does not count for long. The time of a short log is mostly that of the statement,
+    /// so it is not measured.
+    fn measure(&mut self, decoded: DecodedLog) {
         let bytes = decoded.again_bytes.saturating_add(decoded.new_bytes);
-        let bytes = bytes.max(MEASURED_BYTES);
+        if bytes < MEASURED_BYTES {
+            return;
+        }
         let per_mib = decoded.time.mul_f64(MIB / bytes as f64);
-        let per_mib = self.time_per_mib.map_or(per_mib, |last| per_mib.min(last * 2));
-        self.time_per_mib = Some(per_mib);
-        self.estimated_time_again(decoded.again_bytes)
+        self.time_per_mib = Some(self.time_per_mib.map_or(per_mib, |last| per_mib.min(last * 2)));
     }
 
     /// Whether the server could probably not decode a window in this time.
     ///
-    /// It decodes `again_bytes` before the window. Two thirds of the time must be enough for them.
+    /// The server decodes `again_bytes` before the window. Two thirds of the time must be enough for them.
     pub fn is_too_late(&self, again_bytes: u64, decode_timeout: Duration) -> bool {
         self.estimated_time_again(again_bytes) > decode_timeout * 2 / 3
     }
@@ -259,225 +263,19 @@ impl WindowSizing {
     }
 }
 
+/// The factor by which a window's new log may change.
+///
+/// The next window should take `suitable` time. The last window took `took`, of which `again` is the time of
+/// the log that was decoded again.
+fn factor_of_new_log(suitable: Duration, took: Duration, again: Duration) -> f64 {
+    let for_new = suitable.saturating_sub(again).max(suitable / 2);
+    ratio(for_new, took.saturating_sub(again))
+}
+
 /// The quotient of two durations. A `part` below 1 ms counts as 1 ms.
 fn ratio(duration: Duration, part: Duration) -> f64 {
     duration.as_secs_f64() / part.as_secs_f64().max(0.001)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINUTE: Duration = Duration::from_secs(60);
-    const END: Lsn = Lsn(u64::MAX);
-
-    /// A window without log that is decoded again.
-    fn decoded(time: Duration) -> DecodedLog {
-        DecodedLog {
-            again_bytes: 0,
-            new_bytes: 1 << 20,
-            time,
-        }
-    }
-
-    /// The size of a window if no log is decoded again.
-    fn size(sizing: &WindowSizing) -> (u64, i32) {
-        let window = sizing.next_window(Lsn(0), END, Lsn(0));
-        (window.upto.0, window.rows)
-    }
-
-    #[test]
-    fn a_window_never_ends_after_the_readable_position() {
-        let sizing = WindowSizing::default();
-        assert_eq!(sizing.next_window(Lsn(100), Lsn(200), Lsn(100)).upto, Lsn(200));
-        assert_eq!(
-            sizing.next_window(Lsn(100), END, Lsn(100)).upto,
-            Lsn(100 + (128 << 20))
-        );
-    }
-
-    #[test]
-    fn a_window_is_at_least_as_large_as_the_log_that_is_decoded_again() {
-        let sizing = WindowSizing::default();
-        assert_eq!(sizing.next_window(Lsn(1 << 30), END, Lsn(0)).upto, Lsn(2 << 30));
-        assert_eq!(
-            sizing.next_window(Lsn(1 << 40), END, Lsn(0)).upto,
-            Lsn((1 << 40) + (4 << 30))
-        );
-    }
-
-    #[test]
-    fn windows_grow_while_they_are_fast_and_shrink_when_they_are_slow() {
-        let mut sizing = WindowSizing::default();
-        let adjust = |sizing: &mut WindowSizing, time, left| sizing.adjust(decoded(time), time, left);
-        adjust(&mut sizing, Duration::from_millis(10), MINUTE);
-        assert_eq!(size(&sizing), (512 << 20, 400_000));
-        assert_eq!(sizing.decode_timeout(MINUTE), MINUTE / 2);
-        adjust(&mut sizing, MINUTE, Duration::from_secs(4));
-        assert_eq!(size(&sizing), (128 << 20, 100_000));
-        assert_eq!(sizing.decode_timeout(MINUTE), MINUTE * 9 / 10);
-    }
-
-    #[test]
-    fn a_window_without_rows_raises_the_bytes_and_not_the_rows_of_the_next() {
-        let mut sizing = WindowSizing::default();
-        sizing.adjust_empty(decoded(Duration::from_secs(1)), MINUTE);
-        assert_eq!(size(&sizing), (15 * (128 << 20), 100_000));
-        sizing.adjust_empty(decoded(Duration::from_millis(1)), MINUTE);
-        assert_eq!(size(&sizing), (4 << 30, 100_000));
-        // This window took most of the time, so the next one is not stretched.
-        sizing.adjust_empty(decoded(MINUTE), Duration::from_secs(8));
-        assert_eq!(size(&sizing), (1 << 30, 100_000));
-        assert_eq!(sizing.next_window(Lsn(2 << 30), END, Lsn(0)).upto, Lsn(3 << 30));
-    }
-
-    #[test]
-    fn an_empty_window_after_a_slow_one_does_not_restore_the_slow_size() {
-        let mut sizing = WindowSizing::default();
-        sizing.adjust_empty(decoded(Duration::from_secs(1)), MINUTE);
-        let (slow, rows) = size(&sizing);
-        assert_eq!(sizing.shrink(Lsn(0), Lsn(0)), SizingStep::Smaller);
-        sizing.adjust_empty(decoded(Duration::from_millis(10)), MINUTE);
-        assert!(size(&sizing).0 < slow / 3, "{} of {slow} bytes", size(&sizing).0);
-        assert_eq!(sizing.decode_timeout(MINUTE), MINUTE * 9 / 10);
-        sizing.adjust_empty(decoded(Duration::from_millis(10)), MINUTE);
-        sizing.adjust_empty(decoded(Duration::from_millis(10)), MINUTE);
-        assert_eq!(size(&sizing).1, rows);
-    }
-
-    #[test]
-    fn a_slow_stream_does_not_make_windows_small() {
-        let mut sizing = WindowSizing::default();
-        // Sending took 20 s, so four fifths of 40 s are enough for 1.6 windows of this size.
-        sizing.adjust(
-            decoded(Duration::from_secs(1)),
-            Duration::from_secs(20),
-            Duration::from_secs(40),
-        );
-        assert_eq!(size(&sizing), ((128 << 20) * 8 / 5, 160_000));
-        assert_eq!(sizing.decode_timeout(MINUTE), MINUTE / 2);
-        // The time that is left is enough for a fifth of a window. But one measurement changes the size by at
-        // most a factor of four.
-        sizing.adjust(
-            decoded(Duration::from_secs(1)),
-            Duration::from_secs(40),
-            Duration::from_secs(10),
-        );
-        assert_eq!(size(&sizing).1, 40_000);
-    }
-
-    #[test]
-    fn a_window_that_is_too_slow_shrinks_to_the_minimum() {
-        let mut sizing = WindowSizing::default();
-        let shrink = |sizing: &mut WindowSizing| sizing.shrink(Lsn(0), Lsn(0));
-        assert_eq!(shrink(&mut sizing), SizingStep::Smaller);
-        assert_eq!(size(&sizing), (8 << 20, 6250));
-        assert_eq!(shrink(&mut sizing), SizingStep::Smaller);
-        assert_eq!(size(&sizing), (1 << 20, 1000));
-        assert_eq!(shrink(&mut sizing), SizingStep::Impossible);
-    }
-
-    #[test]
-    fn a_search_reads_one_transaction_and_then_halves_its_windows() {
-        let steps = std::iter::successors(Some(TransactionSearch::new(20)), |search| search.next());
-        let rows: Vec<i32> = steps.map(|search| search.rows).collect();
-        assert_eq!(rows, [1, 10, 5, 2, 1]);
-    }
-
-    #[test]
-    fn a_stretched_window_first_shrinks_to_the_size_without_stretching() {
-        let (mut sizing, confirmed) = (WindowSizing::default(), Lsn(1 << 30));
-        assert_eq!(sizing.shrink(confirmed, Lsn(0)), SizingStep::Smaller);
-        assert_eq!(
-            sizing.next_window(confirmed, END, Lsn(0)).upto,
-            confirmed.plus(128 << 20)
-        );
-        assert_eq!(sizing.shrink(confirmed, Lsn(0)), SizingStep::Smaller);
-        assert_eq!(
-            sizing.next_window(confirmed, END, Lsn(0)).upto,
-            confirmed.plus(8 << 20)
-        );
-    }
-
-    /// The ends of windows of a server that decodes much log again.
-    ///
-    /// It decodes 400 MiB again before each window, in two seconds.
-    /// New log takes `new_cost` times as long per byte. Each invocation has seven seconds for reading.
-    /// The windows have no row of the slot's database.
-    fn windows_after_much_repeated_log(new_cost: u32, invocations: usize) -> Vec<u64> {
-        const AGAIN: u64 = 400 << 20;
-        let mut sizing = WindowSizing::default();
-        let (mut confirmed, mut ends) = (Lsn(AGAIN), Vec::new());
-        for _ in 0..invocations {
-            let mut left = Duration::from_secs(7);
-            while left > Duration::from_millis(3500)
-                || !sizing.is_too_late(AGAIN, sizing.decode_timeout(left))
-            {
-                let restart = Lsn(confirmed.0 - AGAIN);
-                let upto = sizing.next_window(confirmed, END, restart).upto;
-                let new_bytes = upto.bytes_since(confirmed);
-                let again_time = Duration::from_secs(2);
-                let time = again_time + (again_time * new_cost).mul_f64(new_bytes as f64 / AGAIN as f64);
-                let limit = sizing.decode_timeout(left);
-                left = left.saturating_sub(time.min(limit));
-                if time > limit {
-                    if sizing.shrink(confirmed, restart) != SizingStep::Smaller {
-                        break;
-                    }
-                    continue;
-                }
-                let decoded = DecodedLog {
-                    again_bytes: AGAIN,
-                    new_bytes,
-                    time,
-                };
-                sizing.adjust_empty(decoded, left);
-                confirmed = upto;
-                ends.push(upto.0);
-            }
-        }
-        ends
-    }
-
-    #[test]
-    fn a_short_log_does_not_make_a_later_window_too_late() {
-        let mut sizing = WindowSizing::default();
-        let short = DecodedLog {
-            again_bytes: 100,
-            new_bytes: 100,
-            time: Duration::from_millis(50),
-        };
-        sizing.adjust_empty(short, MINUTE);
-        assert!(!sizing.is_too_late(100 << 20, Duration::from_secs(1)));
-        let long = DecodedLog {
-            again_bytes: 100 << 20,
-            time: Duration::from_secs(2),
-            ..short
-        };
-        for _ in 0..8 {
-            sizing.adjust_empty(long, MINUTE);
-        }
-        assert!(sizing.is_too_late(100 << 20, Duration::from_millis(2900)));
-        assert!(!sizing.is_too_late(100 << 20, Duration::from_millis(3100)));
-    }
-
-    #[test]
-    fn much_repeated_log_does_not_make_windows_small() {
-        for (new_cost, mib) in [(1, 30), (3, 15), (10, 4)] {
-            let ends = windows_after_much_repeated_log(new_cost, 40);
-            let (first, last) = (ends[0], ends[ends.len() - 1]);
-            let mean = (last - first) / (ends.len() as u64 - 1);
-            assert!(
-                mean > mib << 20,
-                "{new_cost}: {} windows of {mean} bytes",
-                ends.len()
-            );
-            // Few windows exceed their time.
-            assert!(
-                ends.len() > 40,
-                "{new_cost}: {} windows in 40 invocations",
-                ends.len()
-            );
-        }
-    }
-}
+mod tests;
