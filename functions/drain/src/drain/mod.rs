@@ -92,7 +92,9 @@ struct Drain<'a, S, K, C> {
     backfill_wait: BackfillWait,
     /// Time for reading when the drain began.
     reading_time: Duration,
-    /// Whether the last window was an ordinary one of a backlog.
+    /// Whether the next window may be left to the next invocation.
+    ///
+    /// The last window was an ordinary one of a backlog, or was too slow.
     is_in_backlog: bool,
 }
 
@@ -227,6 +229,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
         if self.is_too_late(again_bytes, decode_timeout, time_left) {
             return Ok(WindowStep::OutOfTime);
         }
+        self.is_in_backlog = false;
         let running = self.runner.run(window, positions.readable, decode_timeout);
         let outcome = match running.await {
             Err(Error::Slot(error @ SlotError::PublicationSkipped { .. })) => {
@@ -246,10 +249,9 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             WindowOutcome::OutOfTime => Ok(WindowStep::OutOfTime),
             WindowOutcome::TooSlow => {
                 self.tip.confirm_next_window();
+                self.is_in_backlog = !confirmer.has_unconfirmed_events() && !self.bounds.is_searching();
                 let (restart, had_most_time) = (positions.restart, decode_timeout >= self.reading_time / 2);
-                let step = self.bounds.shrink(confirmed_before, restart, had_most_time)?;
-                self.is_in_backlog = !self.runner.confirmer.has_unconfirmed_events();
-                Ok(step)
+                self.bounds.shrink(confirmed_before, restart, had_most_time)
             }
             WindowOutcome::ReadAgain => Ok(WindowStep::Another),
             WindowOutcome::Whole
@@ -276,12 +278,11 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
 
     /// Whether a backlog's next window is left to the next invocation.
     ///
-    /// That invocation has more time. If the window exceeded its time, later windows would be smaller. Other
-    /// windows must be read now: the first one, one of a search, or one that confirms the events of earlier
-    /// windows or ends a chunk.
-    fn is_too_late(&mut self, again_bytes: u64, decode_timeout: Duration, time_left: Duration) -> bool {
-        let is_in_backlog = std::mem::take(&mut self.is_in_backlog);
-        is_in_backlog
+    /// The next invocation has more time for it. Now, the window would probably exceed its time, and that
+    /// would make later windows smaller. These windows are never left: the first one, one of a search, one
+    /// that confirms events of earlier windows, and one that ends a chunk.
+    fn is_too_late(&self, again_bytes: u64, decode_timeout: Duration, time_left: Duration) -> bool {
+        self.is_in_backlog
             && !self.has_chunk()
             && time_left < self.reading_time / 2
             && self.bounds.sizing().is_too_late(again_bytes, decode_timeout)
@@ -289,8 +290,8 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
 
     /// Adjusts the size of windows, and reads a backfill's next chunk.
     ///
-    /// The last window began at `opened`. It had `new_bytes` of log, after `again_bytes` that the server
-    /// decoded again.
+    /// The last window began at `opened`. Before its `new_bytes` of log, the server decoded `again_bytes`
+    /// again.
     async fn prepare_next_window(
         &mut self,
         again_bytes: u64,
@@ -321,6 +322,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
     async fn linger(&mut self, positions: WalPositions, found: bool) -> Result<bool, Error> {
         let polled = self.runner.take_server_time();
         let last_moment = self.runner.budget.reading_deadline() - MIN_WINDOW_TIME;
+        self.is_in_backlog = false;
         if self.tip.pause(polled, found, last_moment).await {
             // On a busy machine the pause may last too long for another window. The drain then ends as empty,
             // since it reached the end of the log.

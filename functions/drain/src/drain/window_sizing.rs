@@ -26,7 +26,7 @@ pub struct WindowSizing {
     may_stretch: bool,
     /// Estimated time in which the server decodes 1 MiB of log again.
     ///
-    /// `None` before the first window.
+    /// `None` until a window decoded at least [`MEASURED_BYTES`].
     time_per_mib: Option<Duration>,
 }
 
@@ -97,7 +97,7 @@ pub enum SizingStep {
     Impossible,
 }
 
-/// Least bytes of decoded log whose time is measured.
+/// The time of less log than this does not set the estimate.
 const MEASURED_BYTES: u64 = 64 << 20;
 /// Bytes of a mebibyte.
 const MIB: f64 = 1_048_576.0;
@@ -163,9 +163,9 @@ impl WindowSizing {
     /// thirty seconds. Decoding and sending may take four fifths of `left`. This share is large because each
     /// window decodes a part of the log again: a slow stream must not make windows small.
     ///
-    /// Both times include that of the log that is decoded again. If it takes most of them, the window's own
-    /// log may still take half of them. Smaller windows would decode that log more often, and hardly save
-    /// time. The size changes by at most a factor of four, because a single measurement may be an outlier.
+    /// Both limits also cover the log that is decoded again. But at least half of each limit is for the
+    /// window's own log: smaller windows would decode that log more often, and hardly save time. The size
+    /// changes by at most a factor of four, because a single measurement may be an outlier.
     pub fn adjust(&mut self, decoded: DecodedLog, took: Duration, left: Duration) {
         let decode_factor = self.decode_factor(decoded, left);
         let again = self.estimated_time_again(decoded.again_bytes);
@@ -209,29 +209,31 @@ impl WindowSizing {
 
     /// Updates the estimated time to decode log again.
     ///
-    /// The server writes no row of this log, so it usually takes less time per byte than new log. The least
-    /// time per byte of the last windows is closest to it. The estimate at most doubles with each window, so
-    /// that one fast window does not count for long. The time of a short log is mostly that of the statement,
-    /// so it is not measured.
+    /// The server writes no row of this log, so it usually takes less time per byte than new log. So the
+    /// least time per byte of recent windows is the best estimate. It rises by at most an eighth per
+    /// window: if it is too high, windows become too large. The time of a short log is mostly that of the
+    /// statement, so a short log only lowers the estimate.
     fn measure(&mut self, decoded: DecodedLog) {
         let bytes = decoded.again_bytes.saturating_add(decoded.new_bytes);
-        if bytes < MEASURED_BYTES {
-            return;
-        }
-        let per_mib = decoded.time.mul_f64(MIB / bytes as f64);
-        self.time_per_mib = Some(self.time_per_mib.map_or(per_mib, |last| per_mib.min(last * 2)));
+        let per_mib = decoded.time.mul_f64(MIB / bytes.max(1) as f64);
+        self.time_per_mib = match self.time_per_mib {
+            Some(last) if bytes < MEASURED_BYTES => Some(per_mib.min(last)),
+            Some(last) => Some(per_mib.min(last * 9 / 8)),
+            None => (bytes >= MEASURED_BYTES).then_some(per_mib),
+        };
     }
 
     /// Whether the server could probably not decode a window in this time.
     ///
-    /// The server decodes `again_bytes` before the window. Two thirds of the time must be enough for them.
+    /// The server decodes `again_bytes` before the window. It is too late if they alone need more than two
+    /// thirds of the time.
     pub fn is_too_late(&self, again_bytes: u64, decode_timeout: Duration) -> bool {
         self.estimated_time_again(again_bytes) > decode_timeout * 2 / 3
     }
 
     /// The estimated time to decode so many bytes again.
     ///
-    /// It is zero before the first window.
+    /// It is zero without an estimate.
     fn estimated_time_again(&self, bytes: u64) -> Duration {
         let per_mib = self.time_per_mib.unwrap_or_default();
         per_mib.mul_f64(bytes as f64 / MIB)
@@ -265,8 +267,8 @@ impl WindowSizing {
 
 /// The factor by which a window's new log may change.
 ///
-/// The next window should take `suitable` time. The last window took `took`, of which `again` is the time of
-/// the log that was decoded again.
+/// `suitable` is the time that the next window should take. `took` is the time of the last one, and
+/// `again` is the part of it for repeated log.
 fn factor_of_new_log(suitable: Duration, took: Duration, again: Duration) -> f64 {
     let for_new = suitable.saturating_sub(again).max(suitable / 2);
     ratio(for_new, took.saturating_sub(again))
