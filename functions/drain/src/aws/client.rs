@@ -225,7 +225,7 @@ pub(super) fn class_of_code(code: &str) -> FailureClass {
         | "ServiceUnavailable"
         // KMS throttles its own requests, not those of a shard. So more shards do not help.
         | "KMSThrottlingException"
-        // Kinesis creates, updates or deletes the stream. In the first two cases, a later tick succeeds.
+        // The stream is being created, updated or deleted. Unless it is deleted, a later tick succeeds.
         | "ResourceInUseException" => FailureClass::Unavailable,
         _ if code.starts_with("KMS") => FailureClass::Denied,
         _ => FailureClass::Other,

@@ -25,8 +25,8 @@ const UNKNOWN_ROW: &str = "a change does not name its row";
 
 /// Reason why a chunk is invalid: an update lacks values of its row.
 ///
-/// The update's event lacks a column, which the chunk's row has. But the update drops this row. So the chunk
-/// is read again: see [`lacks_columns`].
+/// The update lacks a column's value. The chunk's row has the value, but the update drops this row. So the
+/// chunk is read again: see [`lacks_columns`].
 const LACKS_COLUMNS: &str = "an update lacks large values of columns that were altered later";
 
 /// The rows of a chunk, in the order of their keys.

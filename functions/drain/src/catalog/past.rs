@@ -287,7 +287,7 @@ impl<'c> PastTable<'c> {
 
     /// The column of this name, if it is unchanged since the row.
     ///
-    /// `None` if the column may have been altered or added since, or if the table has no such column now.
+    /// `None` if it may have been altered or added since. Also `None` if the table no longer has the column.
     pub fn column(&self, name: &str) -> Option<&'c CatalogColumn> {
         let mut columns = self.table.columns.iter();
         columns

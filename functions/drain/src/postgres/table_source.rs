@@ -395,9 +395,9 @@ impl PgSlot<'_> {
 
 /// Whether the table was rewritten or replaced since the transaction's snapshot.
 ///
-/// Replaced: the name no longer belongs to the table with this object id. Rewritten: the table or a partition
-/// of it has another file. A rewriting `alter table` writes all rows with its own transaction id. So an older
-/// snapshot shows no row (PostgreSQL documentation, "Concurrency Control", "Caveats").
+/// A table is replaced if its name no longer belongs to this object id. It is rewritten if it or a partition
+/// has another file. `alter table` then wrote all rows with its own transaction id, so an older snapshot
+/// shows no row (PostgreSQL documentation, "Concurrency Control", "Caveats").
 ///
 /// # Errors
 /// The query failed.

@@ -61,11 +61,11 @@ impl Scanner for Wal2jsonScanner {
 
 /// Reads syntax up to the next string or value.
 ///
-/// If the input begins with a string, reads its opening quote, or a whole type name. If it begins with a
-/// value that is no string, reads as much of the value as the input has.
+/// If the input begins with a type name, reads all of it. If it begins with another string, reads the opening
+/// quote. If it begins with a number or the like, reads as much of it as the input has.
 fn syntax(input: &[u8], row: &mut ShortRow) -> Result<(JsonState, usize), MalformedRow> {
     let is_text = input.first() == Some(&b'"');
-    // wal2json writes the old row after the columns. So all later values are of the old row.
+    // The old row begins here. After it, wal2json writes no values.
     if row.written().ends_with(br#""identity":"#) {
         row.begin_image(true);
     }

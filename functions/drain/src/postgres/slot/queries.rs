@@ -27,12 +27,12 @@ const FIRST_COMMITS: usize = 1_000;
 /// `generate_series` only for a row of more than 4 MiB.
 ///
 /// The reader sends a part of a transaction only if it knows the end of the commit record. With wal2json, the
-/// begin row has it. With the other plugins, the first commit rows are sent twice: before all other rows, and
-/// again in the order of the log. The first copy has its transaction's id in `commit_of`, which is null in
-/// all other rows. So the server need not decode the window again for the commit row: see
-/// [`in_two_passes`].
+/// begin row has it. With the other plugins, the server sends the first commit rows before all other rows.
+/// There, `commit_of` is the transaction's id. Later it sends them again, in the order of the log. There, and
+/// in all other rows, `commit_of` is null. So the server need not decode the window again to find a commit
+/// row: see [`in_two_passes`].
 ///
-/// The query omits the changes of the window's sent prefix. It includes the rows that describe tables.
+/// The query omits the changes of the window's acknowledged prefix, but not the rows that describe tables.
 pub(super) fn copy_peek<'o>(
     slot: &str,
     window: Window,
