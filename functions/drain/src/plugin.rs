@@ -1,4 +1,4 @@
-//! Output plugins: their names, their options and the marks of their rows.
+//! Output plugins: their names, their options and how their rows begin.
 
 use std::fmt;
 use std::str::FromStr;
@@ -36,7 +36,7 @@ impl PluginOptions {
 
 /// Byte that distinguishes the row of a change from every other row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChangeMark {
+pub struct ChangeTag {
     /// Number of the byte in the row, counted from 1.
     ///
     /// SQL's `substr` also counts from 1.
@@ -105,7 +105,7 @@ impl Plugin {
     /// The first bytes of a row that commits a transaction.
     ///
     /// No other row begins with them.
-    pub fn commit_mark(self) -> &'static [u8] {
+    pub fn commit_prefix(self) -> &'static [u8] {
         match self {
             Plugin::Pgoutput => b"C",
             Plugin::Wal2json => br#"{"action":"C""#,
@@ -114,19 +114,19 @@ impl Plugin {
     }
 
     /// The byte that distinguishes a change's row from all other rows.
-    pub fn change_mark(self) -> ChangeMark {
+    pub fn change_tag(self) -> ChangeTag {
         match self {
-            Plugin::Pgoutput => ChangeMark {
+            Plugin::Pgoutput => ChangeTag {
                 byte_number: 1,
                 bytes: &[b"I", b"U", b"D", b"T", b"M"],
             },
             // {"action":"I"
-            Plugin::Wal2json => ChangeMark {
+            Plugin::Wal2json => ChangeTag {
                 byte_number: 12,
                 bytes: &[b"I", b"U", b"D", b"T", b"M"],
             },
             // "table …" and "message: …"
-            Plugin::TestDecoding => ChangeMark {
+            Plugin::TestDecoding => ChangeTag {
                 byte_number: 1,
                 bytes: &[b"t", b"m"],
             },

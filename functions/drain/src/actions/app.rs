@@ -130,7 +130,7 @@ impl App {
     /// Whether the sent tables were last checked `interval` ago or earlier.
     ///
     /// If so, records `now` as the time of the last check.
-    pub(super) fn is_check_due(&self, interval: Duration, now: Instant) -> bool {
+    pub(super) fn take_due_check(&self, interval: Duration, now: Instant) -> bool {
         let mut checked = self.tables_checked.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = checked.is_none_or(|checked| now.duration_since(checked) >= interval);
         if is_due {
@@ -274,7 +274,7 @@ impl App {
             Err(StateStoreError::Invalid { .. }) if accept_gap.is_some() => None,
             loaded => loaded?,
         };
-        let checked = continuity::check(name, &server, state.as_ref(), stored.as_ref(), accept_gap);
+        let checked = continuity::start_position(name, &server, state.as_ref(), stored.as_ref(), accept_gap);
         if checked.is_err() {
             // If this session lost the lock, another drainer may have stored a checkpoint after this
             // inspection. Slot and checkpoint then differ without a discontinuity.

@@ -153,7 +153,7 @@ fn finished(app: &App, mut report: Report, result: Result<(), Error>) -> Result<
 }
 
 fn log_first_start(slot: &str, start: &StartPosition) {
-    if !start.stored {
+    if !start.has_checkpoint {
         let lsn = start.confirmed;
         tracing::info!(slot, %lsn, "no checkpoint is used: starting from the slot's own position");
     }

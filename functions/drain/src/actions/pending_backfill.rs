@@ -70,7 +70,7 @@ pub(super) fn restart_if_needed(
     is_gap: bool,
 ) -> bool {
     let (slot, system) = (&app.config.slot, &opened.server.system_identifier);
-    if state.is_of(slot, system) && opened.start.stored && !is_gap {
+    if state.is_of(slot, system) && opened.start.has_checkpoint && !is_gap {
         return false;
     }
     tracing::warn!(

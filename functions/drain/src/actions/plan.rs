@@ -155,7 +155,7 @@ async fn forecast<S: Slot, K: Stream>(
     let reader_settings = reader_settings(input);
     let history = SentHistory {
         settled: start.settled,
-        sent_by_this_drain: start.settled,
+        queued_upto: start.settled,
         acknowledged: start.acknowledged,
         resume,
         expected: None,

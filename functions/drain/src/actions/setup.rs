@@ -70,7 +70,8 @@ pub(crate) async fn run(
     match &stored {
         // An existing checkpoint is not overwritten: if the slot is new, the checkpoint proves the gap.
         Some(stored) => {
-            let checked = continuity::check(&config.slot, &server, state.as_ref(), Some(stored), None);
+            let checked =
+                continuity::start_position(&config.slot, &server, state.as_ref(), Some(stored), None);
             problems.extend(checked.err().map(|error| Error::from(error).chain()));
         }
         None => {
@@ -104,7 +105,7 @@ fn chosen_plugin(
     former: Option<Plugin>,
 ) -> Result<Plugin, Error> {
     let plugin = match state {
-        Some(state) => continuity::readable(slot, server, state)?.0,
+        Some(state) => continuity::readable_slot(slot, server, state)?.0,
         None => given.or(former).unwrap_or(Plugin::Pgoutput),
     };
     match given {

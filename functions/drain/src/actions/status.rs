@@ -38,7 +38,7 @@ pub(crate) async fn run(app: &App, connector: &Connector) -> Result<Value, Error
     let stream_status = app.stream.status().await;
     let oldest = retention::oldest_transaction(connector, &session).await?;
     let standbys = server::standbys(connector, &session).await?;
-    let checked = continuity::check(&config.slot, server, state.as_ref(), stored.as_ref(), None);
+    let checked = continuity::start_position(&config.slot, server, state.as_ref(), stored.as_ref(), None);
     let plugin = match checked {
         Ok(start) => Some(start.plugin),
         Err(error) => {
@@ -95,7 +95,7 @@ async fn inspect_with_checkpoint(
     let mut stored = app.checkpoint.load().await?;
     for _ in 0..CONSISTENT_READS {
         let (server, state) = (&inspection.server, inspection.slot.as_ref());
-        let checked = continuity::check(slot, server, state, stored.as_ref(), None);
+        let checked = continuity::start_position(slot, server, state, stored.as_ref(), None);
         if !checked.is_err_and(|error| error.is_discontinuity()) {
             break;
         }

@@ -107,7 +107,7 @@ async fn drop_slot(
         foreign @ (ContinuityError::WrongDatabase { .. }
         | ContinuityError::Physical { .. }
         | ContinuityError::Temporary { .. }),
-    ) = continuity::readable(slot, server, state)
+    ) = continuity::readable_slot(slot, server, state)
     {
         return Err(foreign.into());
     }

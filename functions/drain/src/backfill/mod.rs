@@ -241,7 +241,7 @@ impl ChunkContext {
     ///
     /// With the values that were filled in, the change exceeds a record. After a key change, the whole table
     /// is read again, otherwise the chunk.
-    pub fn discard_filled(&mut self, change: &Change<'_>) {
+    pub fn require_read_again(&mut self, change: &Change<'_>) {
         let is_moved = |table: &Arc<BackfillTable>| changes_key(table, change);
         if self.table.as_ref().is_some_and(is_moved) {
             self.restart_table(MOVED_TOO_LARGE);

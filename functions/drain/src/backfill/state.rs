@@ -263,7 +263,7 @@ impl BackfillState {
     }
 
     /// Whether a table has finished or failed.
-    pub fn is_over(&self, name: &TableName) -> bool {
+    pub fn has_ended(&self, name: &TableName) -> bool {
         self.after.as_ref().is_some_and(|after| name <= after)
     }
 

@@ -24,6 +24,6 @@ pub struct Window {
 pub struct AcknowledgedPrefix {
     /// The transaction's id.
     pub xid: u32,
-    /// The transaction's changes with a smaller LSN were acknowledged.
-    pub before: Lsn,
+    /// Its end: the transaction's changes with a smaller LSN were acknowledged.
+    pub end: Lsn,
 }

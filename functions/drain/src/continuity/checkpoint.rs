@@ -13,9 +13,9 @@ use crate::encode::EventCounts;
 
 pub use ack_ahead::{AckAhead, StoredAckAhead, settings_hash};
 
-/// Most bytes of the stored positions.
+/// Most bytes of the stored positions, as Base64.
 ///
-/// The positions are those that are not acknowledged, and the bound after them.
+/// They are the unacknowledged positions before the bound, and the bound.
 const MAX_POSITION_BYTES: usize = 2_400;
 
 /// The format version that this Spillway writes.
@@ -34,7 +34,7 @@ pub struct Checkpoint {
     pub timeline: u32,
     /// The slot's database.
     pub database: String,
-    /// The OID of the slot's database, which a rename keeps.
+    /// The OID of the slot's database. A rename does not change it.
     ///
     /// `None` in a checkpoint of a version that did not store it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,7 +50,7 @@ pub struct Checkpoint {
     pub commit_end: Lsn,
     /// The resume point of the next transaction.
     ///
-    /// `None` if no part of the next transaction is acknowledged, and the transaction's end is not known.
+    /// `None` if no section of the next transaction is acknowledged.
     #[serde(default, rename = "progress")]
     pub resume: Option<ResumePoint>,
     /// The marker that the slot must return, if any.
@@ -89,8 +89,8 @@ pub struct ResumePoint {
     pub rows_at_lsn: u64,
     /// Number of acknowledged rows of the transaction.
     ///
-    /// With 0 rows, only `commit_end` is used. The server had to decode the whole transaction to find it, so
-    /// it is stored.
+    /// With 0 rows, the resume point only has the transaction's commit end and commit time. To find them, the
+    /// server had to decode the whole transaction.
     pub rows: u64,
     /// MD5 of the last acknowledged row in the plugin's form, hexadecimal.
     ///
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(Checkpoint::parse(&stored.to_text()).unwrap(), stored);
     }
 
-    fn most_ahead() -> AckAhead {
+    fn largest_ack_ahead() -> AckAhead {
         let position = |n: u64| crate::base::position::Position {
             commit_end: Lsn(n << 32),
             lsn: Lsn((n << 32) - 8),
@@ -257,7 +257,7 @@ mod tests {
             database_oid: Some(u32::MAX),
             slot: "s".repeat(63),
             commit_end: Lsn(1),
-            marker: Some(most_ahead().marker().clone()),
+            marker: Some(largest_ack_ahead().marker().clone()),
             others: Map::new(),
             ..Checkpoint::parse(STORED).unwrap()
         };
@@ -265,7 +265,7 @@ mod tests {
         for others in [0, 1_500, 3_500] {
             let mut largest = largest.clone();
             largest.others.insert("colour".into(), "x".repeat(others).into());
-            let text = largest.with_ack_ahead(&most_ahead(), &rules).to_text();
+            let text = largest.with_ack_ahead(&largest_ack_ahead(), &rules).to_text();
             assert!(
                 text.len() <= stored_document::MAX_DOCUMENT_BYTES || others == 3_500,
                 "{}",
@@ -282,13 +282,14 @@ mod tests {
     fn changes_acknowledged_ahead_belong_to_one_position() {
         let stored = Checkpoint::parse(STORED).unwrap();
         let ahead = AckAhead::new(
-            most_ahead().missing().to_vec(),
-            most_ahead().bound(),
-            most_ahead().marker().clone(),
+            largest_ack_ahead().missing().to_vec(),
+            largest_ack_ahead().bound(),
+            largest_ack_ahead().marker().clone(),
         );
         let with = stored.with_ack_ahead(&ahead.unwrap(), "settings");
         assert!(matches!(with.ack_ahead("settings"), Some(Ok(_))));
-        // An older version does not know the field: it stores a new position with the old field.
+        // An older version does not know the field `ack_ahead`. It stores a new position, and keeps the
+        // field.
         let moved = Checkpoint {
             commit_end: Lsn(0x16B_3750),
             ..with.clone()

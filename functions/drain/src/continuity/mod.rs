@@ -116,7 +116,7 @@ pub struct StartPosition {
     pub plugin: Plugin,
     /// The slot's own position.
     pub confirmed: Lsn,
-    /// The acknowledged position: the checkpoint's, or the slot's own position if `stored` is false.
+    /// The acknowledged position: the checkpoint's, or the slot's own position if `has_checkpoint` is false.
     pub acknowledged: Lsn,
     /// The settled position: transactions up to it are proved to be in the stream, and are skipped.
     ///
@@ -126,16 +126,16 @@ pub struct StartPosition {
     /// The resume point of the first transaction after `settled`.
     ///
     /// It exists if a row of that transaction is acknowledged, or if only the transaction's end is known. It
-    /// is `None` if `promoted` is true or `stored` is false.
+    /// is `None` if `is_promoted` is true or `has_checkpoint` is false.
     pub resume: Option<ResumePoint>,
     /// The marker that the slot must return, if any.
     pub expected: Option<Marker>,
-    /// Whether the server's timeline differs from the checkpoint's. False if `stored` is false.
-    pub promoted: bool,
+    /// Whether the server's timeline differs from the checkpoint's. False if `has_checkpoint` is false.
+    pub is_promoted: bool,
     /// Whether the drain continues at a stored checkpoint.
     ///
     /// It is false without a checkpoint, and with an accepted gap.
-    pub stored: bool,
+    pub has_checkpoint: bool,
 }
 
 /// Plugin and position of a slot that Spillway can read.
@@ -145,7 +145,7 @@ pub struct StartPosition {
 /// # Errors
 /// The slot is lost or still being created, belongs to another database, or is of a kind that Spillway
 /// cannot read.
-pub fn readable(
+pub fn readable_slot(
     slot: &str,
     server: &ServerInfo,
     state: &SlotState,
@@ -200,7 +200,7 @@ pub fn readable(
 /// # Errors
 /// There is no slot, Spillway cannot read it, there is a discontinuity, or `accept_gap` is not the slot's
 /// position. Each case has its own error.
-pub fn check(
+pub fn start_position(
     slot: &str,
     server: &ServerInfo,
     state: Option<&SlotState>,
@@ -210,7 +210,7 @@ pub fn check(
     let Some(state) = state else {
         return Err(missing_slot(slot, checkpoint));
     };
-    let (plugin, confirmed) = readable(slot, server, state)?;
+    let (plugin, confirmed) = readable_slot(slot, server, state)?;
     let without_checkpoint = StartPosition {
         plugin,
         confirmed,
@@ -218,8 +218,8 @@ pub fn check(
         settled: confirmed,
         resume: None,
         expected: None,
-        promoted: false,
-        stored: false,
+        is_promoted: false,
+        has_checkpoint: false,
     };
     match (accept_gap, checkpoint) {
         (Some(given), _) if given != confirmed => Err(ContinuityError::AcceptedElsewhere {
@@ -316,7 +316,7 @@ fn continue_at(
     stored: &Checkpoint,
 ) -> Result<StartPosition, ContinuityError> {
     let (confirmed, checkpoint) = (start.confirmed, stored.commit_end);
-    let promoted = stored.timeline != server.timeline;
+    let is_promoted = stored.timeline != server.timeline;
     // A slot does not return a marker that is before its confirmed position. No checkpoint should contain
     // such a marker. If one does, the drain does not expect it.
     let expected = stored.marker.clone().filter(|marker| marker.lsn >= confirmed);
@@ -330,11 +330,11 @@ fn continue_at(
     }
     Ok(StartPosition {
         acknowledged: checkpoint,
-        settled: if promoted { confirmed } else { checkpoint },
-        resume: stored.resume.clone().filter(|_| !promoted),
+        settled: if is_promoted { confirmed } else { checkpoint },
+        resume: stored.resume.clone().filter(|_| !is_promoted),
         expected,
-        promoted,
-        stored: true,
+        is_promoted,
+        has_checkpoint: true,
         ..start
     })
 }

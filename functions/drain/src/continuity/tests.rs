@@ -30,12 +30,12 @@ fn checkpoint() -> Checkpoint {
 }
 
 fn verdict(server: &ServerInfo, state: Option<&SlotState>, checkpoint: &Checkpoint) -> ContinuityError {
-    check("s", server, state, Some(checkpoint), None).unwrap_err()
+    start_position("s", server, state, Some(checkpoint), None).unwrap_err()
 }
 
 #[test]
 fn a_slot_behind_its_checkpoint_continues_and_skips_to_the_checkpoint() {
-    let start = check("s", &server(), Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
+    let start = start_position("s", &server(), Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
     assert_eq!(
         (start.confirmed, start.acknowledged, start.settled),
         (Lsn(0x60), Lsn(0x64), Lsn(0x64))
@@ -48,15 +48,15 @@ fn after_a_promotion_only_the_slots_position_is_settled() {
         timeline: 2,
         ..server()
     };
-    let start = check("s", &server, Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
-    assert!(start.promoted);
+    let start = start_position("s", &server, Some(&state("0/60")), Some(&checkpoint()), None).unwrap();
+    assert!(start.is_promoted);
     assert_eq!((start.settled, start.acknowledged), (Lsn(0x60), Lsn(0x64)));
 }
 
 #[test]
 fn a_drain_without_a_checkpoint_starts_at_the_slots_position() {
-    let start = check("s", &server(), Some(&state("0/60")), None, None).unwrap();
-    assert_eq!((start.acknowledged, start.stored), (Lsn(0x60), false));
+    let start = start_position("s", &server(), Some(&state("0/60")), None, None).unwrap();
+    assert_eq!((start.acknowledged, start.has_checkpoint), (Lsn(0x60), false));
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn each_break_of_continuity_is_its_own_error() {
     use ContinuityError as D;
     let (server, state, checkpoint) = (server(), state("0/60"), checkpoint());
     assert!(matches!(
-        check("s", &server, None, None, None),
+        start_position("s", &server, None, None, None),
         Err(D::NotSetUp { .. })
     ));
     assert!(matches!(
@@ -175,7 +175,7 @@ fn a_renamed_database_is_the_same_database() {
         database_oid,
         ..checkpoint()
     };
-    check("s", &renamed, Some(&state), Some(&stored(Some(5))), None).unwrap();
+    start_position("s", &renamed, Some(&state), Some(&stored(Some(5))), None).unwrap();
     for oid in [None, Some(6)] {
         assert!(matches!(
             verdict(&renamed, Some(&state), &stored(oid)),
@@ -228,7 +228,7 @@ fn each_kind_of_unusable_slot_has_its_stable_error_name() {
         let (row, changed) = (row.as_object_mut().unwrap(), changed.as_object().unwrap().clone());
         row.extend(changed);
         let state: SlotState = serde_json::from_value(json!(row)).unwrap();
-        readable("s", &server(), &state).map_err(|error| error.name())
+        readable_slot("s", &server(), &state).map_err(|error| error.name())
     };
     assert_eq!(name(json!({})), Ok((Plugin::TestDecoding, Lsn(0x60))));
     assert_eq!(name(json!({"two_phase": true})), Err("SlotTwoPhase"));
@@ -252,7 +252,7 @@ fn an_accepted_gap_must_name_the_slots_position() {
         ..checkpoint()
     };
     let accept = |lsn| {
-        check(
+        start_position(
             "s",
             &server(),
             Some(&state("0/60")),

@@ -66,7 +66,7 @@ impl Decoder {
     ///
     /// Only the first bytes are read.
     pub fn is_commit(&self, data: &[u8]) -> bool {
-        data.starts_with(self.plugin().commit_mark())
+        data.starts_with(self.plugin().commit_prefix())
     }
 
     /// Reuses the memory of an encoded change for the next row.

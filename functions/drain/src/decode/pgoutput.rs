@@ -153,7 +153,7 @@ impl PgoutputDecoder {
         relation.ok_or_else(|| reader.expected("a table that the server described"))
     }
 
-    /// Reads an old row, after its mark.
+    /// Reads an old row, after the byte of its kind.
     ///
     /// A null of an old row is a value only if the table logs whole rows. Otherwise pgoutput sends a null in
     /// place of each value that the log does not contain.

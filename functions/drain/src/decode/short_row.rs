@@ -1,7 +1,7 @@
 //! The shortened row, which the scanners of the plugins write.
 //!
-//! Marks replace values until the row is small enough. The old row's values of more than 8 KiB are replaced
-//! first, then the values of both rows. In each group, the largest value is first.
+//! Placeholders replace values until the row is small enough. The old row's values of more than 8 KiB are
+//! replaced first, then the values of both rows. In each group, the largest value is first.
 
 /// Bytes of input that a text scanner needs to read syntax.
 ///
@@ -174,7 +174,7 @@ impl ShortRow {
         }
     }
 
-    /// Begins a value. It is kept if it has at most `most` bytes.
+    /// Begins a value. It is kept if it has at most `max_bytes` bytes.
     ///
     /// `header` precedes the bytes of a value that is kept.
     pub(super) fn begin(&mut self, header: &[u8], max_bytes: usize, placeholder: WritePlaceholder) {

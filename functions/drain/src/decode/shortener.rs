@@ -1,8 +1,8 @@
 //! Shortening of rows that are too large for the memory.
 //!
 //! The peek's query cuts such a row into slices. A [`RowShortener`] reads the slices in order, and keeps the
-//! values that may fit into a record. The result is a row in the syntax of the same plugin. A mark replaces
-//! each value that was not kept. The plugin never writes this mark, and the decoder reads it as
+//! values that may fit into a record. The result is a row in the syntax of the same plugin. A placeholder
+//! replaces each value that was not kept. The plugin never writes this text, and the decoder reads it as
 //! [`Datum::Oversize`](crate::change::Datum::Oversize).
 //!
 //! Values are replaced nearly in the order in which an envelope omits columns: see `short_row`. So an event

@@ -29,7 +29,7 @@ pub(super) fn decode<'a>(catalog: &Catalog, lsn: Lsn, data: &'a [u8]) -> Result<
     let mut reader = TextReader { data, at: 0 };
     if reader.skip("BEGIN ") {
         reader.begin()
-    } else if reader.skip_bytes(Plugin::TestDecoding.commit_mark()) {
+    } else if reader.skip_bytes(Plugin::TestDecoding.commit_prefix()) {
         reader.commit(lsn)
     } else if reader.skip(MESSAGE) {
         reader.message()
@@ -342,7 +342,7 @@ impl<'a> TextReader<'a> {
         Ok(values)
     }
 
-    /// The value that the mark `text` of the shortener replaced.
+    /// The value that the placeholder `text` of the shortener replaced.
     fn oversize(&self, text: &str) -> Result<Datum<'a>, DecodeError> {
         let bytes = text.strip_prefix(OVERSIZE).and_then(|bytes| bytes.parse().ok());
         let bytes = bytes.ok_or_else(|| self.expected("the length of a value"))?;

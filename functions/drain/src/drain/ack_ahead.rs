@@ -24,17 +24,17 @@ pub(super) struct AckAheadState {
     /// `None` if none are stored, or if they are sent again: see [`AckAheadState::use_if_marker_found`].
     pub(super) known: Option<Arc<AckAhead>>,
     /// Whether checkpoints store the acknowledged changes after their position.
-    is_stored: bool,
+    stores_ahead: bool,
 }
 
 impl AckAheadState {
     /// State without known changes.
     ///
-    /// With `is_stored`, checkpoints store the changes that this drain acknowledges ahead.
-    pub(super) fn new(is_stored: bool) -> Self {
+    /// With `stores_ahead`, checkpoints store the changes that this drain acknowledges ahead.
+    pub(super) fn new(stores_ahead: bool) -> Self {
         AckAheadState {
             known: None,
-            is_stored,
+            stores_ahead,
         }
     }
 
@@ -53,7 +53,7 @@ impl AckAheadState {
         markers: &Markers,
         budget: Budget,
     ) -> Result<(), Error> {
-        let is_usable = self.is_stored && start.stored && !start.promoted;
+        let is_usable = self.stores_ahead && start.has_checkpoint && !start.is_promoted;
         let Some(stored) = stored.filter(|_| is_usable) else {
             return Ok(());
         };
@@ -77,10 +77,11 @@ impl AckAheadState {
 
     /// Number of acknowledged events after the acknowledged position.
     ///
-    /// It is 0 if no checkpoint can store them: without `is_stored`, or if the position has a resume point.
+    /// It is 0 if no checkpoint can store them: without `stores_ahead`, or if the position has a resume
+    /// point.
     pub(super) fn event_count<K: Stream>(&self, sender: &Sender<K>) -> u64 {
         let acknowledgements = &sender.acknowledgements;
-        match self.is_stored && acknowledgements.position().resume.is_none() {
+        match self.stores_ahead && acknowledgements.position().resume.is_none() {
             true => acknowledgements.acknowledged_ahead(),
             false => 0,
         }
@@ -99,7 +100,7 @@ impl AckAheadState {
         let has_some = self.event_count(sender) > 0 || self.known.is_some();
         // The changes are stored with a marker: the last one, or that of the known changes.
         let has_marker = last_marker.is_some() || self.known.is_some();
-        if !self.is_stored || position.resume.is_some() || !has_some || !has_marker {
+        if !self.stores_ahead || position.resume.is_some() || !has_some || !has_marker {
             return None;
         }
         let outstanding = sender.outstanding()?;

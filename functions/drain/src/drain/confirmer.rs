@@ -15,6 +15,15 @@ use crate::error::Error;
 use crate::pack::AcknowledgedCounts;
 use crate::ports::{Slot, SlotError, StateStore, Stream};
 
+/// Whether the slot was advanced within the time for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AdvanceOutcome {
+    /// The slot was advanced, or there was nothing to advance it past.
+    InTime,
+    /// The server did not advance the slot in time.
+    OutOfTime,
+}
+
 /// Confirms the acknowledged position of one drain.
 ///
 /// The slot never passes the stored checkpoint, nor the acknowledged position.
@@ -193,11 +202,12 @@ impl<C: StateStore> Confirmer<C> {
 
     /// Stores the checkpoint, then advances the slot.
     ///
-    /// Returns `false` only if the slot was not advanced in time. The next invocation then reads these
-    /// transactions again, and skips them by position.
+    /// If the slot was not advanced in time, the next invocation reads these transactions again, and skips
+    /// them by position.
     ///
     /// Does nothing if unconfirmed windows have passed the last marker: no window has checked that the slot
-    /// returns this marker. Returns `true` then. A later window reads these transactions again.
+    /// returns this marker. Returns [`AdvanceOutcome::InTime`] then. A later window reads these transactions
+    /// again.
     ///
     /// # Errors
     /// The checkpoint cannot be stored, or the slot cannot be advanced.
@@ -205,12 +215,12 @@ impl<C: StateStore> Confirmer<C> {
         &mut self,
         slot: &mut S,
         sender: &Sender<K>,
-    ) -> Result<bool, Error> {
+    ) -> Result<AdvanceOutcome, Error> {
         let position = sender.acknowledgements.position().clone();
         let acknowledged = position.commit_end;
         let is_unchecked = self.is_unconfirmed || acknowledged <= self.queued_upto;
         if acknowledged > self.confirmed && is_unchecked && self.markers.is_passed_at(acknowledged) {
-            return Ok(true);
+            return Ok(AdvanceOutcome::InTime);
         }
         if acknowledged > self.confirmed {
             self.checkpointer
@@ -218,7 +228,7 @@ impl<C: StateStore> Confirmer<C> {
         }
         self.store(slot, sender, &position).await?;
         if acknowledged <= self.confirmed {
-            return Ok(true);
+            return Ok(AdvanceOutcome::InTime);
         }
         let stored = self.checkpointer.stored();
         assert!(
@@ -230,8 +240,7 @@ impl<C: StateStore> Confirmer<C> {
 
     /// Advances the slot to the stored position.
     ///
-    /// If `acknowledged` is earlier, the slot advances to that position. Returns `false` if the slot was not
-    /// advanced in time.
+    /// If `acknowledged` is earlier, the slot advances to that position.
     ///
     /// # Errors
     /// The slot cannot be advanced.
@@ -239,17 +248,17 @@ impl<C: StateStore> Confirmer<C> {
         &mut self,
         slot: &mut S,
         acknowledged: Lsn,
-    ) -> Result<bool, Error> {
+    ) -> Result<AdvanceOutcome, Error> {
         // The stored position may be later: a drain that must read the last marker again starts before it.
         let stored = self.checkpointer.stored();
         let to = stored.map_or(Lsn::ZERO, |stored| stored.commit_end.min(acknowledged));
         match to > self.confirmed {
             true => self.advance(slot, to).await,
-            false => Ok(true),
+            false => Ok(AdvanceOutcome::InTime),
         }
     }
 
-    async fn advance<S: Slot>(&mut self, slot: &mut S, to: Lsn) -> Result<bool, Error> {
+    async fn advance<S: Slot>(&mut self, slot: &mut S, to: Lsn) -> Result<AdvanceOutcome, Error> {
         let deadline = self.budget.confirming_deadline();
         let began = Instant::now();
         let time_left = deadline.saturating_duration_since(began);
@@ -259,12 +268,12 @@ impl<C: StateStore> Confirmer<C> {
             Ok(Ok(())) => {
                 self.confirmed = to;
                 self.last_advance_at = Instant::now();
-                Ok(true)
+                Ok(AdvanceOutcome::InTime)
             }
             Err(_) | Ok(Err(SlotError::Timeout { .. })) => {
                 let slot = self.markers.slot_name();
                 tracing::warn!(slot, %to, "the slot was not advanced in time");
-                Ok(false)
+                Ok(AdvanceOutcome::OutOfTime)
             }
             Ok(Err(error)) => Err(error.into()),
         }

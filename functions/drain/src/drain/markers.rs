@@ -275,13 +275,13 @@ impl Markers {
             return Ok(HistoryCheck::Settled(start.settled));
         };
         let positions = slot.wal_positions().await?;
-        if start.promoted && positions.readable < last.flushed.min(positions.flush) {
+        if start.is_promoted && positions.readable < last.flushed.min(positions.flush) {
             return Ok(HistoryCheck::NotReadable(positions));
         }
         let time = budget.reading_time_left(Instant::now()) / 2;
         match self.find(slot, last, time).await {
             Ok(false) => Err(self.missing(last, to)),
-            Ok(_) if !start.promoted => Ok(HistoryCheck::Unchanged),
+            Ok(_) if !start.is_promoted => Ok(HistoryCheck::Unchanged),
             Ok(_) => {
                 let settled = to.min(last.lsn).max(from);
                 tracing::info!(slot = self.slot, marker = last.number, at = %last.lsn, %settled,
@@ -290,7 +290,7 @@ impl Markers {
                 Ok(HistoryCheck::Settled(settled))
             }
             // The drain fails later if a window passes the marker and does not contain it.
-            Err(error) if may_succeed_in_smaller_windows(&error) && !start.promoted => {
+            Err(error) if may_succeed_in_smaller_windows(&error) && !start.is_promoted => {
                 Ok(HistoryCheck::Unchanged)
             }
             Err(error) if may_succeed_in_smaller_windows(&error) => {

@@ -197,7 +197,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
     /// Whether the next window stays unconfirmed.
     ///
     /// While a backfill runs, each window is confirmed, since its end stores the cursor. A window that
-    /// resumes a transaction has other bounds: see [`WindowBounds::adjusted`].
+    /// resumes a transaction has other bounds: see [`WindowBounds::window_and_timeout`].
     fn leaves_unconfirmed(&self) -> bool {
         let WindowRunner {
             confirmer,
@@ -222,10 +222,10 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
         opened: Instant,
         time_left: Duration,
     ) -> Result<WindowStep, Error> {
-        let confirmed_before = self.runner.confirmer.confirmed();
+        let (confirmed_before, restart) = (self.runner.confirmer.confirmed(), positions.restart);
         let (rows, resume) = (window.rows, self.runner.resume_point());
-        let (window, decode_timeout) = self.bounds.adjusted(window, resume, time_left);
-        let again_bytes = confirmed_before.bytes_since(positions.restart);
+        let (window, decode_timeout) = self.bounds.window_and_timeout(window, resume, time_left);
+        let again_bytes = confirmed_before.bytes_since(restart);
         if self.is_too_late(again_bytes, decode_timeout, time_left) {
             return Ok(WindowStep::OutOfTime);
         }
@@ -238,8 +238,8 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             }
             Err(Error::Slot(error @ SlotError::OutOfSpace { .. })) => {
                 self.tip.confirm_next_window();
-                let (restart, bounds) = (positions.restart, &mut self.bounds);
-                return bounds.shrink_after(error, confirmed_before, restart, window.rows);
+                let bounds = &mut self.bounds;
+                return bounds.shrink_after_lack_of_space(error, confirmed_before, restart, window.rows);
             }
             outcome => self.bounds.record_outcome(outcome?),
         };
@@ -250,8 +250,8 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             WindowOutcome::TooSlow => {
                 self.tip.confirm_next_window();
                 self.is_in_backlog = !confirmer.has_unconfirmed_events() && !self.bounds.is_searching();
-                let (restart, had_most_time) = (positions.restart, decode_timeout >= self.reading_time / 2);
-                self.bounds.shrink(confirmed_before, restart, had_most_time)
+                let (bounds, had_most_time) = (&mut self.bounds, decode_timeout >= self.reading_time / 2);
+                bounds.shrink_after_timeout(confirmed_before, restart, had_most_time)
             }
             WindowOutcome::ReadAgain => Ok(WindowStep::Another),
             WindowOutcome::Whole

@@ -202,7 +202,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// queued before it remain valid.
     pub(crate) fn next(&mut self, out: &mut ReaderOutput<'_>) -> Result<Option<ReaderRequest>, Error> {
         if chunk::is_due(out.chunk.as_deref()) {
-            return self.emit_chunk_row(out).map(|()| None);
+            return self.queue_chunk_row(out).map(|()| None);
         }
         if let Some((row, change)) = self.looking_up.take() {
             return self.apply_change(&row, change, out).map(|()| None);
@@ -372,7 +372,7 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         }
         // A transaction that this drain has queued before is acknowledged as part of that window.
         let is_left_out = matches!(open.treatment, Treatment::LeaveOut);
-        if is_left_out || commit_end <= self.history.sent_by_this_drain {
+        if is_left_out || commit_end <= self.history.queued_upto {
             out.acknowledgements.discard(open.id);
             return Ok(());
         }

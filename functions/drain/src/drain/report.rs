@@ -158,7 +158,7 @@ impl Report {
     ///
     /// The other changes count as unconfirmed. Also sets the age of the last transaction. `now` is in µs
     /// since 1970-01-01 UTC.
-    pub fn confirm(&mut self, counts: AcknowledgedCounts, now: i64) {
+    pub fn set_stored_counts(&mut self, counts: AcknowledgedCounts, now: i64) {
         self.unconfirmed = self.changes.saturating_sub(counts.changes);
         self.transactions = counts.transactions;
         self.changes = counts.changes;

@@ -204,8 +204,8 @@ fn start(confirmed: u64, acknowledged: u64) -> StartPosition {
         settled: Lsn(acknowledged * MIB),
         resume: None,
         expected: None,
-        promoted: false,
-        stored: true,
+        is_promoted: false,
+        has_checkpoint: true,
     }
 }
 
@@ -213,7 +213,7 @@ fn start(confirmed: u64, acknowledged: u64) -> StartPosition {
 fn promoted(confirmed: u64, acknowledged: u64, expected: Option<Marker>) -> StartPosition {
     StartPosition {
         settled: Lsn(confirmed * MIB),
-        promoted: true,
+        is_promoted: true,
         expected,
         ..start(confirmed, acknowledged)
     }
@@ -294,7 +294,7 @@ async fn an_undecodable_row_stops_the_drain_and_earlier_transactions_are_confirm
 #[tokio::test]
 async fn an_accepted_gap_is_stored_only_after_its_control_event_is_acknowledged() {
     let start = StartPosition {
-        stored: false,
+        has_checkpoint: false,
         ..start(1, 1)
     };
     let position = crate::base::position::Position {

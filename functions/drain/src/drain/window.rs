@@ -82,7 +82,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
             commit_end,
             resume: start.resume.clone(),
         };
-        let stored = start.stored.then(|| position(start.acknowledged));
+        let stored = start.has_checkpoint.then(|| position(start.acknowledged));
         let markers = Markers::new(settings, task.checkpoint.marker.as_ref(), start.expected.clone());
         let checkpointer = Checkpointer::new(
             ports.checkpoint_store,
@@ -137,8 +137,8 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
             return Ok(());
         }
         let (sent, _) = self.send_rest().await;
-        let confirmed = self.confirmer.confirm(self.slot, &self.sender).await;
-        sent.and(confirmed.map(drop))
+        let advanced = self.confirmer.confirm(self.slot, &self.sender).await;
+        sent.and(advanced.map(drop))
     }
 
     /// The resume point of the next window.
@@ -173,7 +173,8 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
         self.confirmer.close().await;
         let stored = self.confirmer.stored();
         self.report.to = stored.map_or(self.start.acknowledged, |stored| stored.commit_end);
-        self.report.confirm(self.confirmer.stored_counts(), now_micros());
+        self.report
+            .set_stored_counts(self.confirmer.stored_counts(), now_micros());
         self.report.backfill = self.backfill.as_ref().map(BackfillRunner::report);
         self.report
     }
@@ -243,7 +244,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
     fn history(&self, readable: Lsn) -> SentHistory {
         SentHistory {
             settled: self.settled,
-            sent_by_this_drain: self.confirmer.queued_upto(),
+            queued_upto: self.confirmer.queued_upto(),
             acknowledged: self.start.acknowledged,
             resume: self.resume_point().cloned(),
             expected: self.confirmer.markers.expected().cloned(),

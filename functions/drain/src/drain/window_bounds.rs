@@ -76,7 +76,7 @@ impl<'a> WindowBounds<'a> {
     /// For a resumed transaction, the server omits the rows that were sent, but counts them against the row
     /// bound. So the window has no row bound. During a search, its row bound is a single row. A smaller
     /// window would not make the transaction smaller. So the server may use nearly all of the time.
-    pub(super) fn adjusted(
+    pub(super) fn window_and_timeout(
         &self,
         window: Window,
         resume: Option<&ResumePoint>,
@@ -90,7 +90,7 @@ impl<'a> WindowBounds<'a> {
         };
         let acknowledged_prefix = Some(AcknowledgedPrefix {
             xid: resume.xid,
-            before: resume.lsn,
+            end: resume.lsn,
         });
         // With a bound of one row, the window ends with the first transaction: its commit row is never
         // omitted.
@@ -151,7 +151,7 @@ impl<'a> WindowBounds<'a> {
     ///
     /// # Errors
     /// The smallest window takes longer than an invocation.
-    pub(super) fn shrink(
+    pub(super) fn shrink_after_timeout(
         &mut self,
         confirmed: Lsn,
         restart: Lsn,
@@ -178,7 +178,7 @@ impl<'a> WindowBounds<'a> {
     ///
     /// # Errors
     /// Returns `error` if the window had a single transaction.
-    pub(super) fn shrink_after(
+    pub(super) fn shrink_after_lack_of_space(
         &mut self,
         error: SlotError,
         confirmed: Lsn,
@@ -238,7 +238,12 @@ mod tests {
     fn a_search_halves_its_windows_and_fails_at_a_single_transaction() {
         let sizing = Mutex::default();
         let mut bounds = WindowBounds::new("s", &sizing);
-        let rows = |bounds: &WindowBounds<'_>| bounds.adjusted(WINDOW, None, Duration::from_secs(60)).0.rows;
+        let rows = |bounds: &WindowBounds<'_>| {
+            bounds
+                .window_and_timeout(WINDOW, None, Duration::from_secs(60))
+                .0
+                .rows
+        };
         bounds.continue_search(skipped(), 1_000).unwrap();
         // The first window has one transaction. It could be decoded, so the others follow.
         let mut tried = vec![rows(&bounds)];
@@ -272,9 +277,12 @@ mod tests {
                 rows: bounds.sizing().rows(),
                 ..WINDOW
             };
-            let rows = bounds.adjusted(window, None, Duration::from_secs(60)).0.rows;
+            let rows = bounds
+                .window_and_timeout(window, None, Duration::from_secs(60))
+                .0
+                .rows;
             tried.push(rows);
-            match bounds.shrink_after(lack(), Lsn(1 << 40), Lsn(1 << 40), rows) {
+            match bounds.shrink_after_lack_of_space(lack(), Lsn(1 << 40), Lsn(1 << 40), rows) {
                 Ok(step) => assert_eq!(step, WindowStep::Another),
                 Err(error) => break error,
             }
@@ -293,7 +301,10 @@ mod tests {
         for rows in [2, 4, 8] {
             bounds.adjust(decoded, false, Instant::now(), Duration::from_secs(60));
             assert_eq!(
-                bounds.adjusted(WINDOW, None, Duration::from_secs(60)).0.rows,
+                bounds
+                    .window_and_timeout(WINDOW, None, Duration::from_secs(60))
+                    .0
+                    .rows,
                 rows
             );
         }
@@ -315,11 +326,8 @@ mod tests {
             counts: crate::encode::EventCounts::default(),
         };
         let left = Duration::from_secs(100);
-        let (window, time) = bounds.adjusted(WINDOW, Some(&resume), left);
-        let acknowledged_prefix = Some(AcknowledgedPrefix {
-            xid: 7,
-            before: Lsn(50),
-        });
+        let (window, time) = bounds.window_and_timeout(WINDOW, Some(&resume), left);
+        let acknowledged_prefix = Some(AcknowledgedPrefix { xid: 7, end: Lsn(50) });
         assert_eq!(
             (window.rows, window.acknowledged_prefix),
             (i32::MAX, acknowledged_prefix)
@@ -327,7 +335,7 @@ mod tests {
         assert_eq!(time, Duration::from_secs(90));
         // A search reads this transaction alone.
         bounds.continue_search(skipped(), 1_000).unwrap();
-        assert_eq!(bounds.adjusted(WINDOW, Some(&resume), left).0.rows, 1);
+        assert_eq!(bounds.window_and_timeout(WINDOW, Some(&resume), left).0.rows, 1);
     }
 
     #[test]
@@ -338,7 +346,7 @@ mod tests {
         for had_most_time in [false, true] {
             // Each step makes the window smaller, up to the smallest one.
             let last = loop {
-                match bounds.shrink(Lsn(1 << 40), Lsn(1 << 40), had_most_time) {
+                match bounds.shrink_after_timeout(Lsn(1 << 40), Lsn(1 << 40), had_most_time) {
                     Ok(WindowStep::Another) => {}
                     last => break last,
                 }
@@ -348,7 +356,7 @@ mod tests {
         assert_eq!(steps[0], Ok(WindowStep::OutOfTime));
         assert_eq!(
             bounds
-                .shrink(Lsn(1 << 40), Lsn(1 << 40), true)
+                .shrink_after_timeout(Lsn(1 << 40), Lsn(1 << 40), true)
                 .unwrap_err()
                 .name(),
             "PeekTimeout"

@@ -17,8 +17,8 @@ pub struct WindowSizing {
     rows: i32,
     /// Whether decoding a window takes a large part of an invocation's time.
     ///
-    /// True if the last window took more than a third of the time that was left, or was not decoded in its
-    /// time.
+    /// True if decoding took more than a third of the time from the window's peek to the reading deadline.
+    /// Also true after [`WindowSizing::shrink`]. A window without rows does not make it false.
     is_slow: bool,
     /// Whether a window may be larger than `wal_bytes`.
     ///
@@ -48,8 +48,9 @@ pub struct DecodedLog {
 /// one transaction.
 ///
 /// The first window reads one transaction. Usually this is the failing one, because an earlier invocation has
-/// read the transactions before it. Each further window has half of the rows. If the server decodes it, the
-/// failing transaction is in the other half.
+/// read the transactions before it. The second window has half of the row bound of the failed window. Each
+/// further one has half of the bound before it. If the server decodes a window, the failing transaction comes
+/// later. Otherwise it is in that window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransactionSearch {
     /// The row bound of the next window.
@@ -73,9 +74,8 @@ impl TransactionSearch {
 
     /// The step after this one; `None` after the last one.
     ///
-    /// The last window may end before the failing transaction: a transaction may have more rows than the
-    /// bound, and an LSN may bound the windows. The next window without a search then fails, and starts a new
-    /// search.
+    /// The search may end before it reaches the failing transaction. For example, each window also has an LSN
+    /// bound, which may end it early. The next window without a search then fails, and starts a new search.
     pub fn next(self) -> Option<Self> {
         (self.half > 0).then_some(TransactionSearch {
             rows: self.half,
@@ -84,7 +84,7 @@ impl TransactionSearch {
     }
 }
 
-/// The step after a window that did not fit into its time.
+/// The step after a window that took too long or lacked space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SizingStep {
     /// Try a smaller window.
@@ -97,7 +97,9 @@ pub enum SizingStep {
     Impossible,
 }
 
-/// The time of less log than this does not set the estimate.
+/// Least bytes of log whose time sets or raises the estimate.
+///
+/// The time of less log can only lower it.
 const MEASURED_BYTES: u64 = 64 << 20;
 /// Bytes of a mebibyte.
 const MIB: f64 = 1_048_576.0;
@@ -130,8 +132,8 @@ impl WindowSizing {
     /// The next window after `confirmed`, up to `readable` at most.
     ///
     /// The server decodes from `restart`. It decodes the log from `restart` to `confirmed` again, which costs
-    /// as much as new log of that size. So the window is at least as large, up to 4 GiB, unless such a window
-    /// was too slow.
+    /// as much as new log of that size. So the window is at least as large as that log, up to 4 GiB. After a
+    /// slow window, this rule does not apply.
     pub fn next_window(&self, confirmed: Lsn, readable: Lsn, restart: Lsn) -> Window {
         let decoded_again = match self.may_stretch {
             true => confirmed.bytes_since(restart).min(*WAL_BYTES.end()),
@@ -158,14 +160,18 @@ impl WindowSizing {
 
     /// Adjusts the size after a window of this size.
     ///
-    /// `took` is the time from the peek to the last acknowledgement. `left` is the time that is left.
+    /// `took` is the time since the drain read the positions for this window. It includes decoding, sending
+    /// and confirmation, but not the sending that overlaps with the next window. `left` is the time that is
+    /// left.
+    ///
     /// Decoding for the next window should take a quarter of `left`, at least half a second and at most
     /// thirty seconds. Decoding and sending may take four fifths of `left`. This share is large because each
     /// window decodes a part of the log again: a slow stream must not make windows small.
     ///
-    /// Both limits also cover the log that is decoded again. But at least half of each limit is for the
-    /// window's own log: smaller windows would decode that log more often, and hardly save time. The size
-    /// changes by at most a factor of four, because a single measurement may be an outlier.
+    /// Both limits also cover the repeated log: the log that is decoded again. But at least half of each
+    /// limit is for the window's own log. Smaller windows would decode the repeated log more often, and
+    /// hardly save time. The size changes by at most a factor of four, because a single measurement may be an
+    /// outlier.
     pub fn adjust(&mut self, decoded: DecodedLog, took: Duration, left: Duration) {
         let decode_factor = self.decode_factor(decoded, left);
         let again = self.estimated_time_again(decoded.again_bytes);
@@ -177,11 +183,11 @@ impl WindowSizing {
 
     /// Adjusts the size after a window without a row.
     ///
-    /// Its log belongs to other tables, or to a transaction that ends later. The next window decodes the log
-    /// of such a transaction again. So the size grows by a factor of up to 16: then few windows end inside
-    /// the transaction. If an earlier window was slow, the factor is at most 4, and windows stay slow: the
-    /// server may need long for the end of the transaction. The row bound does not grow beyond the default,
-    /// because an empty window does not show the cost of rows. A bound that is larger already stays.
+    /// Its log belongs to other tables, or to a transaction that ends later. Each window that ends inside a
+    /// transaction decodes the transaction's log again. So the size grows by a factor of up to 16, and fewer
+    /// windows end inside it. If an earlier window was slow, the factor is at most 4, and windows stay slow:
+    /// the server may need long for the end of the transaction. The row bound does not grow beyond the
+    /// default, because an empty window does not show the cost of rows. A bound that is larger already stays.
     pub fn adjust_empty(&mut self, decoded: DecodedLog, left: Duration) {
         let was_slow = self.is_slow;
         let factor = self.decode_factor(decoded, left);
@@ -210,9 +216,9 @@ impl WindowSizing {
     /// Updates the estimated time to decode log again.
     ///
     /// The server writes no row of this log, so it usually takes less time per byte than new log. So the
-    /// least time per byte of recent windows is the best estimate. It rises by at most an eighth per
-    /// window: if it is too high, windows become too large. The time of a short log is mostly that of the
-    /// statement, so a short log only lowers the estimate.
+    /// least time per byte of recent windows is the best estimate. It rises by at most an eighth per window.
+    /// An estimate that is too high makes windows too large, because too little time counts for their own
+    /// log. The time of a short log is mostly that of the statement, so a short log only lowers the estimate.
     fn measure(&mut self, decoded: DecodedLog) {
         let bytes = decoded.again_bytes.saturating_add(decoded.new_bytes);
         let per_mib = decoded.time.mul_f64(MIB / bytes.max(1) as f64);
@@ -241,8 +247,9 @@ impl WindowSizing {
 
     /// Makes the next window smaller.
     ///
-    /// The server did not decode the last window in its time. The first step removes the stretching. Each
-    /// further step divides the size by 16, because an invocation has time for few attempts.
+    /// The server did not decode the last window in its time, or lacked space for it. If the window was
+    /// larger than `wal_bytes`, the next one is not. Each further step divides the size by 16, because an
+    /// invocation has time for few attempts.
     pub fn shrink(&mut self, confirmed: Lsn, restart: Lsn) -> SizingStep {
         let before = *self;
         match self.may_stretch && confirmed.bytes_since(restart) > self.wal_bytes {
@@ -274,9 +281,9 @@ fn factor_of_new_log(suitable: Duration, took: Duration, again: Duration) -> f64
     ratio(for_new, took.saturating_sub(again))
 }
 
-/// The quotient of two durations. A `part` below 1 ms counts as 1 ms.
-fn ratio(duration: Duration, part: Duration) -> f64 {
-    duration.as_secs_f64() / part.as_secs_f64().max(0.001)
+/// The quotient of two durations. A `divisor` below 1 ms counts as 1 ms.
+fn ratio(duration: Duration, divisor: Duration) -> f64 {
+    duration.as_secs_f64() / divisor.as_secs_f64().max(0.001)
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The action's name, as an event and an answer have it.
+    /// The name of the action in events and answers.
     pub fn name(&self) -> &'static str {
         match self {
             Action::Drain { .. } => "drain",
@@ -107,7 +107,7 @@ impl Action {
     /// Parses an event. `{}` is a tick, and so is any event of EventBridge or its scheduler.
     ///
     /// # Errors
-    /// An action or field is unknown, or a field is missing or invalid. The error lists the valid ones.
+    /// An action or field is unknown, or a field is missing or invalid. The error states what is valid.
     pub fn parse(event: &Value) -> Result<Self, EventError> {
         let Value::Object(fields) = event else {
             return Err(EventError::NotAnObject);
@@ -118,7 +118,7 @@ impl Action {
         let Some(action) = action.as_str() else {
             return Err(EventError::InvalidField {
                 field: "action",
-                expected: format!("the text {ACTIONS}").into(),
+                expected: format!("one of {ACTIONS}").into(),
             });
         };
         match action {

@@ -369,7 +369,7 @@ impl Slot for PgSlot<'_> {
     async fn large_commits(&mut self, window: Window, bytes: usize) -> Result<CommitRows, SlotError> {
         // The first peek has decoded its whole window, and only its rows are in transit. So the slot is free
         // for this second peek.
-        let mark = self.plugin.commit_mark();
+        let prefix = self.plugin.commit_prefix();
         let length = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
         let rows = self
             .lock_session
@@ -381,8 +381,8 @@ impl Slot for PgSlot<'_> {
                     &PgLsn::from(window.upto.0),
                     &window.rows,
                     &self.options,
-                    &i32::try_from(mark.len()).unwrap_or(0),
-                    &mark,
+                    &i32::try_from(prefix.len()).unwrap_or(0),
+                    &prefix,
                     &length(PEEK_ROW_BYTES),
                     &length(bytes),
                 ],

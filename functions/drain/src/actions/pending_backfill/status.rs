@@ -114,7 +114,7 @@ fn table_status(state: &BackfillState, name: &TableName) -> TableStatus {
     if state.failed.iter().any(|table| table.name == *name) {
         return status("failed", None, 0);
     }
-    match state.is_over(name) {
+    match state.has_ended(name) {
         false => status("queued", Some(0), 0),
         // The state had room neither for this table's figures nor for every failure. So it is not known
         // whether the table failed.

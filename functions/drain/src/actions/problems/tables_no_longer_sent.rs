@@ -73,7 +73,7 @@ pub(in crate::actions) async fn check_and_store(
     session: &Session,
     settings: &Settings,
 ) -> u64 {
-    if !app.is_check_due(CHECK_INTERVAL, Instant::now()) {
+    if !app.take_due_check(CHECK_INTERVAL, Instant::now()) {
         return 0;
     }
     let checked = async {

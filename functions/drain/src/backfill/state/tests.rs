@@ -103,7 +103,7 @@ fn a_state_with_many_finished_tables_fits_into_a_parameter() {
     }
     let stored = BackfillState::parse(&state.to_text()).unwrap();
     assert_eq!(stored.done, 1000);
-    assert!(stored.is_over(&name(0)) && stored.is_over(&name(999)) && !stored.is_over(&name(1000)));
+    assert!(stored.has_ended(&name(0)) && stored.has_ended(&name(999)) && !stored.has_ended(&name(1000)));
     assert_eq!(stored.finished.last().unwrap().name, name(999));
     state.table = Some(TableProgress {
         key: Some(vec!["x".repeat(5000)]),

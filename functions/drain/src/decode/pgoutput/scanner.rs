@@ -112,11 +112,11 @@ fn start(kind: u8, input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRo
 ///
 /// The kinds are N, K and O.
 fn image(input: &[u8], row: &mut ShortRow) -> Result<Step, MalformedRow> {
-    let Some([mark, high, low]) = input.get(..3) else {
+    let Some([kind, high, low]) = input.get(..3) else {
         return Ok(None);
     };
-    row.copy(&[*mark, *high, *low])?;
-    row.begin_image(*mark != b'N');
+    row.copy(&[*kind, *high, *low])?;
+    row.begin_image(*kind != b'N');
     Ok(Some((state_before_value(u16::from_be_bytes([*high, *low])), 3)))
 }
 

@@ -33,9 +33,9 @@ fn shortened(plugin: Plugin, kept: KeptBytes, data: &[u8], sizes: &[usize]) -> V
 
 /// Whether a captured row is of a kind that can be large.
 fn can_be_large(plugin: Plugin, data: &[u8]) -> bool {
-    let mark = plugin.change_mark();
+    let tag = plugin.change_tag();
     let byte = data
-        .get(mark.byte_number as usize - 1)
+        .get(tag.byte_number as usize - 1)
         .copied()
         .unwrap_or_default();
     let is_truncate = match plugin {
@@ -45,7 +45,7 @@ fn can_be_large(plugin: Plugin, data: &[u8]) -> bool {
             data.ends_with(b"TRUNCATE: (no-flags)") || data.windows(9).any(|w| w == b"TRUNCATE:")
         }
     };
-    mark.bytes.iter().any(|bytes| *bytes == [byte]) && !is_truncate
+    tag.bytes.iter().any(|bytes| *bytes == [byte]) && !is_truncate
 }
 
 /// The images of a change and its relation.

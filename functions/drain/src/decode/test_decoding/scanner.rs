@@ -5,14 +5,18 @@ use std::io::Write as _;
 use super::TextReader;
 use crate::decode::short_row::{LOOK_AHEAD, MAX_PREFIX, MalformedRow, Scanner, ShortRow};
 
-/// Mark of a value that was not kept; its length follows. test_decoding writes no such value without quotes.
+/// Placeholder of a value that was not kept; its length follows.
+///
+/// test_decoding writes no such value without quotes.
 pub(super) const OVERSIZE: &str = "oversize-datum:";
 
-/// Mark of a message whose prefix was not kept. It is at a place where test_decoding writes ` prefix: `.
-pub(super) const WITHOUT_PREFIX: &str = " without prefix";
-/// Mark of a message whose content was not kept.
+/// Placeholder of a message whose prefix was not kept.
 ///
-/// It is at the same place as [`WITHOUT_PREFIX`], or directly after that mark.
+/// It is at a place where test_decoding writes ` prefix: `.
+pub(super) const WITHOUT_PREFIX: &str = " without prefix";
+/// Placeholder of a message whose content was not kept.
+///
+/// It is at the same place as [`WITHOUT_PREFIX`], or directly after that placeholder.
 pub(super) const WITHOUT_CONTENT: &str = " without content";
 
 /// Beginning of a message. `0` or `1` follows.

@@ -12,10 +12,10 @@ const FOLLOWERS: [&[u8]; 3] = [br#","typeoid":"#, br#","value":"#, b"}"];
 /// `None` if no name needs an escape. The text `"type":` before a name cannot be part of a value: in a value,
 /// every quote has a backslash before it.
 pub(super) fn escape_type_names(data: &[u8]) -> Option<Vec<u8>> {
-    const MARK: &[u8] = br#""type":"#;
+    const TYPE_KEY: &[u8] = br#""type":"#;
     let (mut out, mut rest, mut is_changed) = (Vec::with_capacity(data.len() + 16), data, false);
-    while let Some(at) = rest.windows(MARK.len()).position(|window| window == MARK) {
-        let (before, name) = rest.split_at(at + MARK.len());
+    while let Some(at) = rest.windows(TYPE_KEY.len()).position(|window| window == TYPE_KEY) {
+        let (before, name) = rest.split_at(at + TYPE_KEY.len());
         out.extend_from_slice(before);
         rest = name;
         if !name.starts_with(b"\"") || is_escaped(name) {

@@ -47,7 +47,7 @@ impl<C: StateStore> BackfillRunner<C> {
             // table.
             names.retain(|name| name >= reading);
         }
-        names.retain(|name| !self.state.is_over(name));
+        names.retain(|name| !self.state.has_ended(name));
         self.tables = Some(names);
         if let Some(name) = missing {
             let why = "it no longer exists, is no longer published, or is excluded by TABLES";

@@ -22,7 +22,7 @@ impl Barriers {
     /// Adds the next event, and makes it a barrier if necessary.
     pub(super) fn add(&mut self, event: &mut Event) {
         let relation = event.relation.as_ref();
-        event.barrier |= relation.is_some_and(|relation| self.keys.is_changed(relation));
+        event.barrier |= relation.is_some_and(|relation| self.keys.remember_key(relation));
         self.partition_keys.add(event);
     }
 }

@@ -72,7 +72,7 @@ impl<'a> ChangeEncoder<'a> {
         // record, its table's backfill fails, and the drain continues. With `OVERSIZE=omit` the change fits,
         // and names its omitted columns. A row that is read again would lack the same columns.
         if let Some(chunk) = chunk {
-            chunk.discard_filled(change);
+            chunk.require_read_again(change);
         }
         *progress = before;
         self.events.events.clear();

@@ -50,7 +50,7 @@ impl<R: PeekRow> WindowReader<'_, R> {
     /// Queues the chunk's next row, or the control event of a repair.
     ///
     /// Rows that a change overtook are not queued.
-    pub(super) fn emit_chunk_row(&mut self, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
+    pub(super) fn queue_chunk_row(&mut self, out: &mut ReaderOutput<'_>) -> Result<(), Error> {
         let chunk = out
             .chunk
             .as_deref_mut()

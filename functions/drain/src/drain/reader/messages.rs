@@ -61,9 +61,9 @@ impl<R: PeekRow> WindowReader<'_, R> {
         }
         self.check_expected_marker(lsn)?;
         let id = out.acknowledgements.begin();
-        if lsn <= self.history.settled.max(self.history.sent_by_this_drain) {
+        if lsn <= self.history.settled.max(self.history.queued_upto) {
             out.report.skipped += u64::from(lsn <= self.history.settled);
-            if lsn <= self.history.sent_by_this_drain {
+            if lsn <= self.history.queued_upto {
                 out.acknowledgements.discard(id);
                 return Ok(());
             }

@@ -11,10 +11,11 @@ use crate::continuity::marker::Marker;
 pub(crate) struct SentHistory {
     /// The settled position: the stream has the log's transactions that end at or before it.
     pub(crate) settled: Lsn,
-    /// Position up to which this drain has sent or queued the transactions.
+    /// Position up to which this drain has queued the transactions.
     ///
-    /// Each transaction that ends at or before it was sent or queued by this drain, or is settled.
-    pub(crate) sent_by_this_drain: Lsn,
+    /// This drain has queued or sent each transaction that ends at or before it. Or the transaction is
+    /// settled.
+    pub(crate) queued_upto: Lsn,
     /// The acknowledged position: the stream has all transactions up to it, perhaps of another history.
     pub(crate) acknowledged: Lsn,
     /// Resume point of the next transaction, if it was partly acknowledged.

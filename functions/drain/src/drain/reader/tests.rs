@@ -40,7 +40,7 @@ fn envelope() -> Envelope {
 fn history(resume: Option<ResumePoint>) -> SentHistory {
     SentHistory {
         settled: Lsn(1),
-        sent_by_this_drain: Lsn(1),
+        queued_upto: Lsn(1),
         acknowledged: Lsn(1),
         resume,
         expected: None,

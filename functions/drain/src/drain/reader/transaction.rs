@@ -97,7 +97,7 @@ impl OpenTransaction {
         self.transaction.commit_time = self.transaction.commit_time.or(commit_time);
         self.progress = Some(encoder.first_progress(self.transaction, commit_end));
         self.is_replayed = commit_end <= history.acknowledged;
-        let is_sent = commit_end <= history.settled.max(history.sent_by_this_drain);
+        let is_sent = commit_end <= history.settled.max(history.queued_upto);
         let xid = self.transaction.xid;
         let resume = history.resume.take_if(|resume| resume.xid == xid);
         self.treatment = match resume {

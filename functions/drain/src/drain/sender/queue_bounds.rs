@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::throughput::{LaneTime, Throughput};
+use super::throughput::{RequestTime, Throughput};
 use crate::pack::{Acknowledgements, Aggregation, Lanes};
 
 /// Bytes of events that may always wait in the lanes.
@@ -21,7 +21,7 @@ pub(super) struct QueueBounds {
     /// Maximum bytes that may wait, those in flight included.
     max_bytes: usize,
     throughput: Throughput,
-    lane_time: LaneTime,
+    request_time: RequestTime,
     /// Most bytes of memory of all lanes, at present.
     lane_bytes: usize,
     /// Most records of one lane, at present.
@@ -39,7 +39,7 @@ impl QueueBounds {
             deadline,
             max_bytes,
             throughput: Throughput::default(),
-            lane_time: LaneTime::default(),
+            request_time: RequestTime::default(),
             lane_bytes: max_bytes,
             lane_records: usize::MAX,
             longest_lane_fits: true,
@@ -55,7 +55,7 @@ impl QueueBounds {
     ///
     /// `is_busy` is true if another request is in flight.
     pub(super) fn end_request(&mut self, took: Duration, acknowledged: usize, is_busy: bool) {
-        self.lane_time.add(took);
+        self.request_time.add(took);
         self.throughput.add(acknowledged, is_busy);
     }
 
@@ -73,7 +73,7 @@ impl QueueBounds {
         let accepted = self.throughput.bytes_within(time_left / 2);
         let accepted = accepted.unwrap_or(usize::MAX).max(MIN_QUEUED_BYTES);
         self.lane_bytes = accepted.min(self.max_bytes);
-        self.lane_records = self.lane_time.records_within(time_left).max(MIN_LANE_RECORDS);
+        self.lane_records = self.request_time.records_within(time_left).max(MIN_LANE_RECORDS);
         self.longest_lane_fits = lanes.records_of_longest_lane() < MIN_LANE_RECORDS
             || lanes.can_send_longest_lane_within(now, time_left / 2);
     }
@@ -97,7 +97,7 @@ impl QueueBounds {
     /// Time in which the queued events are expected to be acknowledged.
     pub(super) fn remaining_time(&self, lanes: &Lanes, aggregation: Aggregation) -> Duration {
         let longest_lane = match aggregation {
-            Aggregation::None => self.lane_time.time_for(lanes.records_of_longest_lane()),
+            Aggregation::None => self.request_time.time_for(lanes.records_of_longest_lane()),
             Aggregation::Kpl { .. } => Duration::ZERO,
         };
         let quota = lanes.shards().bytes_per_second();

@@ -56,11 +56,11 @@ impl Throughput {
 
 /// Average time of a request, for the records of a lane.
 ///
-/// `None` before the first answer. [`LaneTime::records_within`] adds the wait for a free request.
+/// `None` before the first answer. [`RequestTime::records_within`] adds the wait for a free request.
 #[derive(Debug, Default)]
-pub(super) struct LaneTime(Option<Duration>);
+pub(super) struct RequestTime(Option<Duration>);
 
-impl LaneTime {
+impl RequestTime {
     /// Adds the time of one request. Later requests have more weight.
     pub(super) fn add(&mut self, request: Duration) {
         self.0 = Some(match self.0 {
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_lane_needs_a_request_for_each_record() {
-        let mut lane = LaneTime::default();
+        let mut lane = RequestTime::default();
         assert_eq!(lane.time_for(100), Duration::ZERO);
         lane.add(Duration::from_millis(5));
         assert_eq!(lane.time_for(100), Duration::from_millis(500));

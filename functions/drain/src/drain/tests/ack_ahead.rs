@@ -89,7 +89,7 @@ async fn tick(slot: &mut FakeSlot, parameter: &KeptCheckpoint, tick: Tick) -> (V
             .marker
             .clone()
             .filter(|marker| marker.lsn >= slot.confirmed),
-        promoted: tick.is_promoted,
+        is_promoted: tick.is_promoted,
         ..start(0, 0)
     };
     let (settings, envelope) = (settings(Aggregation::None), envelope());

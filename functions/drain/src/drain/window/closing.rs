@@ -4,6 +4,7 @@ use super::WindowRunner;
 use super::open_peek::ReadOutcome;
 use crate::base::lsn::Lsn;
 use crate::base::window::Window;
+use crate::drain::confirmer::AdvanceOutcome;
 use crate::error::Error;
 use crate::ports::{Slot, SlotError, StateStore, Stream, TableSource};
 
@@ -102,19 +103,19 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
         let closed = self.close_chunk(is_sent && read.is_complete()).await;
         // The slot advances even if the cursor was not stored. The error is returned after that, and the next
         // invocation reads the chunk again.
-        let confirmed = self.confirmer.confirm(self.slot, &self.sender).await;
-        let confirmed = match closed {
-            Ok(()) => confirmed,
-            Err(error) => confirmed.and(Err(error)),
+        let advanced = self.confirmer.confirm(self.slot, &self.sender).await;
+        let advanced = match closed {
+            Ok(()) => advanced,
+            Err(error) => advanced.and(Err(error)),
         };
         if let Some(failure) = failure {
-            return self.close_failed(failure, confirmed);
+            return self.close_failed(failure, advanced);
         }
-        let confirmed = confirmed? && is_all_sent;
+        let is_confirmed = advanced? == AdvanceOutcome::InTime && is_all_sent;
         Ok(match read {
-            ReadOutcome::Whole if confirmed => WindowOutcome::Whole,
-            ReadOutcome::RowBoundReached if confirmed => WindowOutcome::Partial,
-            ReadOutcome::TooSlow if confirmed => WindowOutcome::TooSlow,
+            ReadOutcome::Whole if is_confirmed => WindowOutcome::Whole,
+            ReadOutcome::RowBoundReached if is_confirmed => WindowOutcome::Partial,
+            ReadOutcome::TooSlow if is_confirmed => WindowOutcome::TooSlow,
             _ => WindowOutcome::OutOfTime,
         })
     }
@@ -155,10 +156,10 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
     fn close_failed(
         &mut self,
         failure: Error,
-        confirmed: Result<bool, Error>,
+        advanced: Result<AdvanceOutcome, Error>,
     ) -> Result<WindowOutcome, Error> {
         if let Error::NotResumed { .. } = &failure {
-            confirmed?;
+            advanced?;
             tracing::warn!(
                 slot = self.settings.slot,
                 error_type = failure.name(),
@@ -171,7 +172,7 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
             self.confirmer.restart(position);
             return Ok(WindowOutcome::ReadAgain);
         }
-        if let Err(error) = confirmed {
+        if let Err(error) = advanced {
             self.warn_of_unconfirmed(&error);
         }
         Err(failure)

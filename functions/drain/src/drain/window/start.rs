@@ -74,7 +74,7 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
     /// marker is not readable yet.
     async fn check_history(&mut self) -> Result<bool, Error> {
         let skips = self.start.confirmed < self.start.acknowledged && self.start.expected.is_some();
-        if !self.start.promoted && !skips {
+        if !self.start.is_promoted && !skips {
             return Ok(true);
         }
         let markers = &self.confirmer.markers;

@@ -121,7 +121,7 @@ fn a_changed_key_is_one_event_and_a_barrier_in_dms_and_wal2json() {
 }
 
 #[test]
-fn a_row_whose_key_has_an_unknown_value_is_a_barrier_with_the_key_of_its_table() {
+fn a_row_whose_key_has_no_value_is_a_barrier_with_the_partition_key_of_its_table() {
     for form in all_forms() {
         for unknown in [Datum::Null, Datum::Absent, Datum::Unchanged] {
             let change = Change::Delete {
@@ -137,8 +137,8 @@ fn a_row_whose_key_has_an_unknown_value_is_a_barrier_with_the_key_of_its_table()
     }
 }
 
-/// The table, with the column `name` as its partition key.
-fn partitioned(mut relation: Arc<Relation>) -> Arc<Relation> {
+/// The table, with `name` as the column of its partition key.
+fn with_partition_key_column(mut relation: Arc<Relation>) -> Arc<Relation> {
     let table = Arc::get_mut(&mut relation).unwrap();
     table.partition_key_may_change = true;
     table.columns[1].in_partition_key = true;
@@ -146,7 +146,7 @@ fn partitioned(mut relation: Arc<Relation>) -> Arc<Relation> {
 }
 
 #[test]
-fn columns_of_partition_keys_replace_the_key_where_they_are_known() {
+fn partition_key_columns_replace_the_key_if_their_values_are_known() {
     for form in all_forms() {
         let own_key = match form {
             EnvelopeForm::Dms(_) => "public.t.1",
@@ -154,7 +154,7 @@ fn columns_of_partition_keys_replace_the_key_where_they_are_known() {
         };
         let event = |change| encode(&envelope(form.clone()), &[change]).pop().unwrap();
         let change = |name| Change::Insert {
-            relation: partitioned(relation()),
+            relation: with_partition_key_column(relation()),
             new: vec![Datum::Text("1".into()), name],
         };
         let known = event(change(Datum::Text("x".into())));
@@ -165,24 +165,24 @@ fn columns_of_partition_keys_replace_the_key_where_they_are_known() {
             assert_eq!(event.partition_key, own_key);
             assert_eq!(event.row_hash, known.row_hash, "it is the same row");
         }
-        let deleted = event(delete(partitioned(relation())));
+        let deleted = event(delete(with_partition_key_column(relation())));
         assert_eq!(
             (&*deleted.partition_key, deleted.row_hash),
             (own_key, known.row_hash)
         );
-        let other = event(insert(partitioned(relation()), "2", "x"));
+        let other = event(insert(with_partition_key_column(relation()), "2", "x"));
         assert_ne!(other.row_hash, known.row_hash);
         assert_eq!(event(insert(relation(), "1", "x")).row_hash, None);
     }
 }
 
 #[test]
-fn rows_without_a_key_keep_the_order_of_their_table_unless_only_inserts_can_write_them() {
+fn rows_without_a_key_keep_the_order_of_their_table_unless_it_is_insert_only() {
     let mut insert_only = keyless();
     Arc::get_mut(&mut insert_only).unwrap().is_insert_only = true;
     for form in all_forms() {
         let event = |relation| {
-            let changes = [insert(partitioned(relation), "1", "x")];
+            let changes = [insert(with_partition_key_column(relation), "1", "x")];
             encode(&envelope(form.clone()), &changes).pop().unwrap()
         };
         let keyless = event(keyless());

@@ -3,7 +3,7 @@
 use postgres_protocol::escape::escape_literal;
 
 use crate::base::window::{AcknowledgedPrefix, Window};
-use crate::plugin::{ChangeMark, Plugin};
+use crate::plugin::{ChangeTag, Plugin};
 
 /// Maximum number of commit rows that the first pass sends.
 ///
@@ -50,11 +50,11 @@ pub(super) fn copy_peek<'o>(
     );
     let condition = window.acknowledged_prefix.map_or_else(
         || "true".to_owned(),
-        |prefix| without_sent(prefix, plugin.change_mark()),
+        |prefix| unacknowledged_condition(prefix, plugin.change_tag()),
     );
     let rows = match plugin.begins_with_commit_end() {
         true => format!("(select lsn, data, null::xid as commit_of from {peek} where {condition}) as peeked"),
-        false => in_two_passes(&peek, &condition, plugin.commit_mark()),
+        false => in_two_passes(&peek, &condition, plugin.commit_prefix()),
     };
     format!(
         "copy (
@@ -78,29 +78,29 @@ pub(super) fn copy_peek<'o>(
 /// only in the first pass. The server stores its result, and the second pass reads the stored result.
 /// PostgreSQL runs such a function again only if its arguments change (`ExecReScanFunctionScan`), and these
 /// are constant. In the second pass the limit is null, which means no limit.
-fn in_two_passes(peek: &str, condition: &str, commit_mark: &[u8]) -> String {
+fn in_two_passes(peek: &str, condition: &str, commit_prefix: &[u8]) -> String {
     format!(
         "(values (1), (2)) as pass(number),
          lateral (select lsn, data, case number when 1 then xid end as commit_of
                   from {peek}
-                  where (number = 2 or substr(data, 1, {length}) = '\\x{mark}'::bytea) and {condition}
+                  where (number = 2 or substr(data, 1, {length}) = '\\x{prefix}'::bytea) and {condition}
                   limit case number when 1 then {FIRST_COMMITS} end) as peeked",
-        length = commit_mark.len(),
-        mark = hex::encode(commit_mark),
+        length = commit_prefix.len(),
+        prefix = hex::encode(commit_prefix),
     )
 }
 
-/// The condition that omits the changes that were sent before.
-fn without_sent(AcknowledgedPrefix { xid, before }: AcknowledgedPrefix, mark: ChangeMark) -> String {
-    let bytes = mark
+/// The condition that omits the acknowledged changes of a transaction.
+fn unacknowledged_condition(AcknowledgedPrefix { xid, end }: AcknowledgedPrefix, tag: ChangeTag) -> String {
+    let bytes = tag
         .bytes
         .iter()
         .map(|bytes| format!("'\\x{}'::bytea", hex::encode(bytes)));
     let bytes: Vec<String> = bytes.collect();
     format!(
-        "not (lsn < '{before}'::pg_lsn and xid::text = '{xid}'
+        "not (lsn < '{end}'::pg_lsn and xid::text = '{xid}'
               and substr(data, {byte_number}, 1) = any(array[{bytes}]))",
-        byte_number = mark.byte_number,
+        byte_number = tag.byte_number,
         bytes = bytes.join(", "),
     )
 }
@@ -108,7 +108,7 @@ fn without_sent(AcknowledgedPrefix { xid, before }: AcknowledgedPrefix, mark: Ch
 /// The commits of the transactions with more than $8 bytes of rows.
 ///
 /// For each row, $7 bytes are added. The commit row has the greatest LSN of its transaction. Only this row
-/// begins with the plugin's mark $6, of $5 bytes.
+/// begins with the plugin's commit prefix $6, of $5 bytes.
 pub(super) const LARGE_COMMITS: &str = "
     select xid::text::int8 as transaction_id,
            max(lsn) as commit_lsn,
@@ -143,10 +143,7 @@ mod tests {
         let window = Window {
             upto: Lsn(0x16_B374_D848),
             rows: 7,
-            acknowledged_prefix: Some(AcknowledgedPrefix {
-                xid: 42,
-                before: Lsn(9),
-            }),
+            acknowledged_prefix: Some(AcknowledgedPrefix { xid: 42, end: Lsn(9) }),
         };
         let options = [
             "publication_names".to_owned(),

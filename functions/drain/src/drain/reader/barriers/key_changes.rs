@@ -20,10 +20,10 @@ pub(super) struct KeyChangeDetector {
 }
 
 impl KeyChangeDetector {
-    /// Whether the table's key differs from that of its last change.
+    /// Remembers the table's key.
     ///
-    /// A table's first change returns `false`.
-    pub(super) fn is_changed(&mut self, relation: &Arc<Relation>) -> bool {
+    /// Returns whether it differs from the key of the table's last change, and `false` for the first change.
+    pub(super) fn remember_key(&mut self, relation: &Arc<Relation>) -> bool {
         if self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, relation)) {
             return false;
         }
@@ -74,8 +74,8 @@ mod tests {
             (&[("k", "bigint", true)], true),
             (&[("k", "bigint", true), x], false),
         ] {
-            assert_eq!(keys.is_changed(&table("t", columns)), changed, "{columns:?}");
-            assert!(!keys.is_changed(&table("other", &[id])));
+            assert_eq!(keys.remember_key(&table("t", columns)), changed, "{columns:?}");
+            assert!(!keys.remember_key(&table("other", &[id])));
         }
     }
 
@@ -89,7 +89,7 @@ mod tests {
                 ..relation
             })
         };
-        let changes = [true, true, false, false, true].map(|it| keys.is_changed(&with_identity(it)));
+        let changes = [true, true, false, false, true].map(|it| keys.remember_key(&with_identity(it)));
         assert_eq!(changes, [false, false, true, false, true]);
     }
 }
