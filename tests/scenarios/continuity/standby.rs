@@ -1,4 +1,4 @@
-//! Endpoint of a server that is not the writer, or not yet.
+//! A tick on a standby, which is promoted later.
 //!
 //! The tick fails with a transient error. After the promotion of the server, the next tick drains.
 

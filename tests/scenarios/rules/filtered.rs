@@ -14,14 +14,14 @@ use crate::support::positions::SlotPositions;
 
 crate::scenarios![a_filtered_backlog_longer_than_an_invocation_is_passed];
 
-/// Deadline of an invocation; it reads for less.
+/// Time of an invocation. Its last part is not for reading.
 const SHORT: Duration = Duration::from_secs(4);
 /// Invocations within which the backlog must pass.
 const MAX_TICKS: u32 = 40;
-/// Transactions that no machine decodes in an invocation.
+/// Most transactions of the backlog. No machine decodes so many in one invocation.
 const MAX_TRANSACTIONS: u32 = 4096;
 
-/// Commits changes that take long to decode: the publication hashes 40 MB for each of them, to filter it.
+/// Commits changes that are slow to decode. For each one, the row filter hashes 40 MB.
 async fn write(fixture: &Fixture, transactions: u32) {
     fixture
         .sql(&format!(
@@ -51,7 +51,7 @@ async fn a_filtered_backlog_longer_than_an_invocation_is_passed() {
         .await;
     fixture.create_slot().await;
     fixture.tick().await;
-    // The size that takes so long depends on the machine and its load.
+    // How many transactions exceed an invocation depends on the machine and its load.
     let mut transactions = 32;
     write(&fixture, transactions).await;
     while decode_time(&fixture).await < SHORT * 3 / 2 {
@@ -93,7 +93,7 @@ async fn decode_time(fixture: &Fixture) -> Duration {
 fn reached_end(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Answer(report) => report["stopped"] == "empty",
-        // Beside other load, even the smallest window may take too long. The next tick starts at the same
+        // Under other load, even the smallest window may take too long. The next tick starts at the same
         // position.
         Outcome::Error { kind, .. } if LATE.contains(&kind.as_str()) => false,
         _ => panic!("the invocation has no answer: {outcome:?}"),

@@ -45,7 +45,7 @@ pub enum ComparedRows {
 
 struct ComparedColumn {
     name: String,
-    /// SQL expression of the text that an event has for the value.
+    /// SQL expression that returns the value's text in an event.
     expression: String,
     array: bool,
     float: bool,
@@ -438,7 +438,7 @@ fn debezium_text(kind: &str, modifier: i32, value: &str) -> String {
 
 /// SQL expression of a finite date or timestamp as ISO 8601 date.
 fn iso_date(value: &str) -> String {
-    // PostgreSQL has no year 0; ISO 8601 writes the year 1 BC so.
+    // PostgreSQL has no year 0. ISO 8601 writes 1 BC as the year 0.
     let year = format!("(extract(year from {value}) + (extract(year from {value}) < 0)::int)::int");
     format!(
         "case when {year} > 9999 then '+' when {year} < 0 then '-' else '' end \

@@ -69,11 +69,12 @@ impl BackfillPlay {
         let plugin = ["pgoutput", "pgoutput", "wal2json", "test_decoding"][random.usize(..4)];
         let aggregation = ["none", "kpl", "kpl", "kpl", "kpl"][random.usize(..5)];
         let chunk_rows = (rows / random.u64(10..100)).clamp(50, 50_000);
-        // Every second seed fails over. Of the other seeds, commits hang in every second one.
+        // Even seeds fail over. In every second odd seed, commits hang.
         let fails_over = seed.is_multiple_of(2);
         let stalls = if seed % 4 == 3 { random.usize(2..6) } else { 0 };
         let commit_stalls: Vec<Duration> = (0..stalls).map(|_| millis(&mut random, 500..4_000)).collect();
-        // When commits hang, a function with markers waits, too. One without them reads on.
+        // While commits hang, a function with markers waits for the commit of its marker. Without markers, it
+        // does not wait.
         let markers = if seed % 8 == 7 { "off" } else { "on" };
         // While commits hang, the function must send changes that are not visible yet. So it must not wait
         // for the standby.
@@ -127,7 +128,9 @@ impl BackfillPlay {
     }
 }
 
-/// Counters that must not be 0; with commits that hang, one more.
+/// Counters that must not be 0.
+///
+/// If commits hang, there is one more.
 fn required(commits_hang: bool) -> Vec<&'static [Counter]> {
     let mut required: Vec<&'static [Counter]> = vec![
         &[Counter::Kills],
