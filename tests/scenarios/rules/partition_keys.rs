@@ -211,15 +211,12 @@ async fn a_table_that_cannot_follow_is_reported() {
             )
             .await;
         let expected = [
-            "PARTITION_KEYS: public.items:customer_id,tenant matches no table that is sent and has these \
-             columns",
-            "PARTITION_KEYS: public.x:a matches no table that is sent and has these columns",
+            applies_to_none("public.items:customer_id,tenant"),
+            applies_to_none("public.x:a"),
             "PARTITION_KEYS: public.log has no key, so its events have the table's partition key: \
-             add a primary key",
-            "PARTITION_KEYS: the replica identity of public.orders lacks column customer_id, so deletes have \
-             the partition key of the row's own key: alter table public.orders replica identity full (only \
-             if no publication has a column list of it, and from PostgreSQL 18 on, if it has no generated \
-             column)",
+             add a primary key"
+                .to_owned(),
+            lacks("public.orders", "customer_id"),
         ];
         assert_eq!(fixture.problems().await, json!(expected));
         let sql = ["insert into orders values (1, 1); delete from orders; insert into items values (1, 1)"];
@@ -228,53 +225,60 @@ async fn a_table_that_cannot_follow_is_reported() {
         assert_steps(&fixture.consume().await, &[("c", ONE), ("d", own), ("c", own)]);
         let log = fixture.function.log().join("\n");
         for text in expected {
-            assert!(log.contains(text), "{text}");
+            assert!(log.contains(&text), "{text}");
         }
     })
     .await;
 }
 
+/// Tables whose events or old rows may lack the column `note`.
+const TABLES_OF_NOTES: &str = "
+    create table listed (id int primary key, note int); alter table listed replica identity full;
+    create table hidden (id int primary key, note int); alter table hidden replica identity full;
+    create table away (id int primary key, note int); alter table away replica identity full;
+    create table whole (note int, id int primary key) partition by range (id);
+    create table whole_1 partition of whole for values from (0) to (9);
+    alter table whole_1 replica identity full;
+    create table keyed (note int, id int primary key) partition by range (id);
+    create table keyed_1 partition of keyed for values from (0) to (9);
+    alter table keyed replica identity full;
+    create table computed (id int primary key, note int generated always as (id) stored);
+    create table pair (id int primary key, note int not null, reference int not null)
+      partition by range (id);
+    create table pair_1 partition of pair for values from (0) to (9);
+    create unique index noted on pair_1 (id, note);
+    alter table pair_1 replica identity using index noted;
+    create table pair_2 partition of pair for values from (9) to (19);
+    create unique index referenced on pair_2 (id, reference);
+    alter table pair_2 replica identity using index referenced";
+
 async fn columns_that_events_lack_are_reported(version: u32) {
     let keys = "public.listed:note;public.hidden:note;public.away:note;public.whole:note;public.keyed:note;\
-                public.computed:note";
+                public.computed:note;public.pair:note,reference";
     let builder = pgoutput(version)
         .env("PARTITION_KEYS", keys)
         .env(
             "TABLES",
-            "public.listed,public.hidden,public.whole,public.keyed,public.computed",
+            "public.listed,public.hidden,public.whole,public.keyed,public.computed,public.pair",
         )
         .env("COLUMN_SALT", "salt of the scenarios")
         .env("COLUMN_RULES", "public.hidden.note:hash,*.hidden.note:omit");
     let fixture = builder.without_slot().build().await;
-    fixture
-        .sql(
-            "create table listed (id int primary key, note int); alter table listed replica identity full;
-             create table hidden (id int primary key, note int); alter table hidden replica identity full;
-             create table away (id int primary key, note int); alter table away replica identity full;
-             create table whole (note int, id int primary key) partition by range (id);
-             create table whole_1 partition of whole for values from (0) to (9);
-             alter table whole_1 replica identity full;
-             create table keyed (note int, id int primary key) partition by range (id);
-             create table keyed_1 partition of keyed for values from (0) to (9);
-             alter table keyed replica identity full;
-             create table computed (id int primary key, note int generated always as (id) stored)",
-        )
-        .await;
+    fixture.sql(TABLES_OF_NOTES).await;
     // PostgreSQL 14 has no lists of columns.
     let list = if version == 14 { "" } else { "(id)" };
     fixture
         .sql(&format!(
-            "create publication spillway for table listed {list}, hidden, away, whole, keyed, computed
+            "create publication spillway for table listed {list}, hidden, away, whole, keyed, computed, pair
              with (publish_via_partition_root = true)"
         ))
         .await;
     fixture.create_slot().await;
-    let no_match =
-        |entry| format!("PARTITION_KEYS: {entry} matches no table that is sent and has these columns");
-    let listed = (version > 14).then(|| no_match("public.listed:note"));
+    let listed = (version > 14).then(|| applies_to_none("public.listed:note"));
     let mut expected: Vec<String> = listed.into_iter().collect();
-    expected.extend(["public.hidden:note", "public.away:note", "public.computed:note"].map(no_match));
-    expected.push(lacks_note("public.keyed_1"));
+    expected.extend(["public.hidden:note", "public.away:note", "public.computed:note"].map(applies_to_none));
+    expected.push(lacks("public.keyed_1", "note"));
+    expected.push(lacks("public.pair_1", "reference"));
     assert_eq!(fixture.problems().await, json!(expected));
     fixture
         .sql(
@@ -294,12 +298,21 @@ async fn columns_that_events_lack_are_reported(version: u32) {
     assert_eq!((of_note, own), (3, 1), "{keys:?}");
 }
 
-/// The problem of a table whose deletes lack the column `note`.
-fn lacks_note(table: &str) -> String {
+/// The problem of an entry that applies to no table.
+fn applies_to_none(entry: &str) -> String {
     format!(
-        "PARTITION_KEYS: the replica identity of {table} lacks column note, so deletes have the partition \
-         key of the row's own key: alter table {table} replica identity full (only \
-         if no publication has a column list of it, and from PostgreSQL 18 on, if it has no generated column)"
+        "PARTITION_KEYS: {entry} applies to no table: events of no sent table have these columns, or an \
+         earlier entry matches first"
+    )
+}
+
+/// The problem of a table whose deletes lack a column.
+fn lacks(table: &str, column: &str) -> String {
+    format!(
+        "PARTITION_KEYS: the replica identity of {table} lacks column {column}, so the partition key of a \
+         delete is the key of its row. To include the column: alter table {table} replica identity full. Do \
+         this only if no publication has a column list of this table. From PostgreSQL 18 on, the table must \
+         also have no generated column"
     )
 }
 
@@ -309,7 +322,7 @@ async fn a_column_that_the_index_of_the_key_includes_is_no_key() {
         fixture
             .sql("create table t (id int, note int, primary key (id) include (note))")
             .await;
-        assert_eq!(fixture.problems().await, json!([lacks_note("public.t")]));
+        assert_eq!(fixture.problems().await, json!([lacks("public.t", "note")]));
         execute_and_drain(&fixture, &["insert into t values (1, 1); delete from t"]).await;
         let steps = [("c", r#"{"note":1}"#), ("d", r#"{"id":1}"#)];
         assert_steps(&fixture.consume().await, &steps);

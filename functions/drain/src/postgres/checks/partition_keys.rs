@@ -19,9 +19,12 @@ use crate::rules::pattern::{TableColumns, matches_any};
 ///
 /// A table is listed only if events have all columns of its entry. $3 and $4 are the `like` patterns of
 /// schema and table, $5 is a column, and $6 is the index of its entry. The rules of `COLUMN_RULES` are $7 to
-/// $10. A partitioned table is logged with the replica identities of its partitions. The old rows of the
-/// table or partition `lacking` do not have the column `missing`. `is_whole` states whether old rows have all
-/// columns.
+/// $10. A partitioned table is logged with the replica identities of its partitions. So these columns
+/// describe the table or its partitions:
+/// - `lacking`: the first table or partition whose old rows lack a column of the entry.
+/// - `missing`: the first of the columns that its old rows lack.
+/// - `is_whole`: at least one has the replica identity `full`.
+/// - `has_key`: at least one has a key.
 const MATCHED_TABLES: &str = "
     entries as materialized (
       select e.schema, e.name, e.column_name, e.entry_index
@@ -40,8 +43,9 @@ const MATCHED_TABLES: &str = "
       union all
       select t.oid, t.oid from chosen t where not exists (select from below b where b.root = t.oid))
     select t.schema as schema, t.name as name, t.entry_index as entry_index,
-           min(e.column_name) filter (where lacks.it) as missing,
-           min(pg_catalog.format('%I.%I', n.nspname, c.relname)) filter (where lacks.it) as lacking,
+           min(relation.name) filter (where lacks.it) as lacking,
+           (array_agg(e.column_name order by relation.name, e.column_name) filter (where lacks.it))[1]
+             as missing,
            bool_or(c.relreplident = 'f') as is_whole,
            bool_or(k.indexrelid is not null) as has_key
     from chosen t
@@ -49,6 +53,7 @@ const MATCHED_TABLES: &str = "
     join entries e on e.entry_index = t.entry_index
     join pg_class c on c.oid = l.relid
     join pg_namespace n on n.oid = c.relnamespace
+    cross join lateral (select pg_catalog.format('%I.%I', n.nspname, c.relname)) relation(name)
     left join published p on p.oid = t.oid and $2
     left join pg_attribute a
       on a.attrelid = l.relid and a.attname = e.column_name and a.attnum > 0 and not a.attisdropped
@@ -71,10 +76,16 @@ const MATCHED_TABLES: &str = "
     having bool_and(a.attnum is not null)
     order by t.schema, t.name";
 
+/// The problem of an entry that applies to no table.
+const APPLIES_TO_NONE: &str =
+    "applies to no table: events of no sent table have these columns, or an earlier entry matches first";
+
 /// Sentences about the problems of `PARTITION_KEYS`.
 ///
-/// There is one for each entry that no sent table has. There is one for each table whose deletes cannot have
-/// the partition key of its entry, and one for each table without a key whose old rows are complete.
+/// Each sentence is about one of these:
+/// - an entry that applies to no sent table;
+/// - a table with a key whose old rows lack a column of the entry;
+/// - a table without a key whose replica identity is `full`.
 ///
 /// # Errors
 /// The query failed.
@@ -129,9 +140,7 @@ pub(crate) async fn partition_key_problems(
         .zip(0i32..)
         .filter(|(_, entry_index)| !matched.contains(entry_index));
     let mut problems: Vec<String> = unmatched
-        .map(|(entry, _)| {
-            format!("PARTITION_KEYS: {entry} matches no table that is sent and has these columns")
-        })
+        .map(|(entry, _)| format!("PARTITION_KEYS: {entry} {APPLIES_TO_NONE}"))
         .collect();
     problems.extend(found.filter_map(|(table, row)| incomplete_sentence(table, row)));
     Ok(problems)
@@ -143,9 +152,10 @@ fn incomplete_sentence(table: &TableName, row: &PgRow) -> Option<String> {
     let missing: Option<String> = row.get("missing");
     match missing.zip(row.get::<_, Option<String>>("lacking")) {
         Some((column, lacking)) if has_key => Some(format!(
-            "PARTITION_KEYS: the replica identity of {lacking} lacks column {column}, so deletes have the \
-             partition key of the row's own key: alter table {lacking} replica identity full (only if no \
-             publication has a column list of it, and from PostgreSQL 18 on, if it has no generated column)"
+            "PARTITION_KEYS: the replica identity of {lacking} lacks column {column}, so the partition key \
+             of a delete is the key of its row. To include the column: alter table {lacking} replica \
+             identity full. Do this only if no publication has a column list of this table. From PostgreSQL \
+             18 on, the table must also have no generated column"
         )),
         _ if !has_key && is_whole => Some(format!(
             "PARTITION_KEYS: {table} has no key, so its events have the table's partition key: add a \
