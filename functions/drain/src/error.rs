@@ -40,7 +40,7 @@ pub enum Error {
     StateStore(#[from] StateStoreError),
     /// A row that the decoder cannot read.
     ///
-    /// Every change before the row's transaction is in the stream and confirmed.
+    /// If time is left, the drain sends and confirms every change before the row's transaction.
     #[error(
         "slot {slot}: the row at {lsn} cannot be decoded; the slot stays before its transaction. Report it \
          with the PostgreSQL and plugin versions"
@@ -66,8 +66,8 @@ pub enum Error {
     },
     /// A partly acknowledged transaction whose rows have changed.
     ///
-    /// The plugin's options or the publications are different now. The drain reads the transaction again from
-    /// its beginning, so this error is only logged.
+    /// The plugin's options or the publications are different now, or another transaction has the same id.
+    /// The drain reads the transaction again from its beginning, so this error is only logged.
     #[error(
         "slot {slot}: the rows of transaction {xid}, which ends at {commit_end}, are not those that were \
          sent in part; all of it is sent again, with the same positions"
@@ -140,7 +140,7 @@ pub enum Error {
     Panicked,
     /// An event that is too large for a record.
     ///
-    /// Every change before the event's transaction is in the stream and confirmed.
+    /// If time is left, the drain sends and confirms every change before the event's transaction.
     #[error(
         "slot {slot}: the event at position {position}, of {table}, key hash {key_hash}, {problem}; \
          the slot stays before its transaction. {}",
@@ -221,7 +221,8 @@ impl Error {
             Error::Config(error) => error.kind(),
             Error::Event(error) => error.kind(),
             Error::Continuity(error) => error.kind(),
-            // No later tick succeeds until an operator acts. The cause may also be a fault of Spillway.
+            // A retry does not help: the request or a setting is wrong, or Spillway has a fault. Ticks may
+            // still succeed: for example, a drain continues after `BackfillInvalid`.
             Error::Undecodable { .. }
             | Error::RowOutsideTransaction { .. }
             | Error::NotResumed { .. }

@@ -60,7 +60,7 @@ pub(super) fn align<'t>(
     while let Some(change) = changes.next() {
         if change.op == 't' {
             let mut truncated = vec![change];
-            // Changes that are not sent do not separate the events of two truncates.
+            // Truncates are one group if the plugin sends no change between them.
             let is_next =
                 |more: &&RecordedChange| more.op == 't' || sent_as(recording, plugin, more).is_none();
             while let Some(more) = changes.next_if(is_next) {
@@ -75,8 +75,7 @@ pub(super) fn align<'t>(
         let Some(event_table) = sent_as(recording, plugin, change) else {
             continue;
         };
-        // After a root is renamed, the server still sends its old name with partitions that it has decoded
-        // before.
+        // After a root is renamed, pgoutput still sends the old name for partitions that it decoded before.
         let names = match plugin {
             Plugin::Pgoutput => recording.names_of(event_table.relation),
             Plugin::Wal2json | Plugin::TestDecoding => vec![&*event_table.name],
@@ -123,7 +122,7 @@ fn sent_as<'t>(
                 .filter(|_| sent)
                 .map(|table| &**table)
         }
-        // wal2json drops them with a warning.
+        // wal2json drops updates and deletes of a table without a replica identity, with a warning.
         Plugin::Wal2json if change.op != 'i' && !table.is_identified() => None,
         Plugin::Wal2json | Plugin::TestDecoding => Some(table),
     }

@@ -160,12 +160,12 @@ impl TypeCatalog {
             Some(TypeForm::Array { element, .. }) => self.is_domain(*element),
             _ => false,
         };
-        // For a domain, the resolved name is that of the base type. wal2json omits quotes, which the resolved
-        // name has.
+        // The resolved name of a domain or its array has the base type. In the second case, the names differ
+        // only in the quotes, which wal2json omits.
         if is_over_domain || without_quotes(&resolved.name) == Some(sent) {
             return resolved;
         }
-        // The sent name has the modifier, and the type may have been renamed since the change.
+        // Otherwise the sent name is used. It has the modifier, and it is the name at the time of the change.
         ColumnType {
             name: sent.to_owned(),
             ..resolved
@@ -186,7 +186,7 @@ impl TypeCatalog {
         if let Some(found) = self.oids_by_unquoted_name.get(sent).and_then(of_oid) {
             return found;
         }
-        // The type was dropped. PostgreSQL prints these brackets for an array only.
+        // No type has this name: it was dropped. PostgreSQL prints `[]` at the end of an array's name only.
         match format_type::split_brackets(sent) {
             (_, "") => ColumnType::unknown(sent),
             (element, _) => unknown_array(sent, self.oids_by_printed_name.get(element).and_then(of_oid)),

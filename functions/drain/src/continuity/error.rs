@@ -80,9 +80,9 @@ pub enum ContinuityError {
     },
     #[error(
         "the checkpoint belongs to slot {slot} ({plugin}) of database {database}, and this is slot \
-         {this_slot} ({this_plugin}) of database {this_database}: set another CHECKPOINT_PARAMETER for each \
-         slot, or accept the gap if the slot or its database was created again, or the database was renamed \
-         and the checkpoint is of an older Spillway"
+         {this_slot} ({this_plugin}) of database {this_database}. If two slots use this parameter, set \
+         another CHECKPOINT_PARAMETER for each. Accept the gap if the slot or its database was created \
+         again, or if the database was renamed and an older Spillway stored the checkpoint"
     )]
     CheckpointMismatch {
         slot: String,
@@ -130,11 +130,12 @@ pub enum ContinuityError {
         checkpoint: Lsn,
     },
     #[error(
-        "slot {slot} does not send marker {number}, which was written at {marker}, after the checkpoint at \
-         {acknowledged}: the slot lost its position in a failover, or the server lost commits. Changes after \
-         {acknowledged} may be lost. Read the slot's confirmed_flush_lsn with {{\"action\":\"status\"}}, \
-         accept the gap there with {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and read the tables \
-         again with {{\"action\":\"backfill\",\"repair\":true}}"
+        "slot {slot} does not send marker {number}, which was written at {marker} (the checkpoint is at \
+         {acknowledged}): the slot lost its position in a failover, or the server lost commits. Changes \
+         after {acknowledged} may be lost. Read the slot's confirmed_flush_lsn with \
+         {{\"action\":\"status\"}}, accept the gap there with \
+         {{\"action\":\"drain\",\"accept_gap\":\"<lsn>\"}}, and read the tables again with \
+         {{\"action\":\"backfill\",\"repair\":true}}"
     )]
     MarkerMissing {
         slot: String,

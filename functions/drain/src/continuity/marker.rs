@@ -4,7 +4,7 @@
 //! lost changes. Without markers, a slot that lost changes in a failover looks like a slot without changes:
 //! both send nothing.
 //!
-//! The checkpoint stores the marker, and the slot is never confirmed beyond the marker:
+//! The checkpoint stores the last marker. While markers are written, the slot is never confirmed beyond it:
 //! `confirmed_flush <= marker`. So after any failover the slot must still return the marker. Markers are not
 //! sent to the stream.
 

@@ -120,13 +120,15 @@ pub struct StartPosition {
     pub acknowledged: Lsn,
     /// The settled position: transactions up to it are proved to be in the stream, and are skipped.
     ///
-    /// It equals the acknowledged position. After a change of timeline, it is the slot's own position, until
-    /// the slot returns the expected marker.
+    /// It equals the acknowledged position. After a change of timeline, it is the slot's own position. The
+    /// drain then searches for the expected marker. If the slot returns it, the drain uses a later settled
+    /// position.
     pub settled: Lsn,
     /// The resume point of the first transaction after `settled`.
     ///
-    /// It exists if a row of that transaction is acknowledged, or if only the transaction's end is known. It
-    /// is `None` if `is_promoted` is true or `has_checkpoint` is false.
+    /// It exists if a row of that transaction is acknowledged. It also exists, with 0 rows, if an earlier
+    /// drain stored only the end of that transaction. It is `None` if `is_promoted` is true or
+    /// `has_checkpoint` is false.
     pub resume: Option<ResumePoint>,
     /// The marker that the slot must return, if any.
     pub expected: Option<Marker>,
@@ -308,7 +310,7 @@ fn check_history(
 
 /// The start of a drain whose checkpoint belongs to the server's history.
 ///
-/// The slot is never confirmed beyond the marker in the checkpoint.
+/// The checkpoint may have a marker that is before the slot's position: no newer one was written.
 fn continue_at(
     slot: &str,
     server: &ServerInfo,
@@ -317,8 +319,8 @@ fn continue_at(
 ) -> Result<StartPosition, ContinuityError> {
     let (confirmed, checkpoint) = (start.confirmed, stored.commit_end);
     let is_promoted = stored.timeline != server.timeline;
-    // A slot does not return a marker that is before its confirmed position. No checkpoint should contain
-    // such a marker. If one does, the drain does not expect it.
+    // A slot does not return a marker that is before its confirmed position. A checkpoint may have such a
+    // marker if no newer one was written, for example with `MARKERS=off`. The drain does not expect it.
     let expected = stored.marker.clone().filter(|marker| marker.lsn >= confirmed);
     if let Some(marker) = expected.as_ref().filter(|marker| marker.lsn > server.flush) {
         return Err(ContinuityError::MarkerMissing {

@@ -18,7 +18,7 @@ use crate::ports::{Slot, SlotError, StateStore, Stream};
 /// Whether the slot was advanced within the time for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AdvanceOutcome {
-    /// The slot was advanced, or there was nothing to advance it past.
+    /// The slot was advanced, or no advance was due.
     InTime,
     /// The server did not advance the slot in time.
     OutOfTime,
@@ -40,9 +40,9 @@ pub(super) struct Confirmer<C> {
     advance_duration: Duration,
     /// Whether the current window stays unconfirmed. A later window confirms its events.
     is_unconfirmed: bool,
-    /// Position up to which earlier windows have queued every transaction.
+    /// End of the log that unconfirmed or overlapped windows have queued.
     ///
-    /// These windows were unconfirmed or overlapped. Zero before the first such window.
+    /// Zero before the first such window.
     queued_upto: Lsn,
 }
 
@@ -85,9 +85,9 @@ impl<C: StateStore> Confirmer<C> {
         std::mem::take(&mut self.advance_duration)
     }
 
-    /// Position up to which earlier windows have queued every transaction.
+    /// End of the log that unconfirmed or overlapped windows have queued.
     ///
-    /// These windows were unconfirmed or overlapped. Zero before the first such window.
+    /// Zero before the first such window.
     pub(super) fn queued_upto(&self) -> Lsn {
         self.queued_upto
     }
@@ -202,12 +202,12 @@ impl<C: StateStore> Confirmer<C> {
 
     /// Stores the checkpoint, then advances the slot.
     ///
-    /// If the slot was not advanced in time, the next invocation reads these transactions again, and skips
+    /// If the slot was not advanced in time, the next invocation reads the same transactions again, and skips
     /// them by position.
     ///
-    /// Does nothing if unconfirmed windows have passed the last marker: no window has checked that the slot
-    /// returns this marker. Returns [`AdvanceOutcome::InTime`] then. A later window reads these transactions
-    /// again.
+    /// Does nothing if the acknowledged position is after the last marker, and no confirmed window has read
+    /// the log up to there: no window has then checked that the slot returns this marker. Returns
+    /// [`AdvanceOutcome::InTime`] then. A later window reads this log again.
     ///
     /// # Errors
     /// The checkpoint cannot be stored, or the slot cannot be advanced.
@@ -281,8 +281,8 @@ impl<C: StateStore> Confirmer<C> {
 
     /// Time of the next paced store; `None` if there is none.
     ///
-    /// An unconfirmed window may end after the last marker. A checkpoint there would have no marker, so it
-    /// is not stored.
+    /// An unconfirmed window may end after the last marker. A checkpoint there would have an older marker,
+    /// which does not protect the events of this window. So it is not stored.
     pub(super) fn store_due<K: Stream>(&self, sender: &Sender<K>) -> Option<Instant> {
         let position = sender.acknowledgements.position();
         let due = self.checkpointer.due(position, self.ahead.event_count(sender));
@@ -310,11 +310,12 @@ impl<C: StateStore> Confirmer<C> {
 
     /// Selects the marker to store with a checkpoint at `position`.
     ///
+    /// It is a marker at or after the position. Without such a marker, the stored one stays.
+    ///
     /// The stream may have changes after the position: sections of an open transaction, and changes that were
     /// acknowledged ahead. A server that was restored from an older copy may lack these changes, and still
-    /// have an earlier marker. While markers are written, a confirmed window never passes the last one. So
-    /// this marker is after all changes that confirmed windows sent. Otherwise the marker may be before the
-    /// position. The stored marker then stays as it is.
+    /// have an earlier marker. The last marker is after all of them: while markers are written, a confirmed
+    /// window ends at or before the last marker.
     fn update_marker(&mut self, position: &AckPosition) {
         if let marker @ Some(_) = self.markers.for_checkpoint(position.commit_end) {
             self.checkpointer.set_marker(marker);

@@ -57,7 +57,7 @@ const MIN_WINDOW_TIME: Duration = Duration::from_millis(250);
 /// reads this log again.
 const MAX_UNCONFIRMED_ROWS: i32 = 20_000;
 
-/// Drains until the slot is empty or the time is over.
+/// Drains until little readable log is left, or the time is over.
 ///
 /// After a failed window, the drain still stores the acknowledged position, and advances the slot past the
 /// acknowledged transactions. After a discontinuity, neither the checkpoint nor the slot advances.
@@ -94,7 +94,8 @@ struct Drain<'a, S, K, C> {
     reading_time: Duration,
     /// Whether the next window may be left to the next invocation.
     ///
-    /// The last window was an ordinary one of a backlog, or was too slow.
+    /// True after a confirmed window that left log to read, and after one that was too slow. False after a
+    /// window of a search.
     is_in_backlog: bool,
 }
 
@@ -124,7 +125,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
                 return self.stop_at_deadline().await;
             }
             let opened = Instant::now();
-            // Only the last window before the end of the log counts as a poll.
+            // Resets the server time. `linger` then counts only the last window before the end of the log.
             self.runner.take_server_time();
             let (positions, window) = self.next_window().await?;
             self.runner.report_lag(positions);
@@ -142,7 +143,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             if !self.runner.sender.is_empty() {
                 self.runner.confirm_sent().await?;
             }
-            // A backlog for which no window was opened waits for a standby. No chunk is read meanwhile.
+            // Much log is unread, but no window was opened: the log waits for a standby. So no chunk is read.
             let step = match self.has_backlog().await? {
                 true if opens_window => continue,
                 true => BackfillStep::Idle,
@@ -196,7 +197,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
 
     /// Whether the next window stays unconfirmed.
     ///
-    /// While a backfill runs, each window is confirmed, since its end stores the cursor. A window that
+    /// While a backfill runs, each window is confirmed: the end of a window stores the cursor. A window that
     /// resumes a transaction has other bounds: see [`WindowBounds::window_and_timeout`].
     fn leaves_unconfirmed(&self) -> bool {
         let WindowRunner {
@@ -280,7 +281,7 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
     ///
     /// The next invocation has more time for it. Now, the window would probably exceed its time, and that
     /// would make later windows smaller. These windows are never left: the first one, one of a search, one
-    /// that confirms events of earlier windows, and one that ends a chunk.
+    /// after an unconfirmed window, and one that must return a chunk's watermark.
     fn is_too_late(&self, again_bytes: u64, decode_timeout: Duration, time_left: Duration) -> bool {
         self.is_in_backlog
             && !self.has_chunk()
@@ -328,8 +329,8 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
             // since it reached the end of the log.
             return Ok(self.reading_time_left() >= MIN_WINDOW_TIME);
         }
-        // The next window confirms the events of the unconfirmed windows. If the log of these windows is no
-        // longer readable, a later tick reads it.
+        // Another window confirms the events of the unconfirmed windows. If their log is no longer readable,
+        // because a standby disconnected, the end of the drain confirms them, or a later tick reads them.
         let confirmer = &self.runner.confirmer;
         if confirmer.has_unconfirmed_events() && positions.readable > confirmer.confirmed() {
             return Ok(self.reading_time_left() >= MIN_WINDOW_TIME);
@@ -413,9 +414,9 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> Drain<'a, S, K, C> {
 
     /// Stops because the time is over.
     ///
-    /// Fails if events are left and a stream acknowledged no record since its last error. It also fails if
-    /// the server lacked space for the last window. Without this failure, the report would look like that of
-    /// a backlog.
+    /// Fails if events are left, and a stream has acknowledged no record since its last error. It also fails
+    /// if the server lacked space for the last window. If these were no failures, the report would look like
+    /// that of a backlog.
     async fn stop_at_deadline(&mut self) -> Result<(), Error> {
         self.runner.confirm_sent().await?;
         self.runner.report.stopped = StopReason::Deadline;

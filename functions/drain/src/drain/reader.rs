@@ -2,10 +2,11 @@
 //!
 //! It skips changes that the stream already has.
 //!
-//! **Held rows.** A position begins with the end of the commit record. pgoutput and test_decoding send that
-//! end only with the commit. So the rows of such a transaction are held until their commit is read. If they
-//! exceed [`HOLD_BYTES`], the reader needs the commit earlier. The server may have sent it before all rows.
-//! Otherwise the commits of all large transactions of the window are requested. This costs another peek.
+//! **Held rows.** A position begins with the end of the commit record. With pgoutput and test_decoding, only
+//! the commit row has that end. So the rows of such a transaction are held until its commit row is read. If
+//! they exceed [`HOLD_BYTES`], the reader uses a copy of the commit row: the server sends the first commit
+//! rows of a window before all other rows. Without a copy, it requests the commits of all large transactions
+//! of the window. This costs another peek.
 //!
 //! **Bounds.** The reader processes one row at a time. So the unacknowledged bytes exceed their bound by the
 //! events of one row at most.
@@ -126,7 +127,9 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.history.expected.is_some()
     }
 
-    /// Takes former events to reuse their buffers, unless some are left.
+    /// Gives the encoder the buffers of acknowledged events.
+    ///
+    /// Does nothing if the encoder still has such buffers.
     pub(crate) fn refill_spare(&mut self, former: &mut SpareEvents) {
         self.encoder.refill_spare(former);
     }
@@ -141,10 +144,10 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
         self.open.is_some()
     }
 
-    /// Whether a transaction was left to a later window.
+    /// Whether a transaction or a message was left to a later window.
     ///
-    /// Such a transaction ends after the readable position. The peek has transactions in the order of their
-    /// commits, so all transactions up to that position precede it.
+    /// It ends after the readable position. The peek has transactions and messages in the order of their
+    /// ends, so all that end up to that position precede it.
     pub(crate) fn has_left_out(&self) -> bool {
         self.has_left_out
     }
@@ -198,8 +201,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// Returns a request if a row or a table must be read first. Add the result, then call `next` again.
     ///
     /// # Errors
-    /// The row cannot be decoded or is out of place, or an event is larger than a record. Events that were
-    /// queued before it remain valid.
+    /// The row cannot be decoded or is out of place, the expected marker is missing, or a transaction is not
+    /// resumed. Or an event is larger than a record. Events that were queued before the error remain valid.
     pub(crate) fn next(&mut self, out: &mut ReaderOutput<'_>) -> Result<Option<ReaderRequest>, Error> {
         if chunk::is_due(out.chunk.as_deref()) {
             return self.queue_chunk_row(out).map(|()| None);
@@ -277,7 +280,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
     /// Fails if the expected marker is missing before this position.
     ///
     /// The position is the end of a commit record, or of the record of a message outside of transactions. The
-    /// peek sends both in the order of these ends. So the marker cannot follow.
+    /// peek sends both in the order of these ends. The end of the marker's commit is before this position. So
+    /// the peek should have sent the marker already.
     fn check_expected_marker(&self, end: Lsn) -> Result<(), Error> {
         let expected = self.history.expected.as_ref();
         match expected.filter(|marker| marker.flushed < end) {
@@ -370,7 +374,8 @@ impl<'a, R: PeekRow> WindowReader<'a, R> {
             Some(_) => return Err(self.out_of_place(lsn)),
             None => {}
         }
-        // A transaction that this drain has queued before is acknowledged as part of that window.
+        // If an earlier window of this drain has queued this transaction, that window acknowledges it. If it
+        // is left out, a later window queues it.
         let is_left_out = matches!(open.treatment, Treatment::LeaveOut);
         if is_left_out || commit_end <= self.history.queued_upto {
             out.acknowledgements.discard(open.id);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Shortest pause between two polls.
 const MIN_POLL_PAUSE: Duration = Duration::from_millis(20);
 
-/// Longest pause that only idle polls cause.
+/// Upper limit of the pauses that double.
 ///
 /// While polls find no new log, each pause is twice as long as the last one, up to this limit. A pause is
 /// longer only if a poll takes much time.
@@ -69,8 +69,8 @@ impl TipPolling {
     ///
     /// `took` is the time of the last poll on the server. `found` is true if the poll found new log.
     ///
-    /// Returns `true` after the pause. Returns `false` at once if the pause would not end before the end of
-    /// the polling and before `last_moment`.
+    /// Returns `true` after the pause. Returns `false` without a pause if it would end at or after
+    /// `last_moment` or the end of the polling.
     pub(super) async fn pause(&mut self, took: Duration, found: bool, last_moment: Instant) -> bool {
         let pause = self.pacing.next(took, found);
         self.is_polling = Instant::now() + pause < self.until.min(last_moment);
@@ -86,7 +86,9 @@ impl TipPolling {
 struct PollPacing {
     /// Share of one server core, above 0 and at most 1.
     share: f64,
-    /// Average time of a poll on the server. Later polls have more weight.
+    /// Moving average of the time of a poll on the server.
+    ///
+    /// A new poll has a weight of a quarter.
     ///
     /// `None` before the first poll.
     poll_time: Option<Duration>,

@@ -71,9 +71,9 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
     /// A runner before the first window.
     pub(super) fn new(ports: DrainPorts<'a, S, K, C>, task: DrainTask<'a>) -> Self {
         let (settings, start, budget) = (task.settings, task.start, task.budget);
-        // Transactions up to `settled` were sent, so the acknowledged position starts there. If the expected
-        // marker is before `settled`, it starts at the slot's position instead. Otherwise the slot would pass
-        // the marker before a window has returned it.
+        // The stream has the transactions up to `settled`, so the acknowledged position starts there. If the
+        // expected marker is before `settled`, the acknowledged position starts at the slot's position. A
+        // later start would let the slot pass the marker before a window has returned the marker.
         let read_from = match &start.expected {
             Some(marker) if marker.lsn < start.settled => start.confirmed,
             _ => start.settled,
@@ -143,14 +143,14 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
 
     /// The resume point of the next window.
     ///
-    /// `None` if no transaction was partly sent. The acknowledged position may also have a resume point of a
-    /// transaction that was sent completely, but is not acknowledged yet.
+    /// `None` if no transaction was partly sent. The acknowledged position may still have a resume point
+    /// inside of a transaction that an earlier window has queued completely. That one is not used.
     pub(super) fn resume_point(&self) -> Option<&ResumePoint> {
         let resume = self.sender.acknowledgements.position().resume.as_ref();
         resume.filter(|resume| resume.commit_end > self.confirmer.queued_upto())
     }
 
-    /// Reports the bytes of log that are unconfirmed, or not readable yet.
+    /// Reports the bytes of unconfirmed log, and of unreadable log.
     pub(super) fn report_lag(&mut self, positions: WalPositions) {
         let confirmed = self.confirmer.confirmed();
         self.report.lag_bytes = Some(positions.flush.bytes_since(confirmed));
@@ -200,9 +200,9 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
             return Ok(WindowOutcome::TooSlow);
         };
         self.last.has_rows = !rows.is_empty();
-        // The catalog is read after the peek, so it contains tables that were created in this window. The
-        // server sends the rows meanwhile. A table is added when a row first names it. Without rows, no
-        // catalog is needed.
+        // The catalog is created after the peek, while the server sends the rows. At first it has no tables.
+        // A table is read when a row first names it, so tables that were created in this window are found.
+        // Without rows, no catalog is needed.
         let catalog = match rows.is_empty() {
             true => Catalog::default(),
             false => self.slot.catalog().await?,
@@ -384,7 +384,8 @@ impl<'a, S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'a, S, K,
             {
                 backfill.restart_table(self.slot, why, self.budget).await?;
             }
-            // After an error, the events are queued, too: they are of rows before the failed one.
+            // After an error, these events are queued, too. They are earlier events of the failed row, and
+            // `reader.next` has already counted them.
             let deadline = self.budget.reading_deadline();
             for mut event in events.drain(..) {
                 let stream = self.routes.stream_of(&event.event, &mut self.sender, deadline);

@@ -11,8 +11,8 @@
 //! - A domain is replaced by its base type, also a domain over a domain and in arrays. Its values have the
 //!   form of the base type. wal2json writes them as text.
 //! - The name of a type is always valid JSON. wal2json does not escape the quotes of an identifier.
-//! - A row that a backfill read has the action `I` and the field `snapshot`. The field has the row's place
-//!   among the rows of its table, with Debezium's names.
+//! - A row that a backfill read has the action `I` and the field `snapshot`. The field states whether the row
+//!   is the first, the last or another row of its table. Its values are those of Debezium.
 //! - Content of a message that is not valid UTF-8 is base64, and the field `encoding` has the value `base64`.
 
 use std::io::Write as _;
@@ -181,7 +181,8 @@ fn write_name_and_type(out: &mut Vec<u8>, name: &str, type_name: &str) {
     out.extend_from_slice(br#""name":"#);
     write_string(out, name);
     out.extend_from_slice(br#","type":"#);
-    // If a name in quotes has one part, wal2json uses these quotes as the quotes of the JSON string.
+    // wal2json adds no quotes to a quoted name of one part: the quotes of the name become those of the JSON
+    // string. So the string has the name without quotes.
     write_string(out, without_quotes(type_name).unwrap_or(type_name));
 }
 

@@ -1,4 +1,4 @@
-//! The part of an event that starts or controls a backfill.
+//! The fields of an invocation that start or control a backfill.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

@@ -234,12 +234,12 @@ pub(crate) struct UnseenStandby {
 impl StandbyInfo {
     /// Position up to which a standby has the log.
     ///
-    /// The log up to this position survives the loss of this server. The position is `None` if no standby has
-    /// acknowledged a position, or if the role may not read the positions. It is zero if no standby has
-    /// acknowledged a position, and either commits wait for standbys or a position is `required`.
+    /// The log up to this position survives the loss of this server. The position is zero if no standby has
+    /// acknowledged a position, and either commits wait for standbys or a position is `required`. Otherwise
+    /// it is `None` if no standby has acknowledged a position, or if the role may not read the positions.
     ///
     /// # Errors
-    /// The position is `required` and unknown.
+    /// A position is `required`, but no standby is connected, or the role may not read the positions.
     pub(crate) fn acknowledged(&self, required: bool) -> Result<Option<Lsn>, UnseenStandby> {
         match (self.visible, self.flushed) {
             (true, Some(lsn)) => Ok(Some(lsn)),
@@ -279,7 +279,7 @@ pub(crate) async fn standbys(connector: &Connector, session: &Session) -> Result
 
 /// The physical standbys, without logical subscribers and base backups.
 ///
-/// A role without the right to read the positions sees null in every column but the process id.
+/// A role without `pg_read_all_stats` sees null in `state`, `sync_state` and `flush_lsn`.
 const STANDBYS: &str = "
     select count(r.pid) as count,
            pg_has_role(current_user, 'pg_read_all_stats', 'usage') as is_visible,
@@ -319,11 +319,11 @@ pub(crate) async fn awaited_standbys(
     Ok(row.and_then(|row| rows::optional_lsn(&row, "awaited_lsn")))
 }
 
-/// An unused slot of a standby that stops the reading of `slot`.
+/// A standby's slot that blocks the reading of `slot`.
 ///
-/// `synchronized_standby_slots` lists the standby's slot. No standby reads it: it is missing, invalid or not
-/// in use. Its position is at or before that of `slot`. `None` if there is no such slot of a standby, or if
-/// `slot` has confirmed the whole log.
+/// `synchronized_standby_slots` lists it, but no standby uses it: it is missing, invalid or inactive. Its
+/// position, if it has one, is at or before that of `slot`. `None` if there is no such slot of a standby, or
+/// if `slot` has confirmed the whole log.
 ///
 /// # Errors
 /// The query failed.
@@ -352,12 +352,12 @@ pub(crate) async fn stalling_standby_slot(
     Ok(row.map(|row| row.get("name")))
 }
 
-/// The event that the commit of a message waits for.
+/// The durability that the commit of a message waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommitWait {
     /// The flush to the server's own disk.
     ForDisk,
-    /// Also the synchronous standbys, where the server has any.
+    /// Also the flush of the synchronous standbys, if the server has any.
     ForStandbys,
 }
 
@@ -419,7 +419,9 @@ pub(crate) async fn missing_publications(
     Ok(rows.iter().map(|row| row.get("name")).collect())
 }
 
-/// The number of tables in the `publications` together.
+/// The number of published tables.
+///
+/// A table counts once for each of its `publications`.
 ///
 /// # Errors
 /// The query failed.

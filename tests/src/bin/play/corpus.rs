@@ -1,7 +1,8 @@
 //! Writes the first inputs of the fuzzer into a folder.
 //!
 //! The folder is the argument. For each plugin it writes the rows that a real PostgreSQL sends for a varied
-//! workload, and the catalog of that moment. It also writes checkpoints that real drains store.
+//! workload. It writes the catalog after this workload once. It also writes checkpoints that real drains
+//! store.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,7 +55,8 @@ async fn rows_of_plugins(folder: &Path) {
     slots(&client, "utf8").await;
     for (at, (name, statements)) in parts.enumerate() {
         execute(&client, statements).await;
-        // Bit 0 would remove the catalog. The other bits choose how events are encoded.
+        // Bit 0 stays 0, otherwise the fuzzer decodes with an empty catalog. The other bits choose how events
+        // are encoded.
         for plugin in Plugin::ALL {
             peek(&client, "utf8", plugin, folder, name, (at * 2) as u8).await;
         }
@@ -201,8 +203,8 @@ async fn checkpoints(folder: &Path) {
         fixture
             .sql("insert into t select from generate_series(1, 200000)")
             .await;
-        // Too short for the whole transaction. The machine decides on the progress, and on whether it ends in
-        // time.
+        // The time is too short for the whole transaction. The speed of the machine decides how much is sent,
+        // and whether the invocation answers in time.
         let short = Duration::from_secs(6);
         while !keep("inside").await.contains(r#""progress":{"#) {
             if let Outcome::Answer(report) = fixture.function.invoke(&json!({}), short).await {

@@ -73,8 +73,8 @@ impl<S: Slot + TableSource, K: Stream, C: StateStore> WindowRunner<'_, S, K, C> 
             ReadOutcome::RowBoundReached => false,
             ReadOutcome::TooSlow | ReadOutcome::SectionSent | ReadOutcome::Stopped => true,
         };
-        // The end of a chunk is confirmed with its window. If this window had no new transaction, the next
-        // one could read the same rows again.
+        // A backfill excludes an overlap, because the end of a chunk is confirmed with its window. So does a
+        // window without a new transaction: the next window could read the same rows again.
         !must_wait
             && !end.has_left_out
             && self.backfill.is_none()

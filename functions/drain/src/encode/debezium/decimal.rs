@@ -15,7 +15,7 @@ const MAX_SCALE: i32 = 1000;
 /// The number is `unscaled / 10^scale`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Decimal {
-    /// Unscaled value in the fewest bytes that hold its sign.
+    /// Unscaled value in the fewest bytes, with its sign bit.
     ///
     /// It has at least one byte. Java's `BigInteger.toByteArray` returns the same bytes.
     pub(super) unscaled: Vec<u8>,
@@ -30,7 +30,7 @@ impl Decimal {
     ///
     /// `scale` is the scale of the column's type, if the type has one. Without it, zeros at the end of the
     /// fraction are left out, as in Debezium. Returns `None` if the text is not a finite number, if the scale
-    /// would drop a digit other than zero, or if no column can have the scale.
+    /// would drop a digit other than zero, or if `scale` is larger than that of any column.
     pub(super) fn parse(text: &str, scale: Option<i32>) -> Option<Decimal> {
         let (sign, text) = match text.strip_prefix('-') {
             Some(rest) => (Sign::Minus, rest),
@@ -81,9 +81,10 @@ const PIECE_DIGITS: usize = 2000;
 
 /// Value of these ASCII digits; 0 if there are none.
 ///
-/// The time of `BigUint::parse_bytes` grows with the square of the number of digits. So a long text is parsed
-/// in halves, and a multiplication joins them, whose time grows more slowly. A numeric can have 147,455
-/// digits. In a development build they take 8 ms in halves, and 39 ms in one piece.
+/// The time of `BigUint::parse_bytes` grows with the square of the number of digits. The time of a
+/// multiplication grows more slowly. So a long text is parsed in halves, and a multiplication joins the
+/// values. A numeric can have 147,455 digits. A development build parses them in 8 ms in halves, and in 39 ms
+/// in one piece.
 fn parse_digits(digits: &str) -> Option<BigUint> {
     if digits.is_empty() {
         return Some(BigUint::ZERO);

@@ -13,9 +13,9 @@ use crate::plugin::Plugin;
 use crate::ports::{CommitRows, PeekRow, PeekRows, SlotError};
 use crate::postgres::sql_state::{cause, is_cancelled};
 
-/// The messages of a copy, each of which is a row.
+/// The messages of a copy after the first one: rows and the trailer.
 ///
-/// Fused: after its end, a stream of tokio-postgres reports a closed connection.
+/// The stream is fused: after its end, a stream of tokio-postgres would report a closed connection.
 pub(super) type CopyRows = Fuse<LocalBoxStream<'static, Result<Bytes, tokio_postgres::Error>>>;
 
 /// The first bytes of the binary format (PostgreSQL, "COPY", "Binary Format").
@@ -83,7 +83,7 @@ impl PeekRows for PgPeekRows {
             let Some(row) = row else {
                 return Ok(None);
             };
-            // A first commit is repeated in the order of the log. Between other rows, it would end another
+            // All first commits precede the other rows. After another row, such a commit would end the wrong
             // transaction.
             if row.commit_of.is_some() {
                 return Err(self.malformed());
@@ -96,10 +96,10 @@ impl PeekRows for PgPeekRows {
 }
 
 impl PgPeekRows {
-    /// The rows of a copy of `plugin`'s rows, after the first commits.
+    /// Starts to read a copy of `plugin`'s rows.
     ///
-    /// `first` is the first message of the copy. `slot` and `host` are for errors. The commit rows that
-    /// precede all other rows are read here.
+    /// Reads the first commits: the commit rows that the server sends before all other rows. `first` is the
+    /// first message of the copy. `slot` and `host` are for errors.
     ///
     /// # Errors
     /// The connection failed, or the messages are not those of such a copy.
@@ -223,7 +223,10 @@ impl PeekRow for PgPeekRow {
     }
 }
 
-/// The first message of a copy without its header: the signature, flags, and an extension with its length.
+/// Removes the header from the first message of a copy.
+///
+/// The header consists of the signature, flags, and an extension with its length. `None` without a valid
+/// header.
 fn without_header(mut message: Bytes) -> Option<Bytes> {
     if !message.starts_with(SIGNATURE) {
         return None;
@@ -259,7 +262,8 @@ fn parse_row(mut message: Bytes) -> Result<Option<CopiedRow>, InvalidCopyRow> {
     let lsn = Lsn(lsn.ok_or(InvalidCopyRow)?);
     let oversize_bytes = number(oversize_bytes).transpose()?.map(|bytes| bytes as usize);
     let commit_of = number(commit_of).transpose()?;
-    // The message becomes the data. A slice of it would count references, which costs more.
+    // The message itself becomes the data. `Bytes::slice` would increment a reference count, which costs
+    // more.
     message.truncate(data_end);
     message.advance(data_end - data_bytes);
     Ok(Some(CopiedRow {

@@ -1,19 +1,19 @@
 //! The position from which a name belongs to a materialized view.
 //!
 //! `refresh materialized view concurrently` and `create materialized view` write rows to the log. wal2json
-//! and test_decoding send them like rows of a table, with the name only. A table may have had the name
-//! before. A row of that table must be sent, and a row of the view must not. The order of commits
-//! distinguishes the two. A table is renamed or dropped only after its writers have ended. Only then can the
-//! view get the name.
+//! and test_decoding send these rows like rows of a table: a row has the view's name, and nothing shows that
+//! it belongs to a view. A table may have had the name before. A row of that table must be sent, and a row
+//! of the view must not. The order of commits distinguishes the two. A table is renamed or dropped only after
+//! its writers have ended. Only then can the view get the name.
 //!
 //! The view's row in `pg_type` has the id of the naming transaction as its `xmin`. `refresh` does not change
 //! that row. A rename, a move to another schema and a new owner change it. A rename of the schema changes the
 //! schema's row in `pg_namespace`. A grant on the schema changes that row, too.
 //!
 //! - If the schema has no grants, each change of its row counts as a rename.
-//! - If it has grants, a change counts as a rename only if another schema may have had this name before. Such
-//!   a schema has a relation with the view's name, and a transaction that is not older than `catalog_xmin`
-//!   changed its row.
+//! - If it has grants, the change may be a grant. It counts as a rename only if another schema has a relation
+//!   with the view's name, and a transaction that is not older than `catalog_xmin` changed that schema's row.
+//!   A schema or a relation that was dropped since is not found.
 //!
 //! Rows from before a rename, a move or a new owner are sent, because the catalog does not show whether they
 //! belong to the view.
@@ -42,9 +42,9 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// If a later transaction changed the row of the view's schema, the result is that transaction. For a schema
 /// with grants, see the documentation of this module.
 ///
-/// The column `is_confirmed` states whether the slot $2 has confirmed the transaction. All transactions
-/// before `catalog_xmin` ended before the slot's position. Ids wrap around: an id that is two billion
-/// transactions old has a negative age.
+/// The column `is_confirmed` states whether the slot $2 has confirmed the transaction. It has if the id is
+/// before `catalog_xmin`: all such transactions ended before the slot's position. Ids wrap around, so an id
+/// that is more than two billion transactions old has a negative age. It counts as confirmed, too.
 ///
 /// If the last record ends at the end of its page, the server's insert position is after the header of the
 /// next page. No flush reaches that position before another record is written. So `insert_lsn` is then the
@@ -80,9 +80,9 @@ const NAMING: &str = "
 /// The commit of the transaction $2 in the unconfirmed log.
 ///
 /// The log is that of the slot $1, read with the plugin's options $3. The commit row has the largest LSN of
-/// its transaction. $2 may be the id of a subtransaction, which no plugin shows. The id of its top-level
-/// transaction is smaller. So if no row shows $2, its commit is at or before the last commit of a
-/// transaction with a smaller id.
+/// its transaction. So `commit_lsn` is the largest LSN of the rows of $2. It is null if $2 is a
+/// subtransaction: no plugin shows its id. The top-level transaction has a smaller id. So its commit is at or
+/// before `latest_lsn`, the last commit of the transactions with smaller ids.
 const NAMING_COMMIT: &str = "
     select max(p.lsn) filter (where p.xid = $2::text::xid) as commit_lsn,
            max(p.lsn) filter (where p.xid <> '0'::xid and age(p.xid) >= age($2::text::xid)) as latest_lsn
@@ -137,8 +137,8 @@ impl PgSlot<'_> {
 
     /// Waits until the log is on disk up to a position.
     ///
-    /// Returns `false` if the flush takes longer than [`FLUSH_TIME`]. A commit may be visible before it is on
-    /// disk. A peek does not show such a commit.
+    /// A commit may be visible before it is on disk, and a peek does not show such a commit. Returns `false`
+    /// if the flush takes longer than [`FLUSH_TIME`].
     async fn is_flushed(&self, lsn: Lsn) -> Result<bool, SlotError> {
         let began = Instant::now();
         loop {
