@@ -89,8 +89,8 @@ pub struct ResumePoint {
     pub rows_at_lsn: u64,
     /// Number of acknowledged rows of the transaction.
     ///
-    /// With 0 rows, the resume point only has the transaction's commit end and commit time. To find them, the
-    /// server had to decode the whole transaction.
+    /// It is 0 if only the transaction's commit end and commit time are known. They are stored because the
+    /// server has to decode the whole transaction to find them.
     pub rows: u64,
     /// MD5 of the last acknowledged row in the plugin's form, hexadecimal.
     ///

@@ -1,7 +1,7 @@
 //! The shortened row, which the scanners of the plugins write.
 //!
-//! Placeholders replace values until the row is small enough. The old row's values of more than 8 KiB are
-//! replaced first, then the values of both rows. In each group, the largest value is first.
+//! Placeholders replace values until the row is small enough. First, values of the old row are replaced that
+//! have more than 8 KiB. Then, values of both rows are replaced. Each time, the largest value is first.
 
 /// Bytes of input that a text scanner needs to read syntax.
 ///

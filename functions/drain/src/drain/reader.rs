@@ -5,8 +5,8 @@
 //! **Held rows.** A position begins with the end of the commit record. With pgoutput and test_decoding, only
 //! the commit row has that end. So the rows of such a transaction are held until its commit row is read. If
 //! they exceed [`HOLD_BYTES`], the reader uses a copy of the commit row: the server sends the first commit
-//! rows of a window before all other rows. Without a copy, it requests the commits of all large transactions
-//! of the window. This costs another peek.
+//! rows of a window before all other rows. If the copy is not among them, the reader requests the commits of
+//! all large transactions of the window. This request costs another peek.
 //!
 //! **Bounds.** The reader processes one row at a time. So the unacknowledged bytes exceed their bound by the
 //! events of one row at most.

@@ -234,9 +234,10 @@ pub(crate) struct UnseenStandby {
 impl StandbyInfo {
     /// Position up to which a standby has the log.
     ///
-    /// The log up to this position survives the loss of this server. The position is zero if no standby has
-    /// acknowledged a position, and either commits wait for standbys or a position is `required`. Otherwise
-    /// it is `None` if no standby has acknowledged a position, or if the role may not read the positions.
+    /// The log up to this position survives the loss of this server. If no position is known, the result is:
+    /// - zero, if commits wait for standbys and none has acknowledged a position;
+    /// - zero, if a position is `required` and the connected standbys have acknowledged none;
+    /// - `None` in all other cases, also if the role may not read the positions.
     ///
     /// # Errors
     /// A position is `required`, but no standby is connected, or the role may not read the positions.
@@ -321,9 +322,9 @@ pub(crate) async fn awaited_standbys(
 
 /// A standby's slot that blocks the reading of `slot`.
 ///
-/// `synchronized_standby_slots` lists it, but no standby uses it: it is missing, invalid or inactive. Its
-/// position, if it has one, is at or before that of `slot`. `None` if there is no such slot of a standby, or
-/// if `slot` has confirmed the whole log.
+/// `synchronized_standby_slots` lists the standby's slot, but no standby uses it: it is missing, invalid or
+/// inactive. If it has a position, the position is at or before that of `slot`. `None` without such a slot,
+/// or if `slot` has confirmed the whole log.
 ///
 /// # Errors
 /// The query failed.

@@ -202,10 +202,9 @@ impl RowDescription<'_, '_> {
     /// key. Otherwise the key is that of the catalog, if the fact is valid for the row, or else the primary
     /// key that the row names. If the row has an old row, the old row must contain each column of this key.
     ///
-    /// The key is unknown if the index of the replica identity was dropped. It is also unknown if another
-    /// index may have been the identity when the row was written, with one exception. If an old row has
-    /// exactly the columns of the key, the key is known. An old row with more columns does not show it: these
-    /// may be those of the other index.
+    /// The key is unknown if the index of the replica identity was dropped. It is usually unknown, too, if
+    /// another index may have been the identity when the row was written. It is known only if an old row has
+    /// exactly the columns of the key. More columns may be those of the other index.
     fn key<'k>(&'k self, past: Option<PastTable<'k>>, table: Option<&CatalogTable>) -> Vec<&'k str> {
         fn names<'k>(columns: &'k [JsonColumn<'_>]) -> Vec<&'k str> {
             columns.iter().map(|column| &*column.name).collect()
