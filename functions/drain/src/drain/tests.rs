@@ -414,6 +414,23 @@ async fn a_drainer_that_lost_the_lock_stores_nothing() {
 }
 
 #[tokio::test]
+async fn a_drain_ends_if_the_slot_is_not_advanced_in_time() {
+    let faults = Faults {
+        advances_time_out: true,
+        ..Faults::default()
+    };
+    let TestOutcome { log, report, outcome } = run_faulty(&[(100, "a")], start(1, 1), faults).await;
+    outcome.unwrap();
+    assert_eq!(report.stopped, StopReason::Deadline);
+    let entries = log.entries();
+    assert!(entries.iter().any(|entry| matches!(entry, LogEntry::Stored(_))));
+    assert!(!entries.iter().any(|entry| matches!(entry, LogEntry::Advanced(_))));
+    // Another window would read the same log again.
+    let is_peek = |entry: &&LogEntry| matches!(entry, LogEntry::Peeked(_));
+    assert_eq!(entries.iter().filter(is_peek).count(), 1);
+}
+
+#[tokio::test]
 async fn a_transaction_that_no_standby_has_is_neither_sent_nor_confirmed() {
     let commit_end = Lsn(100 * MIB);
     // Inside the last commit record, at its end, and before it.

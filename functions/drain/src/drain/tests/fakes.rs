@@ -105,6 +105,8 @@ pub(super) struct Faults {
     pub(super) standby_leaves: bool,
     /// Number of peeks that succeed; `None` if all do.
     pub(super) good_peeks: Option<u64>,
+    /// Whether each advance of the slot exceeds its time.
+    pub(super) advances_time_out: bool,
     /// Whether the table `public.moved` has a key from the second window on.
     pub(super) key_is_added: bool,
 }
@@ -260,6 +262,13 @@ impl Slot for FakeSlot {
     async fn cancel_peek(&mut self) {}
 
     async fn advance(&mut self, to: Lsn, _: Duration) -> Result<(), SlotError> {
+        if self.faults.advances_time_out {
+            return Err(SlotError::Timeout {
+                slot: "s".into(),
+                doing: "advancing the slot",
+                source: "it took too long".into(),
+            });
+        }
         self.log.add(LogEntry::Advanced(to));
         self.confirmed = to;
         Ok(())
